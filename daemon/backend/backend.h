@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+// The seam between the runtime and a device. A backend owns device memory and a few queues; operations are issued to a
+// queue, run in issue order within it, and are ordered across queues only by record and wait. It knows nothing of
+// clients, sequences or plans. The CPU backend (backend/cpu) is the reference and runs every operation before the call
+// returns; a CUDA backend returns at once.
+//
+// Invariants
+//  1. Batch invariance: every output element is a fixed function of its own row's inputs, with one reduction order
+//     whatever the number of rows, their neighbours or the thread count.
+//  2. One thread, the executor, calls a backend; only info() may be called from any thread.
+//  3. Pointers in arguments are device pointers unless the comment says host; with info().host_addressable they are the
+//     same thing. Memory named by an operation stays valid until a later record of that queue has been reached.
+//  4. Arguments are trusted (shapes were checked when the model was loaded and when the Plan was built); violations are
+//     asserts. What the world can refuse (memory, a lost device) is a Result.
+//
+// Shapes: M rows are tokens of the step; h hidden size; d head dimension; all matrices row-major.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "daemon/base/dtype.h"
+#include "daemon/base/result.h"
+#include "daemon/base/units.h"
+
+namespace iokv {
+
+// Work of one queue runs in order. On a GPU: two compute streams and one a copy direction.
+enum class Queue : uint8_t { dense, recompute, h2d, d2h };
+inline constexpr size_t kQueues = 4;
+
+// A point in a queue's work: reached when everything issued to the queue before the record has completed.
+struct Ticket {
+  Queue queue = Queue::dense;
+  uint64_t value = 0;
+};
+
+struct DeviceInfo {
+  std::string name;               // "cpu (avx512_bf16, 2 threads)"
+  DType compute = DType::f32;     // of activations, weights, X, K and V
+  bool host_addressable = false;  // operations may read and write the host pool in place
+  uint64_t memory_bytes = 0;      // device memory in all; 0 = the host's
+};
+
+// Device memory of one allocation; released by its owner's destructor.
+class DeviceMemory {
+ public:
+  virtual ~DeviceMemory() = default;
+  virtual void* data() const = 0;
+  virtual size_t size_bytes() const = 0;
+};
+
+// A weight matrix [n, k] (n outputs, k inputs, y = x·Wᵀ) in the backend's own packed form. Opaque outside the backend.
+class Matrix {
+ public:
+  virtual ~Matrix() = default;
+  uint32_t n = 0, k = 0;
+  size_t stored_bytes = 0;  // device bytes that it occupies
+};
+
+// Fills `row` (k floats) with row `index` (0 <= index < n) of a matrix; called once a row, in any order, from any thread.
+class RowSource {
+ public:
+  virtual ~RowSource() = default;
+  virtual void read_row(uint32_t index, float* row) const = 0;
+};
+
+enum class NormKind : uint8_t { rms, layer };
+enum class Activation : uint8_t { relu, gelu, gelu_tanh, silu_glu };
+
+// hidden[i] = table[token[i]] (+ positions_table[position[i] + position_offset]) as f32.
+struct EmbedArgs {
+  const Matrix* table = nullptr;            // [vocab, h]
+  const Matrix* position_table = nullptr;   // [contexts + offset, h] or null
+  uint32_t position_offset = 0;             // OPT: 2
+  std::span<const int32_t> tokens;          // [M], host
+  std::span<const uint32_t> positions;      // [M], host
+  float* hidden = nullptr;                  // [M, h] f32
+};
+
+// y = norm(x)·weight + bias in the compute dtype; statistics in f32.
+struct NormArgs {
+  NormKind kind = NormKind::rms;
+  float epsilon = 1e-5f;
+  const float* weight = nullptr;  // [h] f32
+  const float* bias = nullptr;    // [h] f32 or null
+  const float* x = nullptr;       // [M, h] f32
+  void* y = nullptr;              // [M, h] compute dtype
+  uint32_t rows = 0, columns = 0;
+};
+
+enum class GemmOutput : uint8_t {
+  store,      // y is compute dtype, rounded once
+  store_f32,  // y is f32
+  add_f32,    // y is f32, y += x·Wᵀ + b
+};
+
+// y[:, 0:columns] = x · W[first_column : first_column + columns, :]ᵀ + bias. A range of outputs gives the same bits as
+// the whole product: recomputing K,V uses the K,V rows of the fused Q,K,V matrix.
+struct GemmArgs {
+  const Matrix* weight = nullptr;             // [n, k]
+  uint32_t first_column = 0, columns = 0;     // of the outputs; first_column is a multiple of 16
+  const float* bias = nullptr;                // [n] f32 (indexed like the outputs of the whole matrix) or null
+  const void* x = nullptr;                    // [M, k] compute dtype, contiguous
+  void* y = nullptr;
+  uint32_t y_stride = 0;                      // elements between rows of y, >= columns
+  uint32_t rows = 0;                          // M
+  GemmOutput output = GemmOutput::store;
+};
+
+// A block of K,V of one layer holds kBlockTokens tokens as [kv_heads][2][kBlockTokens][d] in the compute dtype: a KV
+// head's K is contiguous, then its V.
+struct KvShape {
+  uint32_t heads = 0, kv_heads = 0, head_dim = 0;
+  size_t block_elements() const { return size_t{2} * kv_heads * kBlockTokens * head_dim; }
+};
+
+// Rotary embedding as the half-rotation of GPT-NeoX and HF Llama over the first rotary_dim elements of each head:
+// angle(position, i) = position · inverse_frequency[i], i < rotary_dim/2; cos and sin are multiplied by attention_scale.
+struct RopeTable {
+  uint32_t rotary_dim = 0;                     // 0: positions are not rotary and K is stored as it is
+  std::span<const float> inverse_frequency;    // [rotary_dim/2], host
+  float attention_scale = 1.0f;
+};
+
+// Rotates q in place (if given) and writes rotated K and V into their blocks. Row i is token position[i], and goes to
+// slot position[i] % kBlockTokens of kv_blocks[i].
+struct RopeArgs {
+  KvShape shape;
+  RopeTable table;
+  void* q = nullptr;                           // rows of heads·d elements, q_stride apart, or null
+  uint32_t q_stride = 0;
+  const void* k = nullptr;                     // rows of kv_heads·d elements, kv_stride apart
+  const void* v = nullptr;
+  uint32_t kv_stride = 0;
+  std::span<const uint32_t> positions;         // [M], host
+  std::span<void* const> kv_blocks;            // [M], host array of block addresses
+};
+
+struct ActivateArgs {
+  Activation kind = Activation::relu;
+  const void* x = nullptr;  // [M, columns], or for silu_glu [M, 2·columns]: gate, then up
+  void* y = nullptr;        // [M, columns]; may be x where shapes agree
+  uint32_t rows = 0, columns = 0;
+};
+
+// Rows of one sequence: row r (0 <= r < rows) is position first_position + r and attends to every position <= its own.
+struct AttendSpan {
+  uint32_t first_row = 0, rows = 0;
+  uint32_t first_position = 0;
+  std::span<const void* const> kv_blocks;  // ceil((first_position + rows) / kBlockTokens) block addresses, host array
+};
+
+// out = softmax(q·Kᵀ·scale)·V a head. Query head i uses KV head i / (heads / kv_heads). Partial results of fixed
+// pieces of kBlockTokens tokens are merged in position order by log-sum-exp, in f32.
+struct AttendArgs {
+  KvShape shape;
+  float scale = 1.0f;
+  const void* q = nullptr;  // [M, heads·d] compute dtype, q_stride elements between rows
+  uint32_t q_stride = 0;
+  void* out = nullptr;      // [M, heads·d] compute dtype, contiguous
+  std::span<const AttendSpan> spans;
+};
+
+// How the next token is drawn from logits. temperature 0: the smallest token id of the largest logit. Otherwise logits
+// are divided by temperature, cut to the top_k largest (0 = all), then to the smallest set of most probable tokens whose
+// probability reaches top_p, and one is drawn with a uniform number that depends on (seed, position) only.
+struct SampleParams {
+  float temperature = 0.0f;
+  float top_p = 1.0f;
+  uint32_t top_k = 0;
+  uint64_t seed = 0;
+};
+
+struct SampleRow {
+  SampleParams params;
+  uint32_t logits_row = 0;
+  uint64_t position = 0;  // of the token to be drawn: the counter of the random draw
+};
+
+struct SampleArgs {
+  const float* logits = nullptr;       // [rows, vocab] f32
+  uint32_t vocab = 0;
+  std::span<const SampleRow> rows;     // host
+  int32_t* tokens = nullptr;           // [rows.size()], host
+  float* logprobs = nullptr;           // [rows.size()], host: log-softmax of the unmodified logits at the drawn token
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual const DeviceInfo& info() const = 0;
+
+  // Device memory, 64-byte aligned, not initialised (filled with 0xff bytes, a NaN, in debug builds).
+  virtual Result<std::unique_ptr<DeviceMemory>> alloc(size_t bytes) = 0;
+  // A weight matrix converted once to the compute dtype and packed as gemm and embed read it.
+  virtual Result<std::unique_ptr<Matrix>> load(uint32_t n, uint32_t k, const RowSource& source) = 0;
+  // Makes host memory [data, data + bytes) fast and safe to copy from asynchronously, until unpin.
+  virtual Status pin(void* data, size_t bytes) = 0;
+  virtual void unpin(void* data) = 0;
+
+  virtual void copy(Queue queue, void* to, const void* from, size_t bytes) = 0;
+  virtual Ticket record(Queue queue) = 0;
+  virtual void wait(Queue queue, Ticket ticket) = 0;
+  // Whether the ticket has been reached; with block, waits for it. An Error is a device that is lost.
+  virtual Result<bool> poll(Ticket ticket, bool block) = 0;
+
+  virtual void embed(Queue queue, const EmbedArgs& args) = 0;
+  virtual void norm(Queue queue, const NormArgs& args) = 0;
+  virtual void gemm(Queue queue, const GemmArgs& args) = 0;
+  virtual void rope(Queue queue, const RopeArgs& args) = 0;
+  virtual void activate(Queue queue, const ActivateArgs& args) = 0;
+  virtual void attend(Queue queue, const AttendArgs& args) = 0;
+  virtual void sample(Queue queue, const SampleArgs& args) = 0;
+};
+
+}  // namespace iokv
