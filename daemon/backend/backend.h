@@ -24,6 +24,7 @@
 
 #include "daemon/base/dtype.h"
 #include "daemon/base/result.h"
+#include "daemon/base/sampling.h"
 #include "daemon/base/units.h"
 
 namespace iokv {
@@ -163,16 +164,6 @@ struct AttendArgs {
   uint32_t q_stride = 0;
   void* out = nullptr;      // [M, heads·d] compute dtype, contiguous
   std::span<const AttendSpan> spans;
-};
-
-// How the next token is drawn from logits. temperature 0: the smallest token id of the largest logit. Otherwise logits
-// are divided by temperature, cut to the top_k largest (0 = all), then to the smallest set of most probable tokens whose
-// probability reaches top_p, and one is drawn with a uniform number that depends on (seed, position) only.
-struct SampleParams {
-  float temperature = 0.0f;
-  float top_p = 1.0f;
-  uint32_t top_k = 0;
-  uint64_t seed = 0;
 };
 
 struct SampleRow {
