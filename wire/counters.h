@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// The daemon's counters: one page of u64, written by the daemon with relaxed stores, mapped read-only by whoever asks.
+// New counters are appended; a position never changes its meaning. Slot 0 holds the number of counters.
+#pragma once
+
+#include <cstdint>
+
+namespace iokv::wire {
+
+// X(name, unit, meaning)
+#define IOKV_COUNTERS(X)                                                                                      \
+  X(instance, "1", "random number of this run of the daemon")                                                 \
+  X(pid, "1", "process id of the daemon")                                                                     \
+  X(start_ns, "ns", "CLOCK_MONOTONIC when the daemon started")                                                \
+  X(ready, "1", "1 once the model is loaded and the self-test has passed")                                    \
+  X(loading_percent, "1", "how far the model has been loaded, 0 to 100")                                      \
+  X(clients, "1", "connected clients")                                                                        \
+  X(clients_total, "1", "connections accepted since the start")                                               \
+  X(clients_ended, "1", "connections ended by the daemon because the client broke the protocol")              \
+  X(sequences, "1", "open sequences")                                                                         \
+  X(operations, "1", "operations admitted and not yet completed")                                             \
+  X(submissions, "1", "submission entries taken since the start")                                             \
+  X(completions, "1", "completions posted since the start")                                                   \
+  X(refusals, "1", "operations that ended with an error code at admission")                                   \
+  X(steps, "1", "batches that the backend has executed")                                                      \
+  X(steps_shared, "1", "batches with rows of two clients or more")                                            \
+  X(steps_multiclient_possible, "1", "batches built while two clients or more had runnable sequences")        \
+  X(step_ns, "ns", "time that the backend has spent on batches")                                              \
+  X(prefill_tokens, "tokens", "tokens computed that were not sampled in the step before")                     \
+  X(decode_tokens, "tokens", "tokens computed one at a time after being sampled")                             \
+  X(sampled_tokens, "tokens", "tokens drawn and delivered")                                                   \
+  X(recomputed_tokens, "tokens", "tokens times layers whose K,V was recomputed from X")                       \
+  X(preemptions, "1", "sequences that lost their blocks to make room; their tokens are kept")                 \
+  X(stall_releases, "1", "parked sequences that lost their blocks after stall_lease")                         \
+  X(parked, "1", "sequences waiting for their client to reap")                                                \
+  X(waiting, "1", "sequences with work that wait for pool blocks")                                            \
+  X(pool_units, "1", "allocation units in the KV pool, each one layer's X-sized block times all layers")      \
+  X(pool_units_free, "1", "of these, free")                                                                   \
+  X(pool_bytes, "bytes", "size of the KV pool")                                                               \
+  X(weights_bytes, "bytes", "weights in the compute dtype")                                                   \
+  X(model_file_bytes, "bytes", "weights as stored in the model's files")                                      \
+  X(wakeups, "1", "times that the conductor woke from sleep")                                                 \
+  X(doorbells_sent, "1", "wake-ups sent to clients")                                                          \
+  X(doorbells_received, "1", "wake-ups received from clients")                                                \
+  X(first_work_ns, "ns", "sum over batches that ended an idle time: from taking the entry to the backend's start") \
+  X(first_works, "1", "batches that ended an idle time")
+
+enum class Counter : uint32_t {
+#define IOKV_COUNTER_NAME(name, unit, meaning) name,
+  IOKV_COUNTERS(IOKV_COUNTER_NAME)
+#undef IOKV_COUNTER_NAME
+      count
+};
+
+inline constexpr uint32_t kCounters = static_cast<uint32_t>(Counter::count);
+inline constexpr uint32_t kCounterBytes = 4096;
+static_assert((kCounters + 1) * sizeof(uint64_t) <= kCounterBytes);
+
+}  // namespace iokv::wire
