@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// The room in one client's completion ring and result FIFO, counted from indices alone, so that the conductor can decide
+// deterministically and the session only carries out.
+//
+// Invariants
+//  1. Every admitted operation holds one reserved completion slot until its final completion is posted: final
+//     completions always have room.
+//  2. unreaped + reserved <= entries, always.
+//  3. The arithmetic of the FIFO is wire::place: what the session writes lands where it was counted here.
+#pragma once
+
+#include <cstdint>
+
+#include "daemon/base/assert.h"
+#include "wire/rings.h"
+
+namespace iokv {
+
+class Credits {
+ public:
+  explicit Credits(const wire::Geometry& geometry) : geometry_(geometry) {}
+
+  uint32_t unreaped() const { return completion_tail_ - completion_head_; }
+  uint32_t reserved() const { return reserved_; }
+  uint32_t free_slots() const { return geometry_.completion_entries - unreaped() - reserved_; }
+  bool can_reserve() const { return free_slots() > 0; }
+  // Room for a completion that is not final, or for one that is but needs `result_bytes` in the FIFO.
+  bool can_post_more(uint32_t result_bytes) const { return free_slots() > 0 && result_fits(result_bytes); }
+  bool can_post_final(uint32_t result_bytes) const { return result_fits(result_bytes); }
+
+  void reserve() {
+    IOKV_ASSERT(can_reserve());
+    reserved_++;
+  }
+  void unreserve() {
+    IOKV_ASSERT(reserved_ > 0);
+    reserved_--;
+  }
+  void post_more(uint32_t result_bytes) {
+    IOKV_ASSERT(can_post_more(result_bytes));
+    take(result_bytes);
+  }
+  void post_final(uint32_t result_bytes) {
+    IOKV_ASSERT(reserved_ > 0 && can_post_final(result_bytes));
+    reserved_--;
+    take(result_bytes);
+  }
+  // The client's heads, already validated to be monotonic and not beyond what was posted.
+  void observe(uint32_t completion_head, uint32_t result_head) {
+    completion_head_ = completion_head;
+    result_head_ = result_head;
+  }
+
+  uint32_t completion_tail() const { return completion_tail_; }
+  uint32_t result_tail() const { return result_tail_; }
+
+ private:
+  bool result_fits(uint32_t bytes) const {
+    if (bytes == 0) return true;
+    uint32_t end = wire::place(result_tail_, wire::padded(bytes), geometry_.result_bytes) + wire::padded(bytes);
+    return end - result_head_ <= geometry_.result_bytes;
+  }
+  void take(uint32_t bytes) {
+    completion_tail_++;
+    if (bytes != 0) {
+      result_tail_ = wire::place(result_tail_, wire::padded(bytes), geometry_.result_bytes) + wire::padded(bytes);
+    }
+  }
+
+  wire::Geometry geometry_;
+  uint32_t completion_tail_ = 0, completion_head_ = 0, reserved_ = 0;
+  uint32_t result_tail_ = 0, result_head_ = 0;
+};
+
+}  // namespace iokv
