@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// A sequence as the conductor sees it: its tokens, what of them is cached in the pool, and the operations that wait.
+//
+// Invariants
+//  1. tokens.size() is the sequence's length: every token appended and every token sampled and accepted.
+//  2. cached <= tokens.size() + draws_in_flight; positions [0, cached) have K,V or X in `blocks`, or will have once the
+//     Plans in flight have run. blocks.size() * kBlockTokens >= cached.
+//  3. operations.front() is the only one that runs; it stays until its final completion has been posted.
+//  4. parked is not empty only while the client has no room; nothing of the sequence is planned meanwhile.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "daemon/base/block_form.h"
+#include "daemon/base/units.h"
+#include "daemon/sched/request.h"
+
+namespace iokv {
+
+struct SequenceBlock {
+  uint32_t id = 0;
+  BlockForm form = BlockForm::kv;
+};
+
+struct Sequence {
+  bool open = false;
+  uint32_t slot = 0;
+  uint32_t generation = 0;        // of the slot: Plans name (slot, generation)
+  ClientId client;
+  uint64_t id = 0;                // the client's
+  SampleParams sampling;
+  int16_t priority = 0;
+
+  std::vector<int32_t> tokens;
+  std::vector<SequenceBlock> blocks;
+  uint32_t cached = 0;
+  uint32_t plans_in_flight = 0;
+  uint64_t last_plan = 0;         // id of the latest Plan with a span of this sequence
+  uint64_t last_used_plan = 0;    // for choosing whom to preempt among idle ones
+
+  std::deque<Request> operations;
+
+  // Of operations.front():
+  bool started = false;           // its tokens have been appended
+  uint32_t epoch = 0;             // changes whenever a front operation starts or ends
+  uint32_t length_before = 0;     // tokens before its own were appended
+  uint32_t sampled = 0;           // tokens drawn and accepted
+  uint32_t draws_in_flight = 0;   // tokens that Plans in flight will append
+  uint32_t predicted = 0;         // EACH: appended tokens predicted at, including those in flight
+  uint64_t arrival = 0;           // order of starting
+  uint64_t taken_ns = 0;          // when its entry was taken, until its first Plan; then 0
+
+  std::deque<Outcome> parked;
+  uint64_t parked_since_ns = 0;
+  uint64_t failed_part = 0;       // operation whose part failed: later parts are dropped ...
+  int32_t failed_part_code = 0;   // ... and its last STEP ends with this
+};
+
+}  // namespace iokv
