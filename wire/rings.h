@@ -87,6 +87,7 @@ inline constexpr size_t kUpEntries = kPageBytes;
 
 enum UpFlags : uint32_t {
   kUpNeedWakeup = 1,  // the client is about to block: ring after posting completions
+  kUpNeedRoom = 2,    // a longer append waits for room in `up`: ring after advancing the submission head
 };
 
 // Offsets of `down`. The header repeats the geometry of WELCOME, for tools. Entries follow at kDownEntries, then the
