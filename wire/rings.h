@@ -10,6 +10,9 @@
 //     prefetcher pairs them). The owner stores with release after the data it announces; the peer loads with acquire.
 //  4. Payloads and results are contiguous and 8-byte aligned: what does not fit before the end of its buffer starts at
 //     the buffer's beginning, and the bytes skipped count as used.
+//  5. The daemon stores the submission head before the completion tail of the same pass: a client that has seen a
+//     completion finds the entries taken before it free.
+//  6. The logits of one completion are at most half of the result FIFO: so they fit an empty one at any position.
 #pragma once
 
 #include <cstddef>
