@@ -13,6 +13,8 @@
 //  5. The daemon stores the submission head before the completion tail of the same pass: a client that has seen a
 //     completion finds the entries taken before it free.
 //  6. The logits of one completion are at most half of the result FIFO: so they fit an empty one at any position.
+//  7. A client advances the completion head before it announces entries that count on it (max_operations), and the daemon
+//     loads the submission tail before the completion head: else it could take an honest client for one that exceeds it.
 #pragma once
 
 #include <cstddef>
