@@ -1,0 +1,426 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connection: the C ABI call for call, typed, errors as exceptions. Client and AsyncClient stand on it; use it directly
+for full control of when entries are submitted and completions reaped.
+
+Invariants
+ 1. A method raises what the C call returned and then has had no effect.
+ 2. Logits are copied out and released when their completion is reaped; nothing points into shared memory afterwards.
+ 3. Threads as in iokv.h: one submitting and one reaping at a time, `wake` and `outstanding` from any.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence as TokenList
+from dataclasses import dataclass, field
+from typing import Self
+
+from iokv import abi
+from iokv.errors import error_for
+
+_library: ctypes.CDLL | None = None
+
+
+def library() -> ctypes.CDLL:
+    """libiokv, loaded on first use."""
+    global _library
+    if _library is None:
+        _library = abi.load()
+    return _library
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn; temperature 0 takes the most probable one. The same seed gives the same text."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """Facts about the model and limits of this client, constant for the life of a connection."""
+
+    protocol_version: int
+    daemon_instance: int
+    client_id: int
+    vocabulary: int
+    max_context: int
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    begin_token: int | None
+    end_tokens: tuple[int, ...]
+    max_sequences: int
+    max_operations: int
+    max_step_tokens: int
+    max_stop_tokens: int
+    submission_entries: int
+    completion_entries: int
+    pool_tokens: int
+    model_digest: bytes
+    tokenizer_digest: bytes
+    model_name: str
+    daemon_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One completion. `logits` is a private copy as floats (numpy.asarray takes it without another copy)."""
+
+    user_data: int
+    operation: int
+    sequence: int
+    result: int
+    flags: int
+    token: int
+    logprob: float
+    index: int
+    length: int
+    logits: memoryview[float] | None = field(default=None, repr=False)
+
+    @property
+    def final(self) -> bool:
+        """The operation has ended with this."""
+        return not self.flags & abi.MORE
+
+    @property
+    def sampled(self) -> bool:
+        """`token` was drawn and appended."""
+        return bool(self.flags & abi.TOKEN)
+
+    @property
+    def predicted(self) -> bool:
+        """`token` is what would follow appended token `index`; it was not appended."""
+        return bool(self.flags & abi.PREDICTED)
+
+    @property
+    def stopped(self) -> bool:
+        """`token` is one of the step's stop tokens."""
+        return bool(self.flags & abi.STOPPED)
+
+    def raise_for_result(self) -> None:
+        """Raises the operation's failure, if it is one."""
+        if self.result < 0:
+            raise error_for(self.result, strerror(self.result))
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """One of the daemon's counters."""
+
+    name: str
+    unit: str
+    meaning: str
+    value: int
+
+
+def strerror(code: int) -> str:
+    """The library's sentence for a code."""
+    return str(library().iokv_strerror(code).decode())
+
+
+def _check(result: int, detail: str = "") -> int:
+    if result < 0:
+        raise error_for(result, detail or strerror(result))
+    return result
+
+
+def _tokens(tokens: TokenList[int]) -> ctypes.Array[ctypes.c_int32] | None:
+    return (ctypes.c_int32 * len(tokens))(*tokens) if len(tokens) else None
+
+
+def _sampling(sampling: Sampling | None) -> ctypes._Pointer[abi.Sampling] | None:
+    if sampling is None:
+        return None
+    value = abi.sized(abi.Sampling)
+    value.temperature = sampling.temperature
+    value.top_p = sampling.top_p
+    value.top_k = sampling.top_k
+    value.seed = sampling.seed & 0xFFFFFFFFFFFFFFFF
+    return ctypes.pointer(value)
+
+
+def timeout_ns(seconds: float | None) -> int:
+    """Seconds as the C ABI takes them; None is no limit."""
+    return -1 if seconds is None else max(0, int(seconds * 1e9))
+
+
+class Connection:
+    """A connection to a daemon. Ends with `disconnect` or the end of a `with` block."""
+
+    def __init__(
+        self,
+        socket_path: str | None = None,
+        *,
+        name: str | None = None,
+        timeout: float | None = 60.0,
+        spin_ns: int = 0,
+        submission_entries: int = 0,
+        completion_entries: int = 0,
+        arena_bytes: int = 0,
+        result_bytes: int = 0,
+    ) -> None:
+        self._handle: ctypes.c_void_p | None = None
+        self._library = library()
+        options = abi.sized(abi.ConnectOptions)
+        options.socket_path = socket_path.encode() if socket_path is not None else None
+        options.name = name.encode()[:31] if name is not None else None
+        options.timeout_ns = timeout_ns(timeout) or 1
+        options.spin_ns = spin_ns
+        options.submission_entries = submission_entries
+        options.completion_entries = completion_entries
+        options.arena_bytes = arena_bytes
+        options.result_bytes = result_bytes
+        detail = abi.sized(abi.ErrorDetail)
+        handle = ctypes.c_void_p()
+        code = self._library.iokv_connect(ctypes.byref(options), ctypes.byref(handle), ctypes.byref(detail))
+        _check(code, detail.message.decode(errors="replace"))
+        self._handle = handle
+        self._buffer = (abi.Completion * 256)()
+        self.info = self._read_info()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.disconnect()
+
+    def __del__(self) -> None:
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Cancels everything outstanding and closes every sequence. Calling it again does nothing."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            self._library.iokv_disconnect(handle)
+
+    @property
+    def handle(self) -> ctypes.c_void_p:
+        if self._handle is None:
+            raise error_for(-8, "the connection was ended by disconnect")
+        return self._handle
+
+    def _read_info(self) -> Info:
+        info = abi.sized(abi.Info)
+        _check(self._library.iokv_get_info(self.handle, ctypes.byref(info)))
+        values = {name: getattr(info, name) for name in Info.__dataclass_fields__}
+        values["begin_token"] = info.begin_token if info.begin_token >= 0 else None
+        values["end_tokens"] = tuple(info.end_tokens[: info.end_token_count])
+        values["model_digest"] = bytes(info.model_digest)
+        values["tokenizer_digest"] = bytes(info.tokenizer_digest)
+        values["model_name"] = info.model_name.decode(errors="replace")
+        values["daemon_version"] = info.daemon_version.decode(errors="replace")
+        return Info(**values)
+
+    def end_reason(self) -> tuple[int, str]:
+        """(code, line) that says why the connection ended, once a call has raised ConnectionClosedError."""
+        detail = abi.sized(abi.ErrorDetail)
+        _check(self._library.iokv_end_reason(self.handle, ctypes.byref(detail)))
+        return int(detail.code), detail.message.decode(errors="replace")
+
+    def open(
+        self,
+        sampling: Sampling | None = None,
+        *,
+        priority: int = 0,
+        model: int = 0,
+        adapter: int = 0,
+        user_data: int = 0,
+    ) -> tuple[int, int]:
+        """Places OPEN; returns (sequence, operation)."""
+        options = abi.sized(abi.OpenOptions)
+        options.user_data = user_data
+        options.sampling = _sampling(sampling)
+        options.model = model
+        options.adapter = adapter
+        options.priority = priority
+        sequence, operation = ctypes.c_uint64(), ctypes.c_uint64()
+        _check(
+            self._library.iokv_open(
+                self.handle, ctypes.byref(options), ctypes.byref(sequence), ctypes.byref(operation)
+            )
+        )
+        return sequence.value, operation.value
+
+    def _step_options(
+        self,
+        tokens: TokenList[int],
+        max_tokens: int,
+        stop_tokens: TokenList[int],
+        sampling: Sampling | None,
+        each: bool,
+        logits: bool,
+        priority: int,
+        deadline_ns: int,
+        user_data: int,
+    ) -> abi.StepOptions:
+        options = abi.sized(abi.StepOptions)
+        options.flags = (abi.STEP_EACH if each else 0) | (abi.STEP_LOGITS if logits else 0)
+        options.user_data = user_data
+        options.tokens = _tokens(tokens)
+        options.token_count = len(tokens)
+        options.max_tokens = max_tokens
+        options.stop_tokens = _tokens(stop_tokens)
+        options.stop_token_count = len(stop_tokens)
+        options.priority = priority
+        options.sampling = _sampling(sampling)
+        options.deadline_ns = deadline_ns
+        return options
+
+    def step(
+        self,
+        sequence: int,
+        tokens: TokenList[int] = (),
+        max_tokens: int = 0,
+        *,
+        stop_tokens: TokenList[int] = (),
+        sampling: Sampling | None = None,
+        each: bool = False,
+        logits: bool = False,
+        priority: int = 0,
+        deadline_ns: int = 0,
+        user_data: int = 0,
+    ) -> int:
+        """Places STEP: append `tokens`, then sample up to `max_tokens`; returns the operation."""
+        options = self._step_options(
+            tokens, max_tokens, stop_tokens, sampling, each, logits, priority, deadline_ns, user_data
+        )
+        operation = ctypes.c_uint64()
+        _check(self._library.iokv_step(self.handle, sequence, ctypes.byref(options), ctypes.byref(operation)))
+        return operation.value
+
+    def fork(self, parent: int, tokens: int | None = None, *, user_data: int = 0) -> tuple[int, int]:
+        """Places FORK of the parent's first `tokens` tokens (None: all); returns (child, operation)."""
+        child, operation = ctypes.c_uint64(), ctypes.c_uint64()
+        count = abi.WHOLE_SEQUENCE if tokens is None else tokens
+        _check(
+            self._library.iokv_fork(
+                self.handle, parent, count, user_data, ctypes.byref(child), ctypes.byref(operation)
+            )
+        )
+        return child.value, operation.value
+
+    def truncate(self, sequence: int, length: int, *, user_data: int = 0) -> int:
+        """Places TRUNCATE: drop every token from position `length` on; returns the operation."""
+        operation = ctypes.c_uint64()
+        _check(self._library.iokv_truncate(self.handle, sequence, length, user_data, ctypes.byref(operation)))
+        return operation.value
+
+    def cancel(self, sequence: int, target: int = 0, *, user_data: int = 0) -> int:
+        """Places CANCEL of one operation (0: all of the sequence's); returns the CANCEL's own operation."""
+        operation = ctypes.c_uint64()
+        _check(self._library.iokv_cancel(self.handle, sequence, target, user_data, ctypes.byref(operation)))
+        return operation.value
+
+    def close(self, sequence: int, *, user_data: int = 0) -> int:
+        """Places CLOSE; returns the operation."""
+        operation = ctypes.c_uint64()
+        _check(self._library.iokv_close(self.handle, sequence, user_data, ctypes.byref(operation)))
+        return operation.value
+
+    def nop(self, *, user_data: int = 0) -> int:
+        """Places NOP; returns the operation."""
+        operation = ctypes.c_uint64()
+        _check(self._library.iokv_nop(self.handle, user_data, ctypes.byref(operation)))
+        return operation.value
+
+    def submit(self) -> int:
+        """Makes placed entries visible to the daemon; returns how many."""
+        return _check(self._library.iokv_submit(self.handle))
+
+    def reap(self, capacity: int = 256, timeout: float | None = None) -> list[Completion]:
+        """Up to `capacity` (at most 256) completions; waits up to `timeout` seconds (None: no limit) for the first."""
+        capacity = min(capacity, len(self._buffer))
+        count = _check(self._library.iokv_reap(self.handle, self._buffer, capacity, timeout_ns(timeout)))
+        return [self._take(self._buffer[i]) for i in range(count)]
+
+    def _take(self, raw: abi.Completion) -> Completion:
+        return Completion(
+            raw.user_data,
+            raw.operation,
+            raw.sequence,
+            raw.result,
+            raw.flags,
+            raw.token,
+            raw.logprob,
+            raw.index,
+            raw.length,
+            self._take_logits(raw) if raw.flags & abi.LOGITS else None,
+        )
+
+    def _take_logits(self, raw: abi.Completion) -> memoryview[float]:
+        view = abi.sized(abi.LogitsView)
+        _check(self._library.iokv_logits(self.handle, ctypes.byref(raw), ctypes.byref(view)))
+        if view.dtype != abi.F32:
+            raise error_for(-23, f"logits of dtype {view.dtype}: this package reads float32")
+        copy = ctypes.string_at(view.data, 4 * view.count)
+        _check(self._library.iokv_release(self.handle, ctypes.byref(raw)))
+        return memoryview(copy).cast("f")
+
+    def fileno(self) -> int:
+        """The descriptor to poll; readable when completions may have come or the daemon has gone."""
+        return _check(self._library.iokv_fd(self.handle))
+
+    def wake(self) -> None:
+        """Ends a present or the next blocking reap with WokenError. Any thread."""
+        _check(self._library.iokv_wake(self.handle))
+
+    def outstanding(self) -> int:
+        """Operations whose final completion has not been reaped."""
+        return int(self._library.iokv_outstanding(self.handle))
+
+    def generate(
+        self,
+        sequence: int,
+        tokens: TokenList[int],
+        max_tokens: int,
+        *,
+        stop_tokens: TokenList[int] = (),
+        sampling: Sampling | None = None,
+    ) -> list[int]:
+        """iokv_generate: one blocking step with nothing else outstanding; returns the sampled tokens."""
+        options = self._step_options(tokens, max_tokens, stop_tokens, sampling, False, False, 0, 0, 0)
+        sampled, count = (ctypes.c_int32 * max(1, max_tokens))(), ctypes.c_uint32()
+        _check(
+            self._library.iokv_generate(
+                self.handle, sequence, ctypes.byref(options), sampled, max_tokens, ctypes.byref(count)
+            )
+        )
+        return list(sampled[: count.value])
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of a token's text, possibly part of a UTF-8 character."""
+        data, size = ctypes.c_void_p(), ctypes.c_uint32()
+        _check(self._library.iokv_token_bytes(self.handle, token, ctypes.byref(data), ctypes.byref(size)))
+        return ctypes.string_at(data, size.value) if size.value else b""
+
+    def _text(self, file: int) -> bytes:
+        data, size = ctypes.c_void_p(), ctypes.c_uint64()
+        _check(self._library.iokv_text(self.handle, file, ctypes.byref(data), ctypes.byref(size)))
+        return ctypes.string_at(data, size.value) if size.value else b""
+
+    def tokenizer_file(self) -> bytes:
+        """tokenizer.json as HF `tokenizers` reads it; empty when the model came without it."""
+        return self._text(abi.TEXT_TOKENIZER)
+
+    def chat_template(self) -> str:
+        """The model's Jinja chat template; empty when it came without one."""
+        return self._text(abi.TEXT_CHAT_TEMPLATE).decode(errors="replace")
+
+    def counters(self) -> list[Counter]:
+        """The daemon's counters, read from memory that it shares."""
+        found: list[Counter] = []
+        counter = abi.Counter()
+        while True:
+            code = self._library.iokv_get_counter(self.handle, len(found), ctypes.byref(counter))
+            if code == -1 and found:
+                return found
+            _check(code)
+            found.append(
+                Counter(counter.name.decode(), counter.unit.decode(), counter.meaning.decode(), counter.value)
+            )
