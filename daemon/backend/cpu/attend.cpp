@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// See attend.h. How an operation is cut decides who computes what and never a bit of the result: a query row's pieces
+// are computed alike, and folded in position order by the same code, in one task or in many.
+#include "daemon/backend/cpu/attend.h"
+
+#include <algorithm>
+
+namespace iokv::cpu {
+namespace {
+
+// Query rows of a unit: transposing a piece of K costs about 10 of them, and 96 rows of state with d = 128 are 48 KiB.
+constexpr uint32_t kUnitRows = 96;
+// Tasks a thread that make the last one to finish late by a few per cent only.
+constexpr uint32_t kTasksPerThread = 8;
+// A run of pieces shorter than this is not worth a task (1-2 µs each of work).
+constexpr uint32_t kLeastPieces = 4;
+// Units of more query rows are prefill; there are many of them.
+constexpr uint32_t kSplitRows = 32;
+// Results that wait to be folded: 8 MiB.
+constexpr size_t kMostResultFloats = size_t{2} << 20;
+
+uint32_t query_rows(const AttendUnit& unit) { return unit.tokens * unit.group; }
+
+}  // namespace
+
+void Attention::run(const AttendArgs& args, DType type, const Kernels& kernels, ThreadTeam& team) {
+  list_units(args, type);
+  split_long_units(team.threads());
+  reserve_scratch(team.threads());
+  float* scratch = static_cast<float*>(scratch_.get());
+  float* results = static_cast<float*>(results_.get());
+  team.run(static_cast<uint32_t>(tasks_.size()), [&](uint32_t index, uint32_t thread) {
+    Task task = tasks_[index];
+    task.unit.scratch = scratch + thread * scratch_floats_;
+    if (task.results == kWhole) {
+      kernels.attend(task.unit);
+    } else {
+      kernels.attend_pieces(task.unit, results + task.results);
+    }
+  });
+  team.run(static_cast<uint32_t>(merges_.size()), [&](uint32_t index, uint32_t thread) {
+    Task task = merges_[index];
+    task.unit.scratch = scratch + thread * scratch_floats_;
+    kernels.attend_merge(task.unit, results + task.results);
+  });
+}
+
+void Attention::list_units(const AttendArgs& args, DType type) {
+  const KvShape& shape = args.shape;
+  size_t d = shape.head_dim, group = shape.heads / shape.kv_heads, element = size_of(type);
+  uint32_t unit_tokens = std::max<uint32_t>(1, kUnitRows / static_cast<uint32_t>(group));
+  units_.clear();
+  for (const AttendSpan& span : args.spans) {
+    for (uint32_t first = 0; first < span.rows; first += unit_tokens) {
+      for (uint32_t head = 0; head < shape.kv_heads; ++head) {
+        AttendUnit unit;
+        size_t row = span.first_row + first, column = head * group * d;
+        unit.q = static_cast<const char*>(args.q) + (row * args.q_stride + column) * element;
+        unit.q_stride = args.q_stride;
+        unit.out = static_cast<char*>(args.out) + (row * shape.heads * d + column) * element;
+        unit.out_stride = shape.heads * d;
+        unit.tokens = std::min(unit_tokens, span.rows - first);
+        unit.group = static_cast<uint32_t>(group);
+        unit.head_dim = shape.head_dim;
+        unit.scale = args.scale;
+        unit.first_position = span.first_position + first;
+        unit.kv_blocks = span.kv_blocks.data();
+        unit.k_offset = size_t{head} * 2 * kBlockTokens * d;
+        unit.end_piece = (unit.first_position + unit.tokens - 1) / kBlockTokens + 1;
+        IOKV_ASSERT(unit.end_piece <= span.kv_blocks.size());
+        units_.push_back({unit});
+      }
+    }
+  }
+}
+
+void Attention::split_long_units(uint32_t threads) {
+  tasks_.clear();
+  merges_.clear();
+  size_t pieces = 0, results = 0;
+  for (const Task& task : units_) pieces += task.unit.end_piece;
+  auto run = static_cast<uint32_t>(std::max<size_t>(kLeastPieces, pieces / (size_t{threads} * kTasksPerThread)));
+  for (const Task& task : units_) {
+    const AttendUnit& unit = task.unit;
+    size_t floats = attend_result_floats(query_rows(unit), unit.head_dim), needed = unit.end_piece * floats;
+    if (threads == 1 || unit.end_piece <= run || query_rows(unit) > kSplitRows ||
+        results + needed > kMostResultFloats) {
+      tasks_.push_back(task);
+      continue;
+    }
+    merges_.push_back({unit, results});
+    for (uint32_t first = 0; first < unit.end_piece; first += run) {
+      Task part{unit, results + first * floats};
+      part.unit.first_piece = first;
+      part.unit.end_piece = std::min(first + run, unit.end_piece);
+      tasks_.push_back(part);
+    }
+    results += needed;
+  }
+  if (results > results_floats_) {
+    results_ = allocate(results * sizeof(float));
+    IOKV_ASSERT(results_ != nullptr);
+    results_floats_ = results;
+  }
+}
+
+void Attention::reserve_scratch(uint32_t threads) {
+  size_t most = 0;
+  for (const Task& task : units_) {
+    most = std::max(most, attend_scratch_floats(query_rows(task.unit), task.unit.head_dim));
+  }
+  if (most <= scratch_floats_) return;
+  scratch_floats_ = (most + 15) / 16 * 16;
+  scratch_ = allocate(threads * scratch_floats_ * sizeof(float));
+  IOKV_ASSERT(scratch_ != nullptr);
+}
+
+}  // namespace iokv::cpu

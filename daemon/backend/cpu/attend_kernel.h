@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention of the query rows of one KV head over pieces of 64 tokens, for the lanes S of an ISA and elements T.
+//
+// Invariants
+//  1. A row's piece has fixed orders: scores over d as in gemm, weights over lanes, weighted V over tokens. Pieces are
+//     folded into the row's state in position order. Which rows are blocked together never matters.
+//  2. K and V of positions after a row's own do not reach it: they may be uninitialised. Scores past it are replaced,
+//     not multiplied away, and V is read only up to it.
+//
+// A piece of K is transposed into two panels of 32 tokens, so that scores are the product of gemm_kernel.h; K rows of
+// f32 and of bf16 pairs are both rows of 32-bit words. 64 rows of queries repay it many times; a single row pays about
+// what the horizontal sums of 64 dot products would cost.
+#pragma once
+
+#include "daemon/backend/cpu/gemm_kernel.h"
+#include "daemon/backend/cpu/kernels.h"
+#include "daemon/backend/cpu/lanes.h"
+
+namespace iokv::cpu {
+
+template <typename S, typename T>
+struct Attend {
+  using F = typename S::F;
+  static constexpr uint32_t kPiece = 64;
+  static constexpr uint32_t kVectors = 4;  // of V in a register block
+  static_assert(kPiece == 2 * kPanelColumns && S::kAttendRows <= 16 && S::kAttendRows <= S::kGemmRows);
+
+  // Per query row: weighted sums of V, the sum of weights and the largest score; laid out as kernels.h says.
+  struct Rowset {
+    float* values;
+    float* sums;
+    float* maxima;
+    size_t padded;
+
+    Rowset(float* at, uint32_t rows, size_t padded_dim)
+        : values(at), sums(at + rows * padded_dim), maxima(sums + rows), padded(padded_dim) {}
+    float* row(uint32_t r) const { return values + r * padded; }
+  };
+
+  // A unit's scratch memory, cut up as attend_scratch_floats counts it.
+  struct Scratch {
+    T* q;
+    float* state;
+    float* result;
+    float* scores;
+    uint32_t* k;
+    float* v;
+
+    explicit Scratch(const AttendUnit& unit) {
+      uint32_t rows = unit.tokens * unit.group;
+      size_t padded = attend_padded_dim(unit.head_dim), floats = attend_result_floats(rows, unit.head_dim);
+      q = reinterpret_cast<T*>(unit.scratch);
+      state = unit.scratch + rows * padded;
+      result = state + floats;
+      scores = result + floats;
+      k = reinterpret_cast<uint32_t*>(scores + 16 * kPiece);
+      v = scores + 16 * kPiece + kPiece * padded;
+    }
+  };
+
+  static void run(const AttendUnit& unit) {
+    Scratch scratch(unit);
+    pack_queries(unit, scratch.q);
+    piece(unit, scratch, 0, scratch.state);
+    for (uint32_t p = 1; p < unit.end_piece; ++p) {
+      piece(unit, scratch, p, scratch.result);
+      fold(unit, p, scratch.state, scratch.result);
+    }
+    write_out(unit, scratch.state);
+  }
+
+  static void pieces(const AttendUnit& unit, float* results) {
+    Scratch scratch(unit);
+    pack_queries(unit, scratch.q);
+    size_t floats = attend_result_floats(unit.tokens * unit.group, unit.head_dim);
+    for (uint32_t p = unit.first_piece; p < unit.end_piece; ++p) {
+      piece(unit, scratch, p, results + (p - unit.first_piece) * floats);
+    }
+  }
+
+  static void merge(const AttendUnit& unit, const float* results) {
+    Scratch scratch(unit);
+    size_t floats = attend_result_floats(unit.tokens * unit.group, unit.head_dim);
+    __builtin_memcpy(scratch.state, results, floats * sizeof(float));
+    for (uint32_t p = 1; p < unit.end_piece; ++p) {
+      fold(unit, p, scratch.state, const_cast<float*>(results) + p * floats);
+    }
+    write_out(unit, scratch.state);
+  }
+
+ private:
+  // The first token whose position reaches the piece.
+  static uint32_t first_token(const AttendUnit& unit, uint32_t piece_index) {
+    uint32_t start = piece_index * kPiece;
+    return start > unit.first_position ? start - unit.first_position : 0;
+  }
+
+  // Tokens of the piece that query row r may see.
+  static uint32_t visible(const AttendUnit& unit, uint32_t piece_index, uint32_t r) {
+    uint32_t tokens = unit.first_position + r / unit.group + 1 - piece_index * kPiece;
+    return tokens < kPiece ? tokens : kPiece;
+  }
+
+  static void pack_queries(const AttendUnit& unit, T* packed) {
+    const T* q = static_cast<const T*>(unit.q);
+    size_t token_elements = size_t{unit.group} * unit.head_dim;
+    for (uint32_t t = 0; t < unit.tokens; ++t) {
+      __builtin_memcpy(packed + t * token_elements, q + t * unit.q_stride, token_elements * sizeof(T));
+    }
+  }
+
+  static void piece(const AttendUnit& unit, const Scratch& scratch, uint32_t piece_index, float* to) {
+    uint32_t d = unit.head_dim, rows = unit.tokens * unit.group;
+    Rowset result(to, rows, attend_padded_dim(d));
+    const T* k = static_cast<const T*>(unit.kv_blocks[piece_index]) + unit.k_offset;
+    const T* v = k + size_t{kPiece} * d;
+    uint32_t seen = visible(unit, piece_index, rows - 1);
+    size_t panel_words = transpose_keys(k, d, seen, scratch.k);
+    bool whole_vectors = d % S::kLanes == 0;
+    if (!whole_vectors) widen_values(v, d, seen, scratch.v);
+
+    for (uint32_t r = first_token(unit, piece_index) * unit.group; r < rows;) {
+      uint32_t count = next_group(rows - r, S::kAttendRows);
+      const T* panel = reinterpret_cast<const T*>(scratch.k);
+      const T* q = scratch.q + size_t{r} * d;
+      Gemm<S, T>::multiply(q, d, count, panel, d, true, seen > kPanelColumns / 2, scratch.scores, kPiece);
+      if (seen > kPanelColumns) {
+        panel = reinterpret_cast<const T*>(scratch.k + panel_words);
+        Gemm<S, T>::multiply(q, d, count, panel, d, true, seen > kPanelColumns * 3 / 2, scratch.scores + kPanelColumns,
+                             kPiece);
+      }
+      for (uint32_t i = 0; i < count; ++i) {
+        weigh(scratch.scores + i * kPiece, visible(unit, piece_index, r + i), unit.scale, result.sums + r + i,
+              result.maxima + r + i);
+      }
+      uint32_t first_seen = visible(unit, piece_index, r);
+      uint32_t last_seen = visible(unit, piece_index, r + count - 1);
+      if (whole_vectors) {
+        sum_values(scratch.scores, count, first_seen, last_seen, unit, piece_index, r, v, d, result);
+      } else {
+        sum_values(scratch.scores, count, first_seen, last_seen, unit, piece_index, r, scratch.v, result.padded, result);
+      }
+      r += count;
+    }
+  }
+
+  // Columns of two panels from the first `seen` rows of K, a vector's worth of rows at a time (the last row again where
+  // there are fewer). Returns the words of a panel.
+  static size_t transpose_keys(const T* k, uint32_t d, uint32_t seen, uint32_t* to) {
+    uint32_t words = static_cast<uint32_t>((d * sizeof(T) + 3) / 4), whole_words = d * sizeof(T) / 4;
+    size_t panel_words = size_t{words} * kPanelColumns;
+    for (uint32_t t = 0; t < seen; t += S::kLanes) {
+      const T* rows[S::kLanes];
+      for (uint32_t i = 0; i < S::kLanes; ++i) rows[i] = k + size_t{t + i < seen ? t + i : seen - 1} * d;
+      uint32_t* column = to + t / kPanelColumns * panel_words + t % kPanelColumns;
+      uint32_t w = 0;
+      // Rows of an odd number of bf16 are not aligned to words.
+      if (d * sizeof(T) % 4 == 0) {
+        for (; w + S::kLanes <= whole_words; w += S::kLanes) {
+          const uint32_t* at[S::kLanes];
+          for (uint32_t i = 0; i < S::kLanes; ++i) at[i] = reinterpret_cast<const uint32_t*>(rows[i]) + w;
+          S::transpose(at, column + size_t{w} * kPanelColumns, kPanelColumns);
+        }
+      }
+      for (; w < words; ++w) {
+        for (uint32_t i = 0; i < S::kLanes; ++i) {
+          uint32_t word = 0;
+          const char* from = reinterpret_cast<const char*>(rows[i]) + size_t{w} * 4;
+          if (w < whole_words) {
+            __builtin_memcpy(&word, from, 4);
+          } else {
+            __builtin_memcpy(&word, from, sizeof(T));
+          }
+          column[size_t{w} * kPanelColumns + i] = word;
+        }
+      }
+    }
+    return panel_words;
+  }
+
+  // V as f32 rows of whole vectors, zeros at their ends.
+  static void widen_values(const T* v, uint32_t d, uint32_t seen, float* to) {
+    size_t padded = attend_padded_dim(d);
+    for (uint32_t t = 0; t < seen; ++t) {
+      for (uint32_t i = 0; i < d; i += S::kLanes) S::store(to + t * padded + i, load_first<S>(v + size_t{t} * d + i, d - i));
+    }
+  }
+
+  // Scores of the visible tokens become weights e^(score·scale − largest).
+  static void weigh(float* scores, uint32_t count, float scale, float* sum, float* largest) {
+    const F lowest = S::set1(-__builtin_inff());
+    F most = lowest;
+    for (uint32_t t = 0; t < count; t += S::kLanes) {
+      F score = S::mul(S::load(scores + t), S::set1(scale));
+      if (count - t < S::kLanes) score = S::keep_first(score, count - t, lowest);
+      most = S::max(most, score);
+      S::store(scores + t, score);
+    }
+    float top = S::largest(most);
+    F total = S::zero();
+    for (uint32_t t = 0; t < count; t += S::kLanes) {
+      F weight = exp<S>(S::sub(S::load(scores + t), S::set1(top)));
+      total = S::add(total, weight);
+      S::store(scores + t, weight);
+    }
+    *sum = S::sum(total);
+    *largest = top;
+  }
+
+  // result rows r.. = Σ weight[token] · V[token]: together as far as the first row sees, then each row on its own.
+  template <typename V>
+  static void sum_values(const float* weights, uint32_t count, uint32_t first_seen, uint32_t last_seen,
+                         const AttendUnit& unit, uint32_t piece_index, uint32_t r, const V* v, size_t v_stride,
+                         const Rowset& result) {
+    uint32_t d = unit.head_dim;
+    values_rows<S::kAttendRows>(count, weights, v, v_stride, d, 0, first_seen, result.row(r), result.padded);
+    if (first_seen == last_seen) return;
+    for (uint32_t i = 1; i < count; ++i) {
+      uint32_t seen = visible(unit, piece_index, r + i);
+      if (seen == first_seen) continue;
+      values_rows<1>(1, weights + i * kPiece, v, v_stride, d, first_seen, seen, result.row(r + i), result.padded);
+    }
+  }
+
+  template <int Rows, typename V>
+  static void values_rows(uint32_t rows, const float* weights, const V* v, size_t v_stride, uint32_t d, uint32_t begin,
+                          uint32_t end, float* to, size_t to_stride) {
+    if constexpr (Rows > 1) {
+      if (rows < Rows) return values_rows<Rows - 1>(rows, weights, v, v_stride, d, begin, end, to, to_stride);
+    }
+    uint32_t i = 0;
+    for (; i + kVectors * S::kLanes <= d; i += kVectors * S::kLanes) {
+      values_block<Rows, kVectors>(weights, v + i, v_stride, begin, end, to + i, to_stride);
+    }
+    for (; i < d; i += S::kLanes) values_block<Rows, 1>(weights, v + i, v_stride, begin, end, to + i, to_stride);
+  }
+
+  // to[r][0 : Vectors · lanes] (+)= Σ over tokens begin..end − 1; continues the chain that is in `to` unless begin is 0.
+  template <int Rows, int Vectors, typename V>
+  [[gnu::noinline]] static void values_block(const float* weights, const V* v, size_t v_stride, uint32_t begin,
+                                             uint32_t end, float* to, size_t to_stride) {
+    F sums[Rows][Vectors];
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+      for (int n = 0; n < Vectors; ++n) {
+        sums[r][n] = begin == 0 ? S::zero() : S::load(to + r * to_stride + n * S::kLanes);
+      }
+    }
+    for (uint32_t t = begin; t < end; ++t) {
+      F values[Vectors];
+#pragma GCC unroll 4
+      for (int n = 0; n < Vectors; ++n) values[n] = S::load(v + t * v_stride + n * S::kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) {
+        F weight = S::set1(weights[r * kPiece + t]);
+#pragma GCC unroll 4
+        for (int n = 0; n < Vectors; ++n) sums[r][n] = S::fma(values[n], weight, sums[r][n]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+      for (int n = 0; n < Vectors; ++n) S::store(to + r * to_stride + n * S::kLanes, sums[r][n]);
+    }
+  }
+
+  // state ⊕ result for the rows that the piece reaches: both are rescaled to the larger of their maxima.
+  static void fold(const AttendUnit& unit, uint32_t piece_index, float* state_at, float* result_at) {
+    uint32_t rows = unit.tokens * unit.group;
+    size_t padded = attend_padded_dim(unit.head_dim);
+    Rowset state(state_at, rows, padded), result(result_at, rows, padded);
+    for (uint32_t r = first_token(unit, piece_index) * unit.group; r < rows; ++r) {
+      float old_top = state.maxima[r], new_top = result.maxima[r];
+      float top = new_top > old_top ? new_top : old_top;
+      F old_factor = exp<S>(S::set1(old_top - top)), new_factor = exp<S>(S::set1(new_top - top));
+      F sum = S::fma(S::set1(result.sums[r]), new_factor, S::mul(S::set1(state.sums[r]), old_factor));
+      state.sums[r] = S::largest(sum);  // all lanes are equal
+      state.maxima[r] = top;
+      float* to = state.row(r);
+      const float* from = result.row(r);
+      for (uint32_t i = 0; i < unit.head_dim; i += S::kLanes) {
+        S::store(to + i, S::fma(S::load(from + i), new_factor, S::mul(S::load(to + i), old_factor)));
+      }
+    }
+  }
+
+  static void write_out(const AttendUnit& unit, float* state_at) {
+    uint32_t d = unit.head_dim;
+    Rowset state(state_at, unit.tokens * unit.group, attend_padded_dim(d));
+    for (uint32_t t = 0; t < unit.tokens; ++t) {
+      for (uint32_t g = 0; g < unit.group; ++g) {
+        uint32_t r = t * unit.group + g;
+        T* out = static_cast<T*>(unit.out) + t * unit.out_stride + size_t{g} * d;
+        F sum = S::set1(state.sums[r]);
+        for (uint32_t i = 0; i < d; i += S::kLanes) {
+          store_first<S>(out + i, S::div(S::load(state.row(r) + i), sum), d - i);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace iokv::cpu

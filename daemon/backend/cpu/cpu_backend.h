@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CPU behind daemon/backend/backend.h: the default where there is no GPU, and the reference that a GPU is checked
+// against. It owns `threads - 1` worker threads; the thread that issues operations is the other one.
+//
+// Invariants
+//  1. Every operation has completed when its call returns; tickets are reached as soon as they are recorded.
+//  2. Results depend on the ISA and the compute type, never on the number of threads, rows or columns of an operation.
+//  3. Between operations workers spin for a bounded time and then sleep on a futex: an idle backend wakes nobody.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "daemon/backend/backend.h"
+
+namespace iokv {
+
+enum class CpuIsa : uint8_t {
+  automatic,    // the best that the machine has
+  portable,     // what the compiler's baseline offers
+  avx2,         // with FMA
+  avx512,       // F, BW, VL, DQ
+  avx512_bf16,  // and products of bf16 pairs
+};
+
+struct CpuOptions {
+  DType compute = DType::f32;  // f32 or bf16
+  uint32_t threads = 0;        // 0: as many as cores that this process may use
+  CpuIsa isa = CpuIsa::automatic;
+};
+
+// Whether this machine can run kernels of the ISA.
+bool cpu_supports(CpuIsa isa);
+const char* name_of(CpuIsa isa);
+
+// Fails when the compute type is f16, the ISA is not there or a thread cannot be started. Any thread may call it; the
+// backend is then used by one thread at a time.
+Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options);
+
+}  // namespace iokv

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the machine at hand can run, and the kernels for it.
+#include "daemon/backend/cpu/isa.h"
+
+namespace iokv {
+
+bool cpu_supports(CpuIsa isa) {
+#if defined(__x86_64__)
+  bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  switch (isa) {
+    case CpuIsa::automatic:
+    case CpuIsa::portable: return true;
+    case CpuIsa::avx2: return avx2;
+    case CpuIsa::avx512: return avx512;
+    case CpuIsa::avx512_bf16: return avx512 && __builtin_cpu_supports("avx512bf16");
+  }
+  return false;
+#else
+  return isa == CpuIsa::automatic || isa == CpuIsa::portable;
+#endif
+}
+
+const char* name_of(CpuIsa isa) {
+  switch (isa) {
+    case CpuIsa::automatic: return "automatic";
+    case CpuIsa::portable: return "portable";
+    case CpuIsa::avx2: return "avx2";
+    case CpuIsa::avx512: return "avx512";
+    case CpuIsa::avx512_bf16: return "avx512_bf16";
+  }
+  return "?";
+}
+
+namespace cpu {
+
+CpuIsa best_isa(DType compute) {
+  // With f32 the pair products have no use, and the name would mislead.
+  if (compute == DType::bf16 && cpu_supports(CpuIsa::avx512_bf16)) return CpuIsa::avx512_bf16;
+  if (cpu_supports(CpuIsa::avx512)) return CpuIsa::avx512;
+  return cpu_supports(CpuIsa::avx2) ? CpuIsa::avx2 : CpuIsa::portable;
+}
+
+const Kernels& kernels_for(CpuIsa isa, DType compute) {
+  bool bf16 = compute == DType::bf16;
+#if defined(__x86_64__)
+  if (isa == CpuIsa::avx512_bf16) return *avx512_bf16_kernels(bf16);
+  if (isa == CpuIsa::avx512) return *avx512_kernels(bf16);
+  if (isa == CpuIsa::avx2) return *avx2_kernels(bf16);
+#endif
+  IOKV_ASSERT(isa == CpuIsa::portable);
+  return *portable_kernels(bf16);
+}
+
+}  // namespace cpu
+}  // namespace iokv

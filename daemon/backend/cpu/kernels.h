@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// The inner loops of the CPU backend, one table of them for each ISA and compute type. A kernel runs on one thread, on
+// the part of an operation that the caller cut out for it, and allocates nothing.
+//
+// Invariants
+//  1. An output element has one reduction order, whatever part of the operation a call covers.
+//  2. The files that implement this are compiled for machines that may not be the one at hand. They use no inline
+//     function of another header, whose copy the linker could otherwise pick for everybody; hence the plain pointers.
+//
+// "Element" is of the compute type: float, or bf16 as uint16_t.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace iokv::cpu {
+
+// Columns (outputs) of a panel of a packed matrix. 2 AVX-512 vectors: with 12 rows that is 24 accumulators of 32
+// registers, 14 loads for 24 multiply-adds, and one column range is a multiple of 16 = half a panel.
+inline constexpr uint32_t kPanelColumns = 32;
+
+// The inputs are summed in chunks of this many, one chain a chunk, the chunks in order: the rounding error grows with
+// 256 + k/256 and not with k, and the totals cost 1 % of the multiply-adds.
+inline constexpr uint32_t kChunkInputs = 256;
+
+// A panel holds, for each input (f32) or pair of inputs (bf16), its 32 columns: [k][32] or [ceil(k/2)][32][2]. An odd
+// k is padded with a zero.
+constexpr size_t panel_elements(size_t k, bool pairs) { return (pairs ? (k + 1) / 2 * 2 : k) * kPanelColumns; }
+
+enum class Store : uint8_t { element, f32, add_f32 };
+
+// y[r, 0:columns] = x[r, :]·Wᵀ + bias for `columns` <= 32 columns of one panel.
+struct GemmTile {
+  const void* x = nullptr;  // [rows, k] elements
+  size_t x_stride = 0;
+  uint32_t rows = 0, k = 0;
+  const void* panel = nullptr;  // at the panel's first column
+  uint32_t begin = 0, columns = 0;  // of the panel; begin is 0 or 16
+  const float* bias = nullptr;  // at the first of the columns, or null
+  void* y = nullptr;            // at the first of the columns
+  size_t y_stride = 0;
+  Store store = Store::element;
+};
+
+// The query rows of consecutive tokens of one sequence that read one KV head, over the pieces (blocks of 64 tokens)
+// first_piece..end_piece - 1.
+struct AttendUnit {
+  const void* q = nullptr;  // at the first token's first head of the group
+  size_t q_stride = 0;      // elements between tokens
+  void* out = nullptr;      // likewise
+  size_t out_stride = 0;
+  uint32_t tokens = 0, group = 0;  // query rows = tokens · group
+  uint32_t head_dim = 0;
+  float scale = 1.0f;
+  uint32_t first_position = 0;             // of the first token
+  const void* const* kv_blocks = nullptr;  // of the sequence
+  size_t k_offset = 0;                     // elements from a block's start to the KV head's K; V follows K
+  uint32_t first_piece = 0, end_piece = 0;
+  float* scratch = nullptr;  // attend_scratch_floats(...)
+};
+
+// Results of a piece: for each query row d weighted sums of V ([rows][padded d]), its sum of weights ([rows]) and its
+// largest score ([rows]); rounded up so that the next one is aligned like the first.
+constexpr size_t attend_padded_dim(size_t head_dim) { return (head_dim + 15) / 16 * 16; }
+constexpr size_t attend_result_floats(size_t query_rows, size_t head_dim) {
+  return query_rows * attend_padded_dim(head_dim) + (2 * query_rows + 15) / 16 * 16;
+}
+// Room for the packed queries, the state and a piece's result of each row, 16 rows of scores, and a piece of
+// transposed K and widened V.
+constexpr size_t attend_scratch_floats(size_t query_rows, size_t head_dim) {
+  return query_rows * attend_padded_dim(head_dim) + 2 * attend_result_floats(query_rows, head_dim) + 16 * 64 +
+         2 * 64 * attend_padded_dim(head_dim);
+}
+
+struct NormRow {
+  const float* x = nullptr;       // [columns]
+  const float* weight = nullptr;  // [columns]
+  const float* bias = nullptr;    // [columns] or null
+  void* y = nullptr;              // [columns] elements
+  uint32_t columns = 0;
+  float epsilon = 0;
+};
+
+struct Kernels {
+  void (*gemm)(const GemmTile& tile);
+
+  // Attends over all of a unit's pieces and writes `out`; first_piece is 0.
+  void (*attend)(const AttendUnit& unit);
+  // The same in two steps for a unit that several threads share: each of its pieces into `results`, at
+  // (piece - first_piece) · attend_result_floats(...), and all pieces' results into `out`.
+  void (*attend_pieces)(const AttendUnit& unit, float* results);
+  void (*attend_merge)(const AttendUnit& unit, const float* results);
+
+  void (*rms_norm)(const NormRow& row);
+  void (*layer_norm)(const NormRow& row);
+
+  // to[i] = from[i]·cos[i] − from[i + half]·sin[i], to[i + half] = from[i + half]·cos[i] + from[i]·sin[i]; to may be from.
+  void (*rotate)(const void* from, void* to, const float* cos, const float* sin, uint32_t half);
+
+  void (*relu)(const void* x, void* y, size_t count);
+  void (*gelu)(const void* x, void* y, size_t count);
+  void (*gelu_tanh)(const void* x, void* y, size_t count);
+  void (*silu_glu)(const void* gate, const void* up, void* y, size_t count);
+
+  // The largest of count >= 1 values.
+  float (*largest)(const float* x, size_t count);
+  // Σ exp((x[i] − largest) / divisor); the terms go to `weights` unless it is null.
+  float (*sum_exp)(const float* x, size_t count, float largest, float divisor, float* weights);
+};
+
+// All but the portable ones exist on x86-64 only.
+const Kernels* portable_kernels(bool bf16);
+const Kernels* avx2_kernels(bool bf16);
+const Kernels* avx512_kernels(bool bf16);
+const Kernels* avx512_bf16_kernels(bool bf16);
+
+}  // namespace iokv::cpu
