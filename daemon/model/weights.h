@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weights: every tensor of a model in the backend's memory, converted once. Matrices that read the same input are fused
+// by rows, so that one product serves them: [q | k | v] and [gate | up].
+//
+// The loading thread makes it; afterwards the executor's thread reads it through Model (layers.h), which owns it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "daemon/backend/backend.h"
+#include "daemon/model/spec.h"
+
+namespace iokv {
+
+class ModelFiles;
+
+struct NormWeights {
+  std::unique_ptr<DeviceMemory> weight;  // [h] f32
+  std::unique_ptr<DeviceMemory> bias;    // [h] f32, or null
+};
+
+struct LinearWeights {
+  std::unique_ptr<Matrix> matrix;        // [outputs, inputs]
+  std::unique_ptr<DeviceMemory> bias;    // [outputs] f32, or null
+};
+
+struct LayerWeights {
+  NormWeights attention_norm, mlp_norm;
+  LinearWeights qkv;      // rows: heads·d of q, then kv_heads·d of k, then as many of v; inputs h
+  LinearWeights o;        // [h, heads·d]
+  LinearWeights gate_up;  // [2·ffn, h] gate, then up, for a gated activation; otherwise fc1 [ffn, h]
+  LinearWeights down;     // [h, ffn]
+};
+
+struct Weights {
+  std::unique_ptr<Matrix> embedding;   // [vocab, h]
+  std::unique_ptr<Matrix> positions;   // [max_context + offset, h] of learned positions, or null
+  std::vector<LayerWeights> layers;
+  NormWeights final_norm;
+  std::unique_ptr<Matrix> own_head;    // [vocab, h], or null where the embedding is the head
+  uint64_t stored_bytes = 0;           // device bytes of all of it
+
+  const Matrix& head() const { return own_head != nullptr ? *own_head : *embedding; }
+};
+
+// Called with the percentage of the weights' numbers that has been loaded, each time it has risen; 100 comes last.
+using LoadProgress = std::function<void(uint32_t percent)>;
+
+// Reads and converts all weights. Fails with one line that names the tensor when one is missing, has another shape than
+// the spec says or cannot be read, and when the backend has no memory for it. `files` is not needed afterwards.
+Result<Weights> load_weights(Backend& backend, const ModelFiles& files, const LoadProgress& progress);
+
+}  // namespace iokv
