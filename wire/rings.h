@@ -26,6 +26,7 @@ inline constexpr uint32_t kIndexLineBytes = 128;
 inline constexpr uint32_t kEntryBytes = 64;
 inline constexpr uint32_t kPageBytes = 4096;
 inline constexpr uint32_t kPayloadAlignment = 8;
+inline constexpr uint32_t kMaxStepPayloadBytes = 1024;  // of the struct alone, whatever later versions add
 
 enum class Opcode : uint8_t { nop = 1, open = 2, step = 3, fork = 4, truncate = 5, cancel = 6, close = 7 };
 
@@ -58,7 +59,8 @@ struct Submission {
 
 // What a payload begins with; tokens (n × i32) and then stop tokens (stop_tokens × i32) follow at struct_bytes.
 struct StepPayload {
-  uint32_t struct_bytes;  // >= sizeof this at 1.0; a multiple of 8; what the reader does not know must be zero
+  uint32_t struct_bytes;  // >= sizeof this at 1.0, <= kMaxStepPayloadBytes; a multiple of 8; what the reader does not
+                          // know must be zero
   uint32_t stop_tokens;
   uint32_t has_sampling;  // 0: the sequence's (OPEN: greedy), 1: the four below
   float temperature;

@@ -5,7 +5,9 @@
 // Invariants
 //  1. Every admitted operation holds one reserved completion slot until its final completion is posted: final
 //     completions always have room.
-//  2. unreaped + reserved <= entries, always.
+//  2. unreaped + reserved <= entries, always. Proof: the library keeps operations whose final completion it has not
+//     reaped at max_operations or fewer, so reserved + unreaped finals <= max_operations; and a completion that is not
+//     final is posted only while unreaped + max_operations < entries. A client that lies fails can_reserve and is ended.
 //  3. The arithmetic of the FIFO is wire::place: what the session writes lands where it was counted here.
 #pragma once
 
@@ -18,14 +20,20 @@ namespace iokv {
 
 class Credits {
  public:
-  explicit Credits(const wire::Geometry& geometry) : geometry_(geometry) {}
+  // max_operations as told in WELCOME, at most half of the completion entries.
+  Credits(const wire::Geometry& geometry, uint32_t max_operations)
+      : geometry_(geometry), max_operations_(max_operations) {
+    IOKV_ASSERT(max_operations >= 1 && max_operations <= geometry.completion_entries / 2);
+  }
 
   uint32_t unreaped() const { return completion_tail_ - completion_head_; }
   uint32_t reserved() const { return reserved_; }
   uint32_t free_slots() const { return geometry_.completion_entries - unreaped() - reserved_; }
   bool can_reserve() const { return free_slots() > 0; }
   // Room for a completion that is not final, or for one that is but needs `result_bytes` in the FIFO.
-  bool can_post_more(uint32_t result_bytes) const { return free_slots() > 0 && result_fits(result_bytes); }
+  bool can_post_more(uint32_t result_bytes) const {
+    return unreaped() + max_operations_ < geometry_.completion_entries && free_slots() > 0 && result_fits(result_bytes);
+  }
   bool can_post_final(uint32_t result_bytes) const { return result_fits(result_bytes); }
 
   void reserve() {
@@ -68,6 +76,7 @@ class Credits {
   }
 
   wire::Geometry geometry_;
+  uint32_t max_operations_;
   uint32_t completion_tail_ = 0, completion_head_ = 0, reserved_ = 0;
   uint32_t result_tail_ = 0, result_head_ = 0;
 };

@@ -17,16 +17,10 @@
 #include <vector>
 
 #include "daemon/sched/request.h"
+#include "daemon/session/submission.h"
 #include "wire/rings.h"
 
 namespace iokv {
-
-struct SessionLimits {
-  uint32_t vocabulary = 0;
-  uint32_t max_step_tokens = 0;
-  uint32_t max_stop_tokens = 0;
-  uint32_t copy_bytes_per_pass = 256 * 1024;
-};
 
 class Session {
  public:
@@ -63,14 +57,19 @@ class Session {
   const std::string& broken_reason() const { return broken_reason_; }
 
  private:
+  bool broken(const std::string& reason);
+  bool take(const wire::Submission& entry, Request& request);
+  uint32_t write_logits(const std::vector<float>& logits);
+
   wire::Geometry geometry_;
   std::byte* up_;
   std::byte* down_;
-  SessionLimits limits_;
-  uint32_t submission_head_ = 0, submission_tail_seen_ = 0;
+  uint32_t copy_bytes_per_pass_;
+  SubmissionRules rules_;
+  std::vector<uint64_t> payload_;  // the one copy of the present entry's payload
+  uint32_t submission_head_ = 0, submission_head_published_ = 0, submission_tail_seen_ = 0;
   uint32_t completion_tail_ = 0, completion_tail_published_ = 0, completion_head_ = 0;
-  uint32_t result_tail_ = 0, result_head_ = 0;
-  uint32_t arena_position_ = 0;
+  uint32_t result_tail_ = 0, result_tail_published_ = 0, result_head_ = 0;
   std::string broken_reason_;
 };
 
