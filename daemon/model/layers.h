@@ -63,7 +63,7 @@ inline constexpr bool kPoisonScratch = true;
 struct ModelLimits {
   uint32_t max_rows = 512;
   uint32_t max_spans = 64;
-  uint32_t max_context = 0;              // tokens of one sequence; 0: as many as the model was trained for
+  uint32_t max_context = 0;              // tokens of one sequence; 0 or more than trained for: as many as that
   bool x_blocks = true;                  // false: every block is kv, and no scratch is taken
   bool poison_scratch = kPoisonScratch;  // fill scratch with NaNs before each use
 };
@@ -104,9 +104,9 @@ class Model {
   void place_blocks(uint32_t layer, const Group& group, const PoolView& pool);
   void recompute(uint32_t layer, const Group& group, const PoolView& pool);
   void recompute_block(const LinearWeights& qkv, const std::byte* x, uint32_t first_position, uint32_t tokens,
-                       void* kv_block);
+                       std::byte* kv_block);
   void rotate_and_store(const StepInputs& inputs, const Group& group);
-  void attend(const Group& group);
+  void attend();
 
   void norm(const NormWeights& weights, const float* x, void* y, uint32_t rows);
   void product(const LinearWeights& weights, const void* x, void* y, uint32_t rows, GemmOutput output);
@@ -118,7 +118,7 @@ class Model {
   ModelLimits limits_;
   const size_t element_bytes_;      // of the compute type
   const uint32_t qkv_width_;        // (heads + 2·kv_heads)·d
-  const uint32_t scratch_blocks_;   // kv blocks of one layer that scratch holds
+  uint32_t scratch_blocks_ = 0;     // kv blocks of one layer that scratch holds
 
   // Device buffers, M = max_rows; compute type unless f32.
   std::unique_ptr<DeviceMemory> hidden_;      // [M, h] f32, the residual
@@ -133,7 +133,7 @@ class Model {
   uint64_t buffer_bytes_ = 0;
 
   // Host arrays that operations of one group read.
-  std::vector<const void*> block_addresses_;   // of the group's spans, one after the other
+  std::vector<void*> block_addresses_;         // of the group's spans, one after the other
   std::vector<AttendSpan> attend_spans_;
   std::vector<void*> row_blocks_;              // [M] where a row's K,V go
   std::vector<void*> recompute_blocks_;        // [kBlockTokens] the same address

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads roles from ModelFiles, fuses those that one product serves, and hands them to the backend; see weights.h.
+#include "daemon/model/weights.h"
+
+#include <algorithm>
+#include <initializer_list>
+#include <string>
+#include <utility>
+
+#include "daemon/model/model_files.h"
+
+namespace iokv {
+namespace {
+
+// The rows of several matrices of the same width, one after the other.
+class FusedRows final : public RowSource {
+ public:
+  void append(std::unique_ptr<RowSource> source, uint32_t rows) {
+    parts_.push_back({std::move(source), rows_});
+    rows_ += rows;
+  }
+  uint32_t rows() const { return rows_; }
+
+  void read_row(uint32_t index, float* row) const override {
+    auto after = std::upper_bound(parts_.begin(), parts_.end(), index,
+                                  [](uint32_t wanted, const Part& part) { return wanted < part.first_row; });
+    const Part& part = *std::prev(after);
+    part.source->read_row(index - part.first_row, row);
+  }
+
+ private:
+  struct Part {
+    std::unique_ptr<RowSource> source;
+    uint32_t first_row;
+  };
+  std::vector<Part> parts_;
+  uint32_t rows_ = 0;
+};
+
+class Loader {
+ public:
+  Loader(Backend& backend, const ModelFiles& files, const LoadProgress& progress)
+      : backend_(backend), files_(files), spec_(files.spec()), progress_(progress) {}
+
+  Result<Weights> load() {
+    Weights weights;
+    total_elements_ = count_elements();
+    IOKV_TRY_ASSIGN(weights.embedding, matrix({Role::token_embedding}));
+    if (files_.has(Role::position_embedding)) {
+      IOKV_TRY_ASSIGN(weights.positions, matrix({Role::position_embedding}));
+    }
+    weights.layers.resize(spec_.layers);
+    for (uint32_t layer = 0; layer < spec_.layers; ++layer) {
+      IOKV_TRY(load_layer(layer, weights.layers[layer]));
+    }
+    IOKV_TRY_ASSIGN(weights.final_norm, norm(Role::final_norm, Role::final_norm_bias));
+    if (!spec_.tied_embeddings) {
+      IOKV_TRY_ASSIGN(weights.own_head, matrix({Role::lm_head}));
+    }
+    weights.stored_bytes = stored_bytes_;
+    return weights;
+  }
+
+ private:
+  using Roles = std::initializer_list<Role>;
+
+  Status load_layer(uint32_t layer, LayerWeights& weights) {
+    IOKV_TRY_ASSIGN(weights.attention_norm, norm(Role::input_norm, Role::input_norm_bias, layer));
+    IOKV_TRY_ASSIGN(weights.qkv,
+                    linear({Role::q, Role::k, Role::v}, {Role::q_bias, Role::k_bias, Role::v_bias}, layer));
+    IOKV_TRY_ASSIGN(weights.o, linear({Role::o}, {Role::o_bias}, layer));
+    IOKV_TRY_ASSIGN(weights.mlp_norm, norm(Role::post_norm, Role::post_norm_bias, layer));
+    if (gated()) {
+      IOKV_TRY_ASSIGN(weights.gate_up,
+                      linear({Role::gate, Role::up}, {Role::gate_bias, Role::up_bias}, layer));
+    } else {
+      IOKV_TRY_ASSIGN(weights.gate_up, linear({Role::up}, {Role::up_bias}, layer));
+    }
+    IOKV_TRY_ASSIGN(weights.down, linear({Role::down}, {Role::down_bias}, layer));
+    return {};
+  }
+
+  Result<LinearWeights> linear(Roles roles, Roles bias_roles, uint32_t layer) {
+    LinearWeights weights;
+    IOKV_TRY_ASSIGN(weights.matrix, matrix(roles, layer));
+    IOKV_TRY_ASSIGN(weights.bias, fused_bias(bias_roles, layer));
+    return weights;
+  }
+
+  Result<std::unique_ptr<Matrix>> matrix(Roles roles, uint32_t layer = 0) {
+    FusedRows rows;
+    for (Role role : roles) {
+      IOKV_TRY_ASSIGN(auto source, files_.matrix(role, layer));
+      rows.append(std::move(source), shape_of(role, spec_).rows);
+    }
+    uint32_t columns = shape_of(*roles.begin(), spec_).columns;
+    auto loaded = backend_.load(rows.rows(), columns, rows);
+    if (!loaded) return std::move(loaded.failure()).within(where(*roles.begin(), layer));
+    stored_bytes_ += (*loaded)->stored_bytes;
+    advance(uint64_t{rows.rows()} * columns);
+    return *std::move(loaded);
+  }
+
+  // Biases of the fused outputs; zeros for a part that has none, null where no part has one.
+  Result<std::unique_ptr<DeviceMemory>> fused_bias(Roles roles, uint32_t layer) {
+    auto exists = [&](Role role) { return files_.has(role, layer); };
+    if (std::none_of(roles.begin(), roles.end(), exists)) return std::unique_ptr<DeviceMemory>();
+    std::vector<float> fused;
+    for (Role role : roles) {
+      size_t end = fused.size() + shape_of(role, spec_).rows;
+      if (exists(role)) {
+        IOKV_TRY_ASSIGN(auto bias, files_.vector(role, layer));
+        fused.insert(fused.end(), bias.begin(), bias.end());
+      }
+      fused.resize(end);
+    }
+    return upload(fused, *roles.begin(), layer);
+  }
+
+  Result<NormWeights> norm(Role weight_role, Role bias_role, uint32_t layer = 0) {
+    NormWeights weights;
+    IOKV_TRY_ASSIGN(auto weight, files_.vector(weight_role, layer));
+    IOKV_TRY_ASSIGN(weights.weight, upload(weight, weight_role, layer));
+    IOKV_TRY_ASSIGN(weights.bias, fused_bias({bias_role}, layer));
+    return weights;
+  }
+
+  Result<std::unique_ptr<DeviceMemory>> upload(const std::vector<float>& values, Role role, uint32_t layer) {
+    size_t bytes = values.size() * sizeof(float);
+    auto memory = backend_.alloc(bytes);
+    if (!memory) return std::move(memory.failure()).within(where(role, layer));
+    backend_.copy(Queue::h2d, (*memory)->data(), values.data(), bytes);
+    IOKV_TRY(backend_.poll(backend_.record(Queue::h2d), true));
+    stored_bytes_ += bytes;
+    return *std::move(memory);
+  }
+
+  bool gated() const { return spec_.activation == Activation::silu_glu; }
+
+  // Numbers of all matrices; vectors are too few to be seen in a percentage.
+  uint64_t count_elements() const {
+    auto elements = [&](Role role) {
+      RoleShape shape = shape_of(role, spec_);
+      return uint64_t{shape.rows} * shape.columns;
+    };
+    uint64_t layer = elements(Role::q) + elements(Role::k) + elements(Role::v) + elements(Role::o) +
+                     elements(Role::up) + elements(Role::down) + (gated() ? elements(Role::gate) : 0);
+    return elements(Role::token_embedding) + layer * spec_.layers +
+           (files_.has(Role::position_embedding) ? elements(Role::position_embedding) : 0) +
+           (spec_.tied_embeddings ? 0 : elements(Role::lm_head));
+  }
+
+  void advance(uint64_t elements) {
+    loaded_elements_ += elements;
+    IOKV_ASSERT(loaded_elements_ <= total_elements_);
+    auto percent = static_cast<uint32_t>(loaded_elements_ * 100 / total_elements_);
+    if (percent <= percent_) return;
+    percent_ = percent;
+    if (progress_) progress_(percent);
+  }
+
+  static std::string where(Role role, uint32_t layer) {
+    return "loading " + std::string(name_of(role)) + (is_per_layer(role) ? " of layer " + std::to_string(layer) : "");
+  }
+
+  Backend& backend_;
+  const ModelFiles& files_;
+  const ModelSpec& spec_;
+  const LoadProgress& progress_;
+  uint64_t total_elements_ = 0, loaded_elements_ = 0;
+  uint64_t stored_bytes_ = 0;
+  uint32_t percent_ = 0;
+};
+
+}  // namespace
+
+Result<Weights> load_weights(Backend& backend, const ModelFiles& files, const LoadProgress& progress) {
+  return Loader(backend, files, progress).load();
+}
+
+}  // namespace iokv
