@@ -241,9 +241,7 @@ class Connection:
         options.priority = priority
         sequence, operation = ctypes.c_uint64(), ctypes.c_uint64()
         _check(
-            self._library.iokv_open(
-                self.handle, ctypes.byref(options), ctypes.byref(sequence), ctypes.byref(operation)
-            )
+            self._library.iokv_open(self.handle, ctypes.byref(options), ctypes.byref(sequence), ctypes.byref(operation))
         )
         return sequence.value, operation.value
 
@@ -299,9 +297,7 @@ class Connection:
         child, operation = ctypes.c_uint64(), ctypes.c_uint64()
         count = abi.WHOLE_SEQUENCE if tokens is None else tokens
         _check(
-            self._library.iokv_fork(
-                self.handle, parent, count, user_data, ctypes.byref(child), ctypes.byref(operation)
-            )
+            self._library.iokv_fork(self.handle, parent, count, user_data, ctypes.byref(child), ctypes.byref(operation))
         )
         return child.value, operation.value
 
@@ -421,6 +417,4 @@ class Connection:
             if code == -1 and found:
                 return found
             _check(code)
-            found.append(
-                Counter(counter.name.decode(), counter.unit.decode(), counter.meaning.decode(), counter.value)
-            )
+            found.append(Counter(counter.name.decode(), counter.unit.decode(), counter.meaning.decode(), counter.value))

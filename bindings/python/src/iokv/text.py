@@ -33,13 +33,15 @@ class Text:
     """A model's text side. Raises UnsupportedError when the model came without a tokenizer."""
 
     def __init__(self, connection: Connection) -> None:
-        import jinja2.sandbox
-        from tokenizers import Tokenizer
-
         self._connection = connection
         definition = connection.tokenizer_file()
         if not definition:
             raise UnsupportedError("the model came without a tokenizer")
+        try:
+            import jinja2.sandbox
+            from tokenizers import Tokenizer
+        except ImportError as missing:
+            raise UnsupportedError(f"the package {missing.name} is not installed") from missing
         self._tokenizer = Tokenizer.from_str(definition.decode())
         source = connection.chat_template()
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
