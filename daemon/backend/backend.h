@@ -9,7 +9,8 @@
 //     whatever the number of rows, their neighbours or the thread count.
 //  2. One thread, the executor, calls a backend; only info() may be called from any thread.
 //  3. Pointers in arguments are device pointers unless the comment says host; with info().host_addressable they are the
-//     same thing. Memory named by an operation stays valid until a later record of that queue has been reached.
+//     same thing. Memory named by an operation stays valid until a later record of that queue has been reached; host
+//     arrays that it reads (tokens, positions, addresses, spans) only until the call returns.
 //  4. Arguments are trusted (shapes were checked when the model was loaded and when the Plan was built); violations are
 //     asserts. What the world can refuse (memory, a lost device) is a Result.
 //
