@@ -97,7 +97,7 @@ class Loader {
     auto loaded = backend_.load(rows.rows(), columns, rows);
     if (!loaded) return std::move(loaded.failure()).within(where(*roles.begin(), layer));
     stored_bytes_ += (*loaded)->stored_bytes;
-    advance(uint64_t{rows.rows()} * columns);
+    if (!advance(uint64_t{rows.rows()} * columns)) return error("loading was interrupted");
     return *std::move(loaded);
   }
 
@@ -150,13 +150,14 @@ class Loader {
            (spec_.tied_embeddings ? 0 : elements(Role::lm_head));
   }
 
-  void advance(uint64_t elements) {
+  // false: the caller wants no more.
+  bool advance(uint64_t elements) {
     loaded_elements_ += elements;
     IOKV_ASSERT(loaded_elements_ <= total_elements_);
     auto percent = static_cast<uint32_t>(loaded_elements_ * 100 / total_elements_);
-    if (percent <= percent_) return;
+    if (percent <= percent_) return true;
     percent_ = percent;
-    if (progress_) progress_(percent);
+    return !progress_ || progress_(percent);
   }
 
   static std::string where(Role role, uint32_t layer) {

@@ -46,8 +46,9 @@ struct Weights {
   const Matrix& head() const { return own_head != nullptr ? *own_head : *embedding; }
 };
 
-// Called with the percentage of the weights' numbers that has been loaded, each time it has risen; 100 comes last.
-using LoadProgress = std::function<void(uint32_t percent)>;
+// Called with the percentage of the weights' numbers that has been loaded, each time it has risen; 100 comes last. false
+// interrupts the loading.
+using LoadProgress = std::function<bool(uint32_t percent)>;
 
 // Reads and converts all weights. Fails with one line that names the tensor when one is missing, has another shape than
 // the spec says or cannot be read, and when the backend has no memory for it. `files` is not needed afterwards.
