@@ -36,7 +36,7 @@ struct DecoderOptions {
   uint32_t max_rows = 512;
   uint32_t max_spans = 64;
   uint32_t max_context = 0;
-  uint32_t pool_blocks = 256;  // of a layer
+  uint32_t pool_blocks = 80;  // of a layer
 };
 
 class Decoder {
