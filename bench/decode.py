@@ -56,7 +56,7 @@ class Transformers:
 
 def main() -> None:
     given = arguments(__doc__)
-    rounds, tokens, trial = (1, 8, 4) if given.quick else (5, 64, 16)
+    rounds, tokens, trial = (1, 8, 4) if given.quick else (5, 64, 8)
     figures: dict[str, Any] = {
         name: {} for name in ("tokens_per_s", "transformers_tokens_per_s", "ratio_vs_transformers", "ratio_to_floor")
     }

@@ -11,6 +11,8 @@ import pathlib
 import sys
 import time
 
+os.environ["TQDM_DISABLE"] = "1"
+
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
@@ -41,7 +43,7 @@ def decode(model, batch, prompt, tokens, cache):
 def main():
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the libraries print is no answer
-    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     models = {}
     with torch.inference_mode():
