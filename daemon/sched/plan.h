@@ -57,11 +57,12 @@ struct Plan {
   uint64_t taken_ns = 0;         // when the newest entry that this Plan is the first to serve was taken; 0: none
   // Results
   uint64_t started_ns = 0, ended_ns = 0;
+  uint64_t recomputed_tokens = 0;  // tokens times layers whose K,V was computed from X
   std::string failure;           // not empty: the device failed and no result is valid
 
   void clear() {
     spans.clear(), tokens.clear(), positions.clear(), blocks.clear(), forms.clear(), draws.clear();
-    clients = 0, taken_ns = started_ns = ended_ns = 0;
+    clients = 0, taken_ns = started_ns = ended_ns = recomputed_tokens = 0;
     failure.clear();
   }
 };

@@ -38,9 +38,10 @@ struct Sequence {
   uint32_t cached = 0;
   uint32_t plans_in_flight = 0;
   uint64_t last_plan = 0;         // id of the latest Plan with a span of this sequence
-  uint64_t last_used_plan = 0;    // for choosing whom to preempt among idle ones
 
   std::deque<Request> operations;
+  bool awaits_fork = false;       // the child of a fork that is still queued: its operations wait
+  bool starting = false;          // operations are being started: see Conductor::start_next
 
   // Of operations.front():
   bool started = false;           // its tokens have been appended

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+// The order of events, clients, timers and the invariants. Operations: conductor_operations.cpp; blocks and Plans:
+// conductor_planning.cpp.
+#include "daemon/conductor.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "iokv/iokv.h"
+
+namespace iokv {
+
+using wire::Counter;
+
+Conductor::Conductor(const ConductorConfig& config, BlockPool& pool, Effects& effects)
+    : config_(config), pool_(pool), effects_(effects), clients_(config.max_clients) {
+  IOKV_ASSERT(config.plans_in_flight >= 1 && config.plans_in_flight <= 2);
+  IOKV_ASSERT(config.vocabulary > 0 && config.max_context > 0);
+  for (uint32_t i = 0; i < config.plans_in_flight; i++) {
+    plans_.push_back(std::make_unique<Plan>());
+    idle_plans_.push_back(plans_.back().get());
+  }
+}
+
+void Conductor::handle(Event event) {
+  IOKV_ASSERT(event.now_ns >= now_ns_);
+  now_ns_ = event.now_ns;
+  std::visit([this](auto& what) { on(what); }, event.what);
+  if (config_.verify_always) verify();
+}
+
+void Conductor::on(const ClientJoined& event) {
+  IOKV_ASSERT(event.client.slot < clients_.size() && !clients_[event.client.slot].present);
+  Client& client = clients_[event.client.slot];
+  client = Client{};
+  client.present = true;
+  client.generation = event.client.generation;
+  client.max_operations = event.max_operations;
+  client.credits.emplace(event.geometry, event.max_operations);
+  bump(Counter::clients);
+  bump(Counter::clients_total);
+}
+
+void Conductor::on(const ClientGone& event) {
+  Client* client = find(event.client);
+  if (client == nullptr) return;
+  while (!client->sequences.empty()) {
+    Sequence& sequence = *sequences_[client->sequences.begin()->second];
+    uint32_t admitted = static_cast<uint32_t>(
+        std::count_if(sequence.operations.begin(), sequence.operations.end(), [](const Request& r) { return !r.part; }));
+    operations_ -= admitted;
+    client->operations -= admitted;
+    remove_sequence(sequence);
+  }
+  IOKV_ASSERT(client->operations == 0);
+  *client = Client{};
+  bump(Counter::clients, -1);
+}
+
+void Conductor::on(const HeadsAdvanced& event) {
+  Client* client = find(event.client);
+  if (client == nullptr) return;
+  client->credits->observe(event.completion_head, event.result_head);
+  if (client->parked == 0) return;
+  // The oldest parked sequence first, so that nobody is overtaken for ever.
+  std::vector<std::pair<uint64_t, uint32_t>> parked;
+  for (const auto& [id, slot] : client->sequences) {
+    if (!sequences_[slot]->parked.empty()) parked.emplace_back(sequences_[slot]->parked_since_ns, slot);
+  }
+  std::sort(parked.begin(), parked.end());
+  for (const auto& [since, slot] : parked) flush_parked(*sequences_[slot]);
+}
+
+void Conductor::on(const ShutdownRequested&) {
+  stopping_ = true;
+  for (auto& sequence : sequences_) {
+    if (sequence->open) fail(*sequence, IOKV_ESHUTDOWN);
+  }
+}
+
+void Conductor::on(const PassEnded&) {
+  check_timers();
+  plan_steps();
+  publish_gauges();
+}
+
+void Conductor::check_timers() {
+  for (auto& sequence : sequences_) {
+    if (!sequence->open) continue;
+    if (!sequence->parked.empty() && !sequence->blocks.empty() &&
+        now_ns_ >= sequence->parked_since_ns + config_.stall_lease_ns) {
+      forget_cache(*sequence, 0);
+      bump(Counter::stall_releases);
+    }
+    if (deadlines_) expire(*sequence);
+  }
+}
+
+// The first operation past its deadline fails where it stands, with all parts of its append, and what is behind it is
+// cancelled.
+void Conductor::expire(Sequence& sequence) {
+  auto& operations = sequence.operations;
+  auto expired = std::find_if(operations.begin(), operations.end(), [this](const Request& request) {
+    return request.deadline_ns != 0 && request.deadline_ns <= now_ns_;
+  });
+  if (expired == operations.end()) return;
+  const uint64_t id = expired->operation;
+  auto first = std::find_if(operations.begin(), operations.end(), [=](const Request& r) { return r.operation == id; });
+  const size_t index = static_cast<size_t>(first - operations.begin());
+  if (index == 0) return fail(sequence, IOKV_EDEADLINE);
+  while (operations.size() > index) drop(sequence, index, operations[index].operation == id ? IOKV_EDEADLINE : IOKV_ECANCELED);
+}
+
+uint64_t Conductor::next_timer_ns() const {
+  uint64_t next = 0;
+  auto consider = [&next](uint64_t time) { next = next == 0 ? time : std::min(next, time); };
+  for (const auto& sequence : sequences_) {
+    if (!sequence->open) continue;
+    if (!sequence->parked.empty() && !sequence->blocks.empty()) {
+      consider(sequence->parked_since_ns + config_.stall_lease_ns);
+    }
+    if (!deadlines_) continue;
+    for (const Request& request : sequence->operations) {
+      if (request.deadline_ns != 0) consider(request.deadline_ns);
+    }
+  }
+  return next;
+}
+
+bool Conductor::wants_reap(ClientId id) const {
+  const Client& client = clients_[id.slot];
+  return client.present && client.generation == id.generation && client.parked > 0;
+}
+
+Conductor::Client* Conductor::find(ClientId id) {
+  if (id.slot >= clients_.size()) return nullptr;
+  Client& client = clients_[id.slot];
+  return client.present && client.generation == id.generation ? &client : nullptr;
+}
+
+void Conductor::bump(Counter counter, int64_t by) { counters_[static_cast<uint32_t>(counter)] += static_cast<uint64_t>(by); }
+
+void Conductor::publish_gauges() {
+  uint64_t open = 0, parked = 0, waiting = 0;
+  for (const auto& sequence : sequences_) {
+    if (!sequence->open) continue;
+    open++;
+    if (!sequence->parked.empty()) parked++;
+    if (sequence->parked.empty() && sequence->started && sequence->plans_in_flight == 0) waiting++;
+  }
+  auto set = [this](Counter counter, uint64_t value) { counters_[static_cast<uint32_t>(counter)] = value; };
+  set(Counter::sequences, open);
+  set(Counter::operations, operations_);
+  set(Counter::parked, parked);
+  set(Counter::waiting, waiting);
+  set(Counter::pool_units, pool_.total_units().value);
+  set(Counter::pool_units_free, pool_.free_units().value);
+}
+
+void Conductor::verify() const {
+  std::map<uint32_t, uint32_t> references;
+  uint64_t operations = 0;
+  for (const auto& sequence : sequences_) {
+    if (!sequence->open) {
+      IOKV_ASSERT(sequence->blocks.empty() && sequence->operations.empty() && sequence->parked.empty());
+      continue;
+    }
+    const Client& client = clients_[sequence->client.slot];
+    IOKV_ASSERT(client.present && client.generation == sequence->client.generation);
+    IOKV_ASSERT(client.sequences.at(sequence->id) == sequence->slot);
+    IOKV_ASSERT(sequence->cached <= sequence->tokens.size() + sequence->draws_in_flight);
+    IOKV_ASSERT(sequence->cached <= sequence->blocks.size() * kBlockTokens);
+    IOKV_ASSERT(sequence->tokens.size() <= config_.max_context);
+    IOKV_ASSERT(sequence->plans_in_flight <= in_flight_.size());
+    IOKV_ASSERT(sequence->parked.empty() || !sequence->operations.empty());
+    for (const SequenceBlock& block : sequence->blocks) references[block.id]++;
+    for (const Request& request : sequence->operations) operations += request.part ? 0 : 1;
+  }
+  IOKV_ASSERT(operations == operations_);
+  for (const LimboBlock& limbo : limbo_) {
+    references[limbo.block.id]++;
+    IOKV_ASSERT(limbo.plan > retired_ && limbo.plan <= issued_);
+  }
+  for (const Client& client : clients_) {
+    if (!client.present) continue;
+    IOKV_ASSERT(client.credits->reserved() == client.operations);
+    uint32_t own = 0, parked = 0;
+    uint64_t queued = 0;
+    for (const auto& [id, slot] : client.sequences) {
+      const Sequence& sequence = *sequences_[slot];
+      for (const Request& request : sequence.operations) {
+        own += request.part ? 0 : 1;
+        queued += request.tokens.size();
+      }
+      parked += sequence.parked.empty() ? 0 : 1;
+    }
+    IOKV_ASSERT(own == client.operations && parked == client.parked && queued == client.queued_tokens);
+  }
+  IOKV_ASSERT(in_flight_.size() == issued_ - retired_ && in_flight_.size() <= config_.plans_in_flight);
+  uint64_t units = 0;
+  for (const auto& [id, count] : references) {
+    IOKV_ASSERT(pool_.references(id) == count);
+    units += pool_.units_for(pool_.form(id)).value;
+  }
+  IOKV_ASSERT(units + pool_.free_units().value == pool_.total_units().value);
+}
+
+}  // namespace iokv

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+// The conductor makes every decision of the daemon: admission, order, blocks, batches, Plans. It is a deterministic state
+// machine: everything it learns, time included, comes in as an Event, and everything it does goes out through Effects.
+// It knows no sockets, shared memory, threads, clocks or devices, so the same code runs in the daemon (service.cpp) and in
+// simulation (tests/sim), and what happened in production can be replayed from its events.
+//
+// Invariants, checked by verify()
+//  1. Every admitted operation ends in exactly one final completion, unless its client is gone.
+//  2. A completion slot is reserved for each admitted operation (session/credits.h): final completions never wait for room.
+//  3. Every block is referred to by the tables of open sequences, or waits in the limbo for the Plans in flight that may
+//     still name it; nothing else holds pool units.
+//  4. At most config.plans_in_flight Plans are out; they retire in the order of issue.
+//  5. The pool is never exceeded: a sequence that finds no block waits or preempts, from the least urgent on, by dropping
+//     blocks and keeping tokens. The most urgent sequence can always get what it needs.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "daemon/pool/block_pool.h"
+#include "daemon/sched/batch.h"
+#include "daemon/sched/plan.h"
+#include "daemon/sched/request.h"
+#include "daemon/sched/sequence.h"
+#include "daemon/session/credits.h"
+#include "wire/counters.h"
+
+namespace iokv {
+
+struct ConductorConfig {
+  uint32_t vocabulary = 0;
+  uint32_t max_context = 0;          // tokens
+  uint32_t max_clients = 64;
+  uint32_t max_sequences = 1024;     // open at once by one client
+  uint32_t max_queued_tokens = 1 << 20;  // of one client, in operations that have not started
+  uint32_t plans_in_flight = 2;      // 1..2
+  uint64_t stall_lease_ns = 10'000'000'000;
+  BlockForm form = BlockForm::kv;    // of new blocks: recompute = never | always
+  uint32_t logits_rows_each = 8;     // rows of a Plan of an operation that keeps logits of every row
+  BatchLimits batch;
+  bool verify_always = false;        // after every event: for tests
+};
+
+// ---- what comes in ----------------------------------------------------------------------------------------------
+
+struct ClientJoined {
+  ClientId client;
+  wire::Geometry geometry;
+  uint32_t max_operations = 0;  // as WELCOME told the client
+};
+struct ClientGone {
+  ClientId client;
+};
+struct RequestTaken {
+  ClientId client;
+  Request request;
+};
+struct HeadsAdvanced {
+  ClientId client;
+  uint32_t completion_head = 0, result_head = 0;
+};
+struct PlanRetired {
+  Plan* plan = nullptr;
+};
+struct ShutdownRequested {};
+// Everything that was to be taken in this pass has been: time to plan. Also sent alone when next_timer_ns() has come.
+struct PassEnded {};
+
+struct Event {
+  uint64_t now_ns = 0;
+  std::variant<ClientJoined, ClientGone, RequestTaken, HeadsAdvanced, PlanRetired, ShutdownRequested, PassEnded> what;
+};
+
+// ---- what goes out ----------------------------------------------------------------------------------------------
+
+class Effects {
+ public:
+  virtual ~Effects() = default;
+  // There is room for it: Credits said so.
+  virtual void post(ClientId client, const Outcome& outcome) = 0;
+  // The client broke a rule that only the conductor knows; ClientGone follows from the caller.
+  virtual void end_client(ClientId client, int32_t code, const std::string& reason) = 0;
+  // The Plan belongs to the executor until it comes back as PlanRetired.
+  virtual void issue(Plan* plan) = 0;
+  // Blocks whose contents nobody may read any more.
+  virtual void discarded(uint32_t block, BlockForm form) = 0;
+};
+
+class Conductor {
+ public:
+  Conductor(const ConductorConfig& config, BlockPool& pool, Effects& effects);
+
+  void handle(Event event);
+
+  // The earliest time at which a PassEnded is due without any other event; 0: none.
+  uint64_t next_timer_ns() const;
+  // A client has sequences parked: its session must ask to be told of head movements.
+  bool wants_reap(ClientId client) const;
+  // No operation is admitted and no Plan is out.
+  bool quiet() const { return in_flight_.empty() && operations_ == 0; }
+  using Counters = std::array<uint64_t, wire::kCounters>;
+  const Counters& counters() const { return counters_; }
+  // Those of them that it keeps; the others are 0 here.
+  static constexpr std::array kOwnCounters = {
+      wire::Counter::clients, wire::Counter::clients_total, wire::Counter::sequences, wire::Counter::operations,
+      wire::Counter::submissions, wire::Counter::completions, wire::Counter::refusals, wire::Counter::steps,
+      wire::Counter::steps_shared, wire::Counter::steps_multiclient_possible, wire::Counter::step_ns,
+      wire::Counter::prefill_tokens, wire::Counter::decode_tokens, wire::Counter::sampled_tokens,
+      wire::Counter::recomputed_tokens, wire::Counter::preemptions, wire::Counter::stall_releases,
+      wire::Counter::parked, wire::Counter::waiting, wire::Counter::pool_units, wire::Counter::pool_units_free,
+      wire::Counter::first_work_ns, wire::Counter::first_works};
+
+  // Every invariant, in O(everything); aborts on a violation. For tests, and for an idle daemon.
+  void verify() const;
+
+ private:
+  struct Client {
+    bool present = false;
+    uint32_t generation = 0;
+    std::optional<Credits> credits;
+    std::map<uint64_t, uint32_t> sequences;  // the client's id -> slot
+    uint64_t queued_tokens = 0;
+    uint32_t max_operations = 0;
+    uint32_t operations = 0;                 // admitted, final completion not posted
+    uint32_t parked = 0;                     // sequences with parked outcomes
+  };
+  // A block that Plans in flight may still name.
+  struct LimboBlock {
+    uint64_t plan = 0;
+    SequenceBlock block;
+  };
+
+  // conductor.cpp: clients and the order of events
+  void on(const ClientJoined& event);
+  void on(const ClientGone& event);
+  void on(const HeadsAdvanced& event);
+  void on(const ShutdownRequested& event);
+  void on(const PassEnded& event);
+  void check_timers();
+  void expire(Sequence& sequence);
+  Client* find(ClientId id);
+  void bump(wire::Counter counter, int64_t by = 1);
+  void publish_gauges();
+
+  // conductor_operations.cpp: admission and the life of an operation
+  void on(RequestTaken& event);
+  bool admit(Client& client, ClientId id, const Request& request);
+  void open(Client& client, ClientId id, const Request& request);
+  void cancel(Client& client, const Request& request);
+  void close(Client& client, const Request& request);
+  void enqueue(Client& client, Request&& request);
+  void start_next(Sequence& sequence);
+  void run_front(Sequence& sequence);
+  int32_t start_step(Sequence& sequence, Request& request);
+  int32_t run_truncate(Sequence& sequence, const Request& request);
+  int32_t add_child(Client& client, ClientId id, const Request& request);
+  int32_t run_fork(const Sequence& parent, const Request& request);
+  void disown(Client& client, const Request& fork);
+  int32_t refusal_by_length(uint64_t length) const;
+  void deliver(Sequence& sequence, Outcome&& outcome);
+  void flush_parked(Sequence& sequence);
+  void finish(Sequence& sequence, int32_t result);
+  void fail(Sequence& sequence, int32_t code);
+  void end_front(Sequence& sequence);
+  void abandon_front(Sequence& sequence, int32_t code);
+  void fail_append(Sequence& sequence, uint64_t operation, int32_t code);
+  void drop(Sequence& sequence, size_t index, int32_t code);
+  void answer(Client& client, ClientId id, const Request& request, int32_t result, uint32_t length);
+  Outcome outcome_of(const Sequence& sequence, const Request& request, int32_t result) const;
+  Sequence* add_sequence(Client& client, ClientId owner, uint64_t id);
+  void remove_sequence(Sequence& sequence);
+
+  // conductor_planning.cpp: blocks, Plans and what comes of them
+  void on(const PlanRetired& event);
+  void lose_device();
+  void plan_steps();
+  bool build_plan(Plan& plan);
+  void admit_candidates();
+  std::optional<Candidate> candidate_of(const Sequence& sequence) const;
+  void add_span(Plan& plan, Sequence& sequence, uint32_t rows);
+  void add_draws(Plan& plan, PlanSpan& span, Sequence& sequence);
+  void accept(Sequence& sequence, const PlanSpan& span, Plan& plan);
+  bool reserve_blocks(Sequence& sequence);
+  bool could_reserve(const Sequence& sequence, Blocks missing);
+  bool preempt_for(const Sequence& sequence);
+  bool more_urgent(const Sequence& a, const Sequence& b) const;
+  void forget_cache(Sequence& sequence, uint32_t keep_tokens);
+  void release_block(const Sequence& sequence, SequenceBlock block);
+  void empty_limbo();
+
+  ConductorConfig config_;
+  BlockPool& pool_;
+  Effects& effects_;
+  uint64_t now_ns_ = 0;
+  bool stopping_ = false;
+
+  std::vector<Client> clients_;
+  std::vector<std::unique_ptr<Sequence>> sequences_;
+  std::vector<uint32_t> free_slots_;
+  uint64_t operations_ = 0;
+  uint64_t arrivals_ = 0;
+  bool deadlines_ = false;  // some operation may have one
+
+  std::vector<std::unique_ptr<Plan>> plans_;  // storage
+  std::vector<Plan*> idle_plans_;
+  std::deque<Plan*> in_flight_;
+  uint64_t issued_ = 0, retired_ = 0;         // Plan ids
+  std::deque<LimboBlock> limbo_;
+  std::vector<Sequence*> runnable_;
+  std::vector<Candidate> candidates_;
+  std::vector<uint32_t> to_be_released_;      // by block id: see could_reserve
+  BatchChooser chooser_;
+  Counters counters_{};
+};
+
+}  // namespace iokv

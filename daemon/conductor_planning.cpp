@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+// Blocks and Plans: who computes what next, on which blocks, and what is made of the draws when a Plan retires.
+#include <algorithm>
+#include <utility>
+
+#include "daemon/conductor.h"
+#include "iokv/iokv.h"
+
+namespace iokv {
+
+using wire::Counter;
+
+void Conductor::plan_steps() {
+  while (!idle_plans_.empty()) {
+    Plan* plan = idle_plans_.back();
+    plan->clear();
+    if (!build_plan(*plan)) return;
+    idle_plans_.pop_back();
+    if (!in_flight_.empty()) plan->taken_ns = 0;  // the device is busy: nobody waits for the conductor
+    plan->id = ++issued_;
+    in_flight_.push_back(plan);
+    effects_.issue(plan);
+  }
+}
+
+bool Conductor::build_plan(Plan& plan) {
+  admit_candidates();
+  if (candidates_.empty()) return false;
+  const uint32_t first_client = candidates_.front().client;
+  const bool several = std::any_of(candidates_.begin(), candidates_.end(),
+                                   [=](const Candidate& c) { return c.client != first_client; });
+  for (const Pick& pick : chooser_.choose(candidates_, config_.batch)) add_span(plan, *sequences_[pick.slot], pick.rows);
+  IOKV_ASSERT(!plan.spans.empty());
+  std::vector<uint32_t> clients;
+  for (const PlanSpan& span : plan.spans) clients.push_back(span.client_slot);
+  std::sort(clients.begin(), clients.end());
+  plan.clients = static_cast<uint32_t>(std::unique(clients.begin(), clients.end()) - clients.begin());
+  if (several) bump(Counter::steps_multiclient_possible);
+  if (several && plan.clients >= 2) bump(Counter::steps_shared);
+  return true;
+}
+
+// Sequences with something to compute and the blocks for it. Whoever is more urgent has blocks first, so nobody who is in
+// loses them to a later one; who finds none is not in, and so takes no rows from those who can use them.
+void Conductor::admit_candidates() {
+  candidates_.clear();
+  runnable_.clear();
+  for (const auto& sequence : sequences_) {
+    if (candidate_of(*sequence)) runnable_.push_back(sequence.get());
+  }
+  std::sort(runnable_.begin(), runnable_.end(),
+            [this](const Sequence* a, const Sequence* b) { return more_urgent(*a, *b); });
+  for (Sequence* sequence : runnable_) {
+    // Rows anew: an earlier one may have preempted it.
+    const auto candidate = candidate_of(*sequence);
+    if (candidate && reserve_blocks(*sequence)) candidates_.push_back(*candidate);
+  }
+}
+
+// What of the sequence's front operation could be computed now; nothing while it waits for a draw or for its client.
+std::optional<Candidate> Conductor::candidate_of(const Sequence& sequence) const {
+  if (!sequence.open || !sequence.started || !sequence.parked.empty()) return std::nullopt;
+  const Request& request = sequence.operations.front();
+  uint32_t length = static_cast<uint32_t>(sequence.tokens.size()) + sequence.draws_in_flight;
+  if (sequence.cached >= length) return std::nullopt;  // every row is in flight
+  if (sequence.sampled + sequence.draws_in_flight >= request.max_tokens && request.max_tokens > 0) return std::nullopt;
+  uint32_t rows = length - sequence.cached;
+  // A token that is being drawn has no value yet; it can only be the one row of its own span.
+  if (sequence.draws_in_flight > 0 && (sequence.draws_in_flight > 1 || rows > 1)) return std::nullopt;
+  // With every row in the Plans in flight a further Plan would find nothing; with preemption in between rows may repeat.
+  Candidate candidate;
+  candidate.slot = sequence.slot;
+  candidate.client = sequence.client.slot;
+  candidate.each = request.each;
+  candidate.rows = request.each && request.logits ? std::min(rows, config_.logits_rows_each) : rows;
+  candidate.decode = rows == 1 && request.max_tokens > 0;
+  candidate.priority = std::clamp<int16_t>(static_cast<int16_t>(sequence.priority + request.priority), -100, 100);
+  candidate.order = candidate.decode ? sequence.last_plan : sequence.arrival;
+  return candidate;
+}
+
+void Conductor::add_span(Plan& plan, Sequence& sequence, uint32_t rows) {
+  bool from_draw = sequence.draws_in_flight > 0;
+  PlanSpan span;
+  span.slot = sequence.slot;
+  span.generation = sequence.generation;
+  span.epoch = sequence.epoch;
+  span.client_slot = sequence.client.slot;
+  span.first_row = static_cast<uint32_t>(plan.tokens.size());
+  span.rows = rows;
+  span.first_position = sequence.cached;
+  span.token_from_draw = from_draw;
+  span.decode = rows == 1 && sequence.sampled + sequence.draws_in_flight > 0;
+  for (uint32_t i = 0; i < rows; i++) {
+    plan.tokens.push_back(from_draw ? 0 : sequence.tokens[sequence.cached + i]);
+    plan.positions.push_back(sequence.cached + i);
+  }
+  span.first_block = static_cast<uint32_t>(plan.blocks.size());
+  span.blocks = blocks_for(Tokens(sequence.cached + rows)).value;
+  for (uint32_t i = 0; i < span.blocks; i++) {
+    plan.blocks.push_back(sequence.blocks[i].id);
+    plan.forms.push_back(sequence.blocks[i].form);
+  }
+  add_draws(plan, span, sequence);
+  plan.spans.push_back(span);
+  if (sequence.taken_ns != 0) plan.taken_ns = std::max(plan.taken_ns, sequence.taken_ns);
+  sequence.taken_ns = 0;
+  sequence.cached += rows;
+  sequence.plans_in_flight++;
+  sequence.last_plan = issued_ + 1;
+  bump(span.decode ? Counter::decode_tokens : Counter::prefill_tokens, rows);
+}
+
+// A step that samples draws at the last known row. EACH also predicts at every appended row but that one, once each: rows
+// computed again after a preemption are not predicted at again.
+void Conductor::add_draws(Plan& plan, PlanSpan& span, Sequence& sequence) {
+  const Request& request = sequence.operations.front();
+  uint32_t length = static_cast<uint32_t>(sequence.tokens.size()) + sequence.draws_in_flight;
+  uint32_t end = span.first_position + span.rows;
+  span.first_draw = static_cast<uint32_t>(plan.draws.size());
+  auto draw_at = [&](uint32_t position) {
+    PlanDraw draw;
+    draw.row = span.first_row + position - span.first_position;
+    draw.position = position + 1;
+    draw.params = request.sampling.value_or(sequence.sampling);
+    draw.keep_logits = request.logits;
+    plan.draws.push_back(std::move(draw));
+    span.draws++;
+  };
+  if (request.each) {
+    uint32_t each_end = sequence.length_before + request.n - (request.max_tokens > 0 ? 1 : 0);
+    uint32_t first = std::max(span.first_position, sequence.length_before + sequence.predicted);
+    for (uint32_t position = first; position < std::min(end, each_end); position++, sequence.predicted++) {
+      draw_at(position);
+    }
+  }
+  if (request.max_tokens > 0 && end == length) {
+    draw_at(end - 1);
+    sequence.draws_in_flight++;
+  }
+}
+
+void Conductor::on(const PlanRetired& event) {
+  Plan& plan = *event.plan;
+  IOKV_ASSERT(!in_flight_.empty() && in_flight_.front() == &plan);
+  in_flight_.pop_front();
+  retired_ = plan.id;
+  bump(Counter::steps);
+  bump(Counter::step_ns, static_cast<int64_t>(plan.ended_ns - plan.started_ns));
+  bump(Counter::recomputed_tokens, static_cast<int64_t>(plan.recomputed_tokens));
+  if (plan.taken_ns != 0 && plan.started_ns >= plan.taken_ns) {
+    bump(Counter::first_works);
+    bump(Counter::first_work_ns, static_cast<int64_t>(plan.started_ns - plan.taken_ns));
+  }
+  for (const PlanSpan& span : plan.spans) {
+    Sequence& sequence = *sequences_[span.slot];
+    if (!sequence.open || sequence.generation != span.generation) continue;
+    sequence.plans_in_flight--;
+    if (sequence.epoch != span.epoch) continue;
+    if (plan.failure.empty()) accept(sequence, span, plan);
+  }
+  if (!plan.failure.empty()) lose_device();
+  empty_limbo();
+  idle_plans_.push_back(&plan);
+}
+
+// What the device has computed is lost with it: in the failed Plan, in those behind it, and in every block.
+void Conductor::lose_device() {
+  for (auto& sequence : sequences_) {
+    if (!sequence->open) continue;
+    if (sequence->started) fail(*sequence, IOKV_EDEVICE);
+    forget_cache(*sequence, 0);
+  }
+}
+
+// Turns a span's draws into outcomes, and ends the operation when it has all it asked for.
+void Conductor::accept(Sequence& sequence, const PlanSpan& span, Plan& plan) {
+  const Request& request = sequence.operations.front();
+  uint32_t epoch = sequence.epoch;
+  bool samples = request.max_tokens > 0;
+  for (uint32_t i = 0; i < span.draws && sequence.epoch == epoch; i++) {
+    PlanDraw& draw = plan.draws[span.first_draw + i];
+    bool sampled = samples && draw.position >= sequence.tokens.size();
+    Outcome outcome = outcome_of(sequence, request, 0);
+    outcome.token = draw.token;
+    outcome.logprob = draw.logprob;
+    outcome.logits = std::move(draw.logits);
+    if (!outcome.logits.empty()) outcome.flags |= IOKV_COMPLETION_LOGITS;
+    bool final = false;
+    if (sampled) {
+      IOKV_ASSERT(draw.position == sequence.tokens.size() && sequence.draws_in_flight > 0);
+      sequence.tokens.push_back(draw.token);
+      sequence.draws_in_flight--;
+      outcome.index = sequence.sampled++;
+      outcome.length++;
+      bool stopped = std::find(request.stop_tokens.begin(), request.stop_tokens.end(), draw.token) !=
+                     request.stop_tokens.end();
+      outcome.flags |= IOKV_COMPLETION_TOKEN | (stopped ? IOKV_COMPLETION_STOPPED : 0);
+      final = stopped || sequence.sampled == request.max_tokens;
+    } else {
+      outcome.index = static_cast<uint32_t>(draw.position) - 1 - sequence.length_before;
+      outcome.flags |= IOKV_COMPLETION_PREDICTED;
+      final = !samples && outcome.index + 1 == request.n;
+    }
+    if (final) {
+      // What Plans in flight draw beyond it is not wanted, even while the client has no room for it.
+      sequence.epoch++;
+      sequence.draws_in_flight = 0;
+    } else {
+      outcome.flags |= IOKV_COMPLETION_MORE;
+    }
+    deliver(sequence, std::move(outcome));
+  }
+  if (sequence.epoch != epoch || samples || request.each) return;
+  if (span.first_position + span.rows == sequence.tokens.size()) finish(sequence, 0);
+}
+
+// ---- blocks ---------------------------------------------------------------------------------------------------------
+
+// Blocks for all that the sequence has to compute, taken from who is less urgent if need be; for all of it, since admitting
+// it bit by bit would have it preempt and be preempted in turn. false: it has to wait, for more urgent ones to end or for
+// Plans in flight to give up what was taken; in the second case it keeps what it has got.
+bool Conductor::reserve_blocks(Sequence& sequence) {
+  const uint32_t length = static_cast<uint32_t>(sequence.tokens.size()) + sequence.draws_in_flight;
+  const uint32_t wanted = blocks_for(Tokens(length)).value;
+  if (sequence.blocks.size() >= wanted) return true;
+  uint32_t missing = wanted - static_cast<uint32_t>(sequence.blocks.size());
+  if (!could_reserve(sequence, Blocks(missing))) {
+    forget_cache(sequence, sequence.cached);
+    return false;
+  }
+  while (sequence.blocks.size() < wanted) {
+    uint32_t hint = sequence.blocks.empty() ? UINT32_MAX : sequence.blocks.back().id;
+    auto block = pool_.acquire(config_.form, hint);
+    if (!block && preempt_for(sequence)) continue;
+    if (!block) return false;
+    sequence.blocks.push_back({*block, config_.form});
+  }
+  return true;
+}
+
+// Whether so many blocks are free, or will be once everyone less urgent has lost theirs: a block comes free with the last
+// of the references that are counted here.
+bool Conductor::could_reserve(const Sequence& sequence, Blocks missing) {
+  uint64_t units = pool_.free_units().value;
+  const uint64_t needed = uint64_t{missing.value} * pool_.units_for(config_.form).value;
+  if (units >= needed) return true;
+  to_be_released_.assign(pool_.total_units().value, 0);
+  auto count = [&](SequenceBlock block) {
+    if (++to_be_released_[block.id] == pool_.references(block.id)) units += pool_.units_for(block.form).value;
+  };
+  for (const LimboBlock& limbo : limbo_) count(limbo.block);
+  for (const auto& other : sequences_) {
+    if (!other->open || other.get() == &sequence || !more_urgent(sequence, *other)) continue;
+    for (SequenceBlock block : other->blocks) count(block);
+  }
+  return units >= needed;
+}
+
+// Takes all blocks from the least urgent sequence that is less urgent than `sequence`; idle ones, longest unused, first.
+// false: there is none.
+bool Conductor::preempt_for(const Sequence& sequence) {
+  Sequence* victim = nullptr;
+  for (auto& other : sequences_) {
+    if (!other->open || other.get() == &sequence || other->blocks.empty()) continue;
+    if (!more_urgent(sequence, *other)) continue;
+    if (victim == nullptr || more_urgent(*victim, *other)) victim = other.get();
+  }
+  if (victim == nullptr) return false;
+  if (victim->started) bump(Counter::preemptions);
+  forget_cache(*victim, 0);
+  return true;
+}
+
+bool Conductor::more_urgent(const Sequence& a, const Sequence& b) const {
+  auto active = [](const Sequence& s) { return s.started && s.parked.empty(); };
+  if (active(a) != active(b)) return active(a);
+  if (!active(a)) return a.last_plan > b.last_plan || (a.last_plan == b.last_plan && a.slot < b.slot);
+  auto priority = [](const Sequence& s) { return s.priority + s.operations.front().priority; };
+  if (priority(a) != priority(b)) return priority(a) > priority(b);
+  return a.arrival < b.arrival;
+}
+
+// Keeps the cache of the first keep_tokens tokens (<= cached) and releases the blocks behind them. A kept block that is
+// partly filled and shared is released as well, since what comes next would be written to it.
+void Conductor::forget_cache(Sequence& sequence, uint32_t keep_tokens) {
+  IOKV_ASSERT(keep_tokens <= sequence.cached);
+  uint32_t keep_blocks = blocks_for(Tokens(keep_tokens)).value;
+  bool partial = keep_tokens % kBlockTokens != 0;
+  if (partial && pool_.references(sequence.blocks[keep_blocks - 1].id) > 1) {
+    keep_blocks--;
+    keep_tokens = keep_blocks * kBlockTokens;
+  }
+  while (sequence.blocks.size() > keep_blocks) {
+    release_block(sequence, sequence.blocks.back());
+    sequence.blocks.pop_back();
+  }
+  sequence.cached = keep_tokens;
+}
+
+void Conductor::release_block(const Sequence& sequence, SequenceBlock block) {
+  if (sequence.last_plan > retired_) {
+    limbo_.push_back({sequence.last_plan, block});
+    return;
+  }
+  if (pool_.references(block.id) == 1) effects_.discarded(block.id, block.form);
+  pool_.release(block.id);
+}
+
+// last_plan is not monotonic along the limbo (a shared block's sequences differ), but there are at most two Plans out.
+void Conductor::empty_limbo() {
+  std::erase_if(limbo_, [this](const LimboBlock& limbo) {
+    if (limbo.plan > retired_) return false;
+    if (pool_.references(limbo.block.id) == 1) effects_.discarded(limbo.block.id, limbo.block.form);
+    pool_.release(limbo.block.id);
+    return true;
+  });
+}
+
+}  // namespace iokv
