@@ -26,11 +26,6 @@ Status write_all(const Descriptor& to, std::span<const std::byte> bytes) {
   return {};
 }
 
-void append_words(std::vector<std::byte>& to, const void* from, size_t bytes) {
-  const auto* source = static_cast<const std::byte*>(from);
-  to.insert(to.end(), source, source + bytes);
-}
-
 }  // namespace
 
 Result<SharedBlob> SharedBlob::create(const std::string& name, std::span<const std::byte> bytes) {
@@ -44,16 +39,15 @@ Result<SharedBlob> SharedBlob::create(const std::string& name, std::span<const s
 }
 
 std::vector<std::byte> vocabulary_bytes(const std::vector<std::string>& tokens) {
-  std::vector<std::byte> blob;
   const uint32_t head[2] = {static_cast<uint32_t>(tokens.size()), 0};
-  append_words(blob, head, sizeof head);
-  uint64_t offset = sizeof head + (tokens.size() + 1) * sizeof(uint64_t);
-  append_words(blob, &offset, sizeof offset);
-  for (const std::string& token : tokens) {
-    offset += token.size();
-    append_words(blob, &offset, sizeof offset);
+  std::vector<uint64_t> offsets = {sizeof head + (tokens.size() + 1) * sizeof(uint64_t)};
+  for (const std::string& token : tokens) offsets.push_back(offsets.back() + token.size());
+  std::vector<std::byte> blob(offsets.back());
+  std::memcpy(blob.data(), head, sizeof head);
+  std::memcpy(blob.data() + sizeof head, offsets.data(), offsets.size() * sizeof(uint64_t));
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (!tokens[i].empty()) std::memcpy(blob.data() + offsets[i], tokens[i].data(), tokens[i].size());
   }
-  for (const std::string& token : tokens) append_words(blob, token.data(), token.size());
   return blob;
 }
 
