@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -24,6 +25,7 @@ namespace iokv {
 struct TensorView {
   std::string_view name;
   StoredType type = StoredType::other;
+  std::string_view type_name;  // as the file says, also where it is no type of ours; lives as long as the file
   std::vector<uint64_t> shape;
   std::span<const std::byte> bytes;
 };
@@ -38,7 +40,11 @@ class TensorFile {
   // For the readers: takes a file whose tensors follow; adds a view into one of the files. A name that is there
   // already is an Error.
   const MappedFile& keep(MappedFile file);
-  Status add(std::string name, StoredType type, std::vector<uint64_t> shape, std::span<const std::byte> bytes);
+  struct Type {
+    StoredType type = StoredType::other;
+    std::string_view name;  // static, or of the mapping
+  };
+  Status add(std::string name, Type type, std::vector<uint64_t> shape, std::span<const std::byte> bytes);
 
  private:
   std::vector<MappedFile> files_;
@@ -46,7 +52,12 @@ class TensorFile {
   uint64_t stored_bytes_ = 0;
 };
 
-// "[576, 1536]"
+// The product of the sizes, or nothing where it exceeds 2^59 (more than any file holds, and what stored_bytes_of takes).
+std::optional<uint64_t> element_count(std::span<const uint64_t> shape);
+
+// For messages of one line: "[576, 1536]"; a name out of a file, quoted, cut at 80 bytes and with every byte that is not
+// printable ASCII shown as '?'.
 std::string shape_text(std::span<const uint64_t> shape);
+std::string shown(std::string_view name);
 
 }  // namespace iokv

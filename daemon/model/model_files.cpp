@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/model/model_files.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "daemon/model/digest.h"
+#include "daemon/model/gguf.h"
+#include "daemon/model/json_file.h"
+#include "daemon/model/safetensors.h"
+#include "daemon/model/stored_type.h"
+
+namespace iokv {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+std::vector<uint64_t> sizes_of(const RoleShape& shape) {
+  if (shape.columns == 0) return {shape.rows};
+  return {shape.rows, shape.columns};
+}
+
+// Rows of a tensor, dequantised one at a time. With interleaved heads of size head_dim, row (half, i) of a head lies at
+// 2i + half: pairs that rotate together are neighbours in the file and half a head apart in the backend.
+class StoredRows final : public RowSource {
+ public:
+  StoredRows(const TensorView& tensor, uint32_t columns, uint32_t interleaved_head_dim)
+      : tensor_(tensor), columns_(columns), head_dim_(interleaved_head_dim) {}
+
+  void read_row(uint32_t index, float* row) const override {
+    if (head_dim_ != 0) {
+      const uint32_t head = index / head_dim_, place = index % head_dim_, half = head_dim_ / 2;
+      index = head * head_dim_ + place % half * 2 + place / half;
+    }
+    const uint64_t row_bytes = stored_bytes_of(tensor_.type, columns_);
+    dequantize_row(tensor_.type, tensor_.bytes.subspan(index * row_bytes, row_bytes), row, columns_);
+  }
+
+ private:
+  const TensorView& tensor_;
+  const uint32_t columns_, head_dim_;
+};
+
+uint32_t interleaved_dim(const Description& description, Naming naming, Role role) {
+  const bool rotates = role == Role::q || role == Role::q_bias || role == Role::k || role == Role::k_bias;
+  return rotates && stores_interleaved_heads(*description.family, naming) ? description.spec.head_dim : 0;
+}
+
+// The tensor by its name, or by the name without "model." that checkpoints of a bare decoder have.
+const TensorView* find_tensor(const TensorFile& tensors, const std::string& name) {
+  if (name.empty()) return nullptr;
+  if (const TensorView* found = tensors.find(name)) return found;
+  constexpr std::string_view kPrefix = "model.";
+  return name.starts_with(kPrefix) ? tensors.find(std::string_view(name).substr(kPrefix.size())) : nullptr;
+}
+
+}  // namespace
+
+// Fills a ModelFiles step by step.
+class ModelOpener {
+ public:
+  static Result<ModelFiles> open(const std::string& path) {
+    std::error_code failed;
+    const fs::file_status status = fs::status(path, failed);
+    if (status.type() == fs::file_type::not_found) {
+      return error(path + ": no such file or directory; a model is a directory with config.json and *.safetensors, or a .gguf file");
+    }
+    if (failed) return error(path + ": " + failed.message());
+    ModelOpener opener;
+    opener.files_.path_ = path;
+    IOKV_TRY(fs::is_directory(status) ? opener.open_directory(path) : opener.open_gguf_file(path));
+    return std::move(opener.files_);
+  }
+
+ private:
+  Status open_directory(const std::string& directory) {
+    const std::string config_path = directory + "/config.json";
+    IOKV_TRY_ASSIGN(json config, read_json_object(config_path));
+    merge_generation_config(directory, config);
+    auto description = describe(Naming::hf, config);
+    if (!description) return std::move(description.failure()).within(config_path);
+    files_.naming_ = Naming::hf;
+    files_.description_ = *std::move(description);
+    if (files_.description_.spec.name.empty()) files_.description_.spec.name = directory_name(directory);
+    IOKV_TRY(open_tensors(directory));
+    IOKV_TRY(check_tensors());
+    IOKV_TRY_ASSIGN(files_.tokenizer_, export_tokenizer(directory));
+    make_digest(config.dump());
+    return {};
+  }
+
+  // End tokens that generation stops at beside config.json's, such as <|eot_id|>: the file is optional.
+  static void merge_generation_config(const std::string& directory, json& config) {
+    auto generation = read_json_object(directory + "/generation_config.json");
+    if (!generation) return;
+    auto end = generation->find("eos_token_id");
+    if (end == generation->end() || end->is_null()) return;
+    json all = config.contains("eos_token_id") && !config["eos_token_id"].is_null() ? config["eos_token_id"] : json::array();
+    if (!all.is_array()) all = json::array({all});
+    for (const json& token : end->is_array() ? *end : json::array({*end})) all.push_back(token);
+    config["eos_token_id"] = all;
+  }
+
+  static std::string directory_name(const std::string& directory) {
+    const fs::path path = fs::weakly_canonical(directory);
+    return path.filename().string();
+  }
+
+  Status open_tensors(const std::string& directory) {
+    const std::string index = directory + "/model.safetensors.index.json", single = directory + "/model.safetensors";
+    if (fs::exists(index)) {
+      IOKV_TRY_ASSIGN(files_.tensors_, open_safetensors_index(index));
+      return {};
+    }
+    if (fs::exists(single)) {
+      IOKV_TRY_ASSIGN(files_.tensors_, open_safetensors(single));
+      return {};
+    }
+    return error(directory + ": neither model.safetensors nor model.safetensors.index.json is there; other formats " +
+                 "(pytorch_model.bin) must be converted first");
+  }
+
+  Status open_gguf_file(const std::string& path) {
+    if (path.ends_with(".safetensors")) return error(path + ": one file of a model; name its directory instead");
+    IOKV_TRY_ASSIGN(GgufFile file, open_gguf(path));
+    const json settings = settings_of(file);
+    auto description = describe(Naming::gguf, settings);
+    if (!description) return std::move(description.failure()).within(path);
+    files_.naming_ = Naming::gguf;
+    files_.description_ = *std::move(description);
+    ModelSpec& spec = files_.description_.spec;
+    if (spec.name.empty()) spec.name = fs::path(path).stem().string();
+    files_.tokenizer_ = export_tokenizer(file);
+    files_.tensors_ = std::move(file.tensors);
+    spec.tied_embeddings = !files_.has(Role::lm_head);
+    IOKV_TRY(check_tensors());
+    IOKV_TRY(apply_rope_factors());
+    make_digest(settings.dump(-1, ' ', false, json::error_handler_t::replace));
+    return {};
+  }
+
+  Status check_tensors() const {
+    const Description& description = files_.description_;
+    for (size_t number = 0; number < kRoles; number++) {
+      if (!description.possible[number]) continue;
+      const Role role = static_cast<Role>(number);
+      const uint32_t layers = is_per_layer(role) ? description.spec.layers : 1;
+      for (uint32_t layer = 0; layer < layers; layer++) {
+        Status checked = check_tensor(role, layer, description.required[number]);
+        if (!checked) return std::move(checked.failure()).within(files_.path_);
+      }
+    }
+    return {};
+  }
+
+  Status check_tensor(Role role, uint32_t layer, bool required) const {
+    const std::string name = tensor_name(*files_.description_.family, files_.naming_, role, layer);
+    const TensorView* tensor = find_tensor(files_.tensors_, name);
+    if (tensor == nullptr) {
+      return required ? Status(error("tensor " + shown(name) + " is missing: the model is incomplete")) : Status();
+    }
+    const std::vector<uint64_t> wanted = sizes_of(shape_of(role, files_.spec()));
+    if (tensor->shape != wanted) {
+      return error("tensor " + shown(name) + " has shape " + shape_text(tensor->shape) + ", but the settings make it " +
+                   shape_text(wanted));
+    }
+    if (tensor->type == StoredType::other) {
+      return error("tensor " + shown(name) + " is stored as " + shown(tensor->type_name) +
+                   ", which is not read; convert it to F32, F16 or BF16");
+    }
+    return {};
+  }
+
+  Status apply_rope_factors() {
+    if (!files_.has(Role::rope_factors)) return {};
+    IOKV_TRY_ASSIGN(const std::vector<float> factors, files_.vector(Role::rope_factors));
+    std::vector<float>& frequencies = files_.description_.spec.rope_inverse_frequency;
+    for (size_t i = 0; i < factors.size(); i++) {
+      if (!(factors[i] > 0)) return error(files_.path_ + ": a rope factor is not above zero");
+      frequencies[i] /= factors[i];
+    }
+    return {};
+  }
+
+  void make_digest(const std::string& settings) {
+    constexpr size_t kSample = 64;
+    DigestBuilder digest;
+    digest.update(settings);
+    for (const auto& [name, tensor] : files_.tensors_.tensors()) {
+      digest.update(name);
+      digest.update(tensor.type_name);
+      digest.update(shape_text(tensor.shape));
+      digest.update(std::to_string(tensor.bytes.size()));
+      const size_t size = std::min(kSample, tensor.bytes.size());
+      for (size_t at : {size_t{0}, (tensor.bytes.size() - size) / 2, tensor.bytes.size() - size}) {
+        digest.update({reinterpret_cast<const char*>(tensor.bytes.data()) + at, size});
+      }
+    }
+    files_.digest_ = digest.value();
+  }
+
+  ModelFiles files_;
+};
+
+Result<ModelFiles> open_model(const std::string& path) {
+  // The file system and the JSON library throw; nothing passes this edge.
+  try {
+    return ModelOpener::open(path);
+  } catch (const std::exception& failure) {
+    return error(path + ": " + failure.what());
+  }
+}
+
+bool ModelFiles::has(Role role, uint32_t layer) const {
+  if (!description_.possible[static_cast<size_t>(role)]) return false;
+  if (is_per_layer(role) && layer >= spec().layers) return false;
+  return find_tensor(tensors_, tensor_name(*description_.family, naming_, role, layer)) != nullptr;
+}
+
+Result<std::unique_ptr<RowSource>> ModelFiles::matrix(Role role, uint32_t layer) const {
+  if (!has(role, layer)) return error(path_ + ": has no " + name_of(role));
+  const TensorView* tensor = find_tensor(tensors_, tensor_name(*description_.family, naming_, role, layer));
+  const uint32_t columns = shape_of(role, spec()).columns;
+  IOKV_ASSERT(columns != 0);
+  return std::unique_ptr<RowSource>(
+      std::make_unique<StoredRows>(*tensor, columns, interleaved_dim(description_, naming_, role)));
+}
+
+Result<std::vector<float>> ModelFiles::vector(Role role, uint32_t layer) const {
+  if (!has(role, layer)) return error(path_ + ": has no " + name_of(role));
+  const TensorView* tensor = find_tensor(tensors_, tensor_name(*description_.family, naming_, role, layer));
+  const RoleShape shape = shape_of(role, spec());
+  IOKV_ASSERT(shape.columns == 0);
+  std::vector<float> stored(shape.rows);
+  dequantize_row(tensor->type, tensor->bytes, stored.data(), stored.size());
+  const uint32_t head_dim = interleaved_dim(description_, naming_, role);
+  if (head_dim == 0) return stored;
+  std::vector<float> values(stored.size());
+  for (uint32_t i = 0; i < values.size(); i++) {
+    const uint32_t place = i % head_dim, half = head_dim / 2;
+    values[i] = stored[i - place + place % half * 2 + place / half];
+  }
+  return values;
+}
+
+}  // namespace iokv

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+// Block layouts as in ggml's ggml-common.h; all little-endian, as is every machine that this runs on. The order of the
+// floating-point operations is ggml's reference (dequantize_row_*), which is what makes results equal bit for bit; the
+// build forbids contraction into fused multiply-adds.
+#include "daemon/model/stored_type.h"
+
+#include <array>
+#include <bit>
+#include <cstring>
+
+#include "daemon/base/assert.h"
+#include "daemon/base/dtype.h"
+
+namespace iokv {
+namespace {
+
+static_assert(std::endian::native == std::endian::little);
+
+// Elements of a block of the simple quantised types, and of the "K" types' super-blocks.
+constexpr size_t kBlock = 32, kSuperBlock = 256;
+
+constexpr std::array<StoredLayout, 12> kLayouts = {{
+    {"F32", 1, 4},
+    {"F16", 1, 2},
+    {"BF16", 1, 2},
+    {"Q4_0", kBlock, 2 + 16},
+    {"Q4_1", kBlock, 2 + 2 + 16},
+    {"Q5_0", kBlock, 2 + 4 + 16},
+    {"Q5_1", kBlock, 2 + 2 + 4 + 16},
+    {"Q8_0", kBlock, 2 + 32},
+    {"Q4_K", kSuperBlock, 2 + 2 + 12 + 128},
+    {"Q5_K", kSuperBlock, 2 + 2 + 12 + 32 + 128},
+    {"Q6_K", kSuperBlock, 128 + 64 + 16 + 2},
+    {"other", 0, 0},
+}};
+static_assert(kLayouts.size() == static_cast<size_t>(StoredType::other) + 1);
+
+template <typename T>
+T read(const uint8_t* from) {
+  T value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+float half(const uint8_t* from) { return f16_to_f32(read<uint16_t>(from)); }
+
+// 32 elements of `bits` + 1 bits: the low four as nibbles (0..15 low, 16..31 high), the fifth from a bit set.
+template <bool kFifthBit>
+void unpack_nibbles(const uint8_t* nibbles, uint32_t fifth_bits, int (&quants)[kBlock]) {
+  for (size_t i = 0; i < kBlock / 2; ++i) {
+    quants[i] = nibbles[i] & 0x0f;
+    quants[i + kBlock / 2] = nibbles[i] >> 4;
+  }
+  if constexpr (kFifthBit) {
+    for (size_t i = 0; i < kBlock; ++i) quants[i] |= static_cast<int>((fifth_bits >> i) & 1u) << 4;
+  }
+}
+
+// scale f16 | [32-bit fifth bits] | nibbles: (quant - middle)·scale.
+template <bool kFifthBit>
+void decode_symmetric(const uint8_t* block, float* out) {
+  int quants[kBlock];
+  unpack_nibbles<kFifthBit>(block + (kFifthBit ? 6 : 2), kFifthBit ? read<uint32_t>(block + 2) : 0, quants);
+  float scale = half(block);
+  for (size_t i = 0; i < kBlock; ++i) out[i] = scale * static_cast<float>(quants[i] - (kFifthBit ? 16 : 8));
+}
+
+// scale f16 | minimum f16 | [32-bit fifth bits] | nibbles: quant·scale + minimum.
+template <bool kFifthBit>
+void decode_affine(const uint8_t* block, float* out) {
+  int quants[kBlock];
+  unpack_nibbles<kFifthBit>(block + (kFifthBit ? 8 : 4), kFifthBit ? read<uint32_t>(block + 4) : 0, quants);
+  float scale = half(block), minimum = half(block + 2);
+  for (size_t i = 0; i < kBlock; ++i) out[i] = scale * static_cast<float>(quants[i]) + minimum;
+}
+
+void decode_q8_0(const uint8_t* block, float* out) {
+  float scale = half(block);
+  for (size_t i = 0; i < kBlock; ++i) out[i] = scale * static_cast<float>(read<int8_t>(block + 2 + i));
+}
+
+// The eight 6-bit scales and minima of a Q4_K or Q5_K super-block, packed in 12 bytes: the low six bits of bytes 0..3
+// and 4..7 are scales and minima 0..3; of 4..7, the low four bits are nibbles of bytes 8..11, the high two are the tops
+// of bytes 0..3 and 4..7.
+struct SubScale {
+  float scale, minimum;
+};
+SubScale sub_scale(const uint8_t* packed, size_t i) {
+  uint32_t scale, minimum;
+  if (i < 4) {
+    scale = packed[i] & 63u;
+    minimum = packed[i + 4] & 63u;
+  } else {
+    scale = (packed[i + 4] & 15u) | ((packed[i - 4] >> 6) << 4);
+    minimum = (packed[i + 4] >> 4) | ((packed[i] >> 6) << 4);
+  }
+  return {static_cast<float>(scale), static_cast<float>(minimum)};
+}
+
+// scale f16 | minimum f16 | 12 bytes of sub-scales | [32 bytes of fifth bits] | 128 bytes of nibbles. Sub-block i of 32
+// elements takes the low (even i) or high (odd i) nibbles of bytes 32·(i/2).., and bit i of each byte of fifth bits.
+template <bool kFifthBit>
+void decode_k45(const uint8_t* block, float* out) {
+  float scale = half(block), minimum = half(block + 2);
+  const uint8_t* fifth = block + 16;
+  const uint8_t* nibbles = block + (kFifthBit ? 48 : 16);
+  for (size_t i = 0; i < kSuperBlock / kBlock; ++i) {
+    SubScale sub = sub_scale(block + 4, i);
+    float sub_factor = scale * sub.scale, sub_minimum = minimum * sub.minimum;
+    for (size_t j = 0; j < kBlock; ++j) {
+      uint32_t quant = (nibbles[kBlock * (i / 2) + j] >> (i % 2 * 4)) & 15u;
+      if constexpr (kFifthBit) quant |= ((fifth[j] >> i) & 1u) << 4;
+      out[kBlock * i + j] = sub_factor * static_cast<float>(quant) - sub_minimum;
+    }
+  }
+}
+
+// 128 bytes of low nibbles | 64 bytes of high bit pairs | 16 int8 sub-scales | scale f16.
+void decode_q6_k(const uint8_t* block, float* out) {
+  const uint8_t* low = block;
+  const uint8_t* high = block + 128;
+  const uint8_t* sub_scales = block + 192;
+  float scale = half(block + 208);
+  for (size_t i = 0; i < kSuperBlock; ++i) {
+    size_t part = i / 128, r = i % 128;
+    uint32_t quant = (low[64 * part + r % 64] >> (r / 64 * 4)) & 15u;
+    quant |= ((high[32 * part + r % 32] >> (r / 32 * 2)) & 3u) << 4;
+    out[i] = scale * static_cast<float>(read<int8_t>(sub_scales + i / 16)) * static_cast<float>(int(quant) - 32);
+  }
+}
+
+template <void (*kDecode)(const uint8_t*, float*)>
+void decode_blocks(const uint8_t* from, const StoredLayout& layout, float* out, size_t n) {
+  for (size_t i = 0; i < n; i += layout.block_elements, from += layout.block_bytes) kDecode(from, out + i);
+}
+
+}  // namespace
+
+const StoredLayout& layout_of(StoredType type) { return kLayouts[static_cast<size_t>(type)]; }
+
+uint64_t stored_bytes_of(StoredType type, uint64_t elements) {
+  const StoredLayout& layout = layout_of(type);
+  IOKV_ASSERT(layout.block_elements != 0 && elements % layout.block_elements == 0 && elements <= uint64_t{1} << 59);
+  return elements / layout.block_elements * layout.block_bytes;
+}
+
+void dequantize_row(StoredType type, std::span<const std::byte> row, float* out, size_t n) {
+  IOKV_ASSERT(row.size() == stored_bytes_of(type, n));
+  const StoredLayout& layout = layout_of(type);
+  const auto* from = reinterpret_cast<const uint8_t*>(row.data());
+  switch (type) {
+    case StoredType::f32:
+      if (n != 0) std::memcpy(out, from, row.size());
+      break;
+    case StoredType::f16:
+      for (size_t i = 0; i < n; ++i) out[i] = half(from + 2 * i);
+      break;
+    case StoredType::bf16:
+      for (size_t i = 0; i < n; ++i) out[i] = bf16_to_f32(read<uint16_t>(from + 2 * i));
+      break;
+    case StoredType::q4_0: return decode_blocks<decode_symmetric<false>>(from, layout, out, n);
+    case StoredType::q4_1: return decode_blocks<decode_affine<false>>(from, layout, out, n);
+    case StoredType::q5_0: return decode_blocks<decode_symmetric<true>>(from, layout, out, n);
+    case StoredType::q5_1: return decode_blocks<decode_affine<true>>(from, layout, out, n);
+    case StoredType::q8_0: return decode_blocks<decode_q8_0>(from, layout, out, n);
+    case StoredType::q4_k: return decode_blocks<decode_k45<false>>(from, layout, out, n);
+    case StoredType::q5_k: return decode_blocks<decode_k45<true>>(from, layout, out, n);
+    case StoredType::q6_k: return decode_blocks<decode_q6_k>(from, layout, out, n);
+    case StoredType::other: IOKV_ASSERT(type != StoredType::other);
+  }
+}
+
+}  // namespace iokv
