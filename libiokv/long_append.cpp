@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// See long_append.h; docs/protocol.md, "Long appends".
+#include "libiokv/long_append.h"
+
+#include <cstring>
+
+#include "libiokv/shared_index.h"
+
+namespace iokv {
+namespace {
+
+// A quarter of the arena: the daemon copies one part while the next ones are written. With the stop tokens, which are at
+// most half of the arena (handshake.cpp), the last one fits as well.
+uint32_t part_tokens(uint32_t arena_bytes) {
+  return (arena_bytes / 4 - static_cast<uint32_t>(sizeof(wire::StepPayload))) / static_cast<uint32_t>(sizeof(int32_t));
+}
+
+}  // namespace
+
+void write_payload(const Payload& payload, std::byte* out) {
+  wire::StepPayload header = payload.header;
+  header.struct_bytes = sizeof header;
+  header.stop_tokens = payload.stop_token_count;
+  std::memcpy(out, &header, sizeof header);
+  out += sizeof header;
+  if (payload.token_count != 0) std::memcpy(out, payload.tokens, payload.token_count * sizeof(int32_t));
+  out += payload.token_count * sizeof(int32_t);
+  if (payload.stop_token_count != 0) {
+    std::memcpy(out, payload.stop_tokens, payload.stop_token_count * sizeof(int32_t));
+  }
+}
+
+void LongAppend::begin(const wire::Submission& step, const Payload& payload) {
+  std::vector<int32_t> tokens(payload.tokens, payload.tokens + payload.token_count);
+  std::vector<int32_t> stop_tokens(payload.stop_tokens, payload.stop_tokens + payload.stop_token_count);
+  step_ = step;
+  header_ = payload.header;
+  tokens_ = std::move(tokens);
+  stop_tokens_ = std::move(stop_tokens);
+  passed_ = 0;
+  pending_.store(true, std::memory_order_release);  // invariant 2: pairs with the loads of pending()
+}
+
+LongAppend::Fed LongAppend::feed(SubmissionRing& ring, std::byte* up) {
+  Fed fed;
+  if (!pending() || feeding_.test_and_set(std::memory_order_acquire)) return fed;
+  bool done = !pending();  // the other thread may have passed the last part on before feeding_ was ours
+  while (!done) {
+    while (!done && ring.has_room(next_bytes(ring.arena_bytes()))) done = place_next(ring);
+    fed.entries += ring.publish();
+    if (done) break;
+    shared_index(up, wire::kUpFlags).fetch_or(wire::kUpNeedRoom, std::memory_order_relaxed);
+    full_fence();  // pairs with the daemon's, between storing the submission head and loading these flags
+    if (!ring.refresh()) break;
+  }
+  fed.ring = fed.entries != 0 && ring.daemon_sleeps();
+  fed.broken = ring.broken();
+  if (done && pending()) {
+    shared_index(up, wire::kUpFlags).fetch_and(~uint32_t{wire::kUpNeedRoom}, std::memory_order_relaxed);
+    pending_.store(false, std::memory_order_release);  // invariant 2
+  }
+  feeding_.clear(std::memory_order_release);
+  return fed;
+}
+
+uint32_t LongAppend::next_bytes(uint32_t arena_bytes) const {
+  uint32_t part = part_tokens(arena_bytes);
+  size_t left = tokens_.size() - passed_;
+  size_t words = left > part ? part : left + stop_tokens_.size();
+  return static_cast<uint32_t>(sizeof(wire::StepPayload) + words * sizeof(int32_t));
+}
+
+bool LongAppend::place_next(SubmissionRing& ring) {
+  uint32_t part = part_tokens(ring.arena_bytes());
+  size_t left = tokens_.size() - passed_;
+  bool last = left <= part;
+  wire::Submission entry = step_;
+  Payload payload;
+  payload.tokens = tokens_.data() + passed_;
+  payload.token_count = last ? static_cast<uint32_t>(left) : part;
+  if (last) {
+    payload.header = header_;
+    payload.stop_tokens = stop_tokens_.data();
+    payload.stop_token_count = static_cast<uint32_t>(stop_tokens_.size());
+  } else {
+    entry.flags = wire::kSubmissionPart;
+    entry.m = 0;
+  }
+  entry.n = payload.token_count;
+  write_payload(payload, ring.place(entry, static_cast<uint32_t>(payload.bytes())));
+  passed_ += payload.token_count;
+  return last;
+}
+
+}  // namespace iokv
