@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/config.h"
+
+#include <array>
+#include <charconv>
+#include <functional>
+#include <limits>
+#include <map>
+#include <sstream>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <toml++/toml.h>
+
+namespace iokv {
+namespace {
+
+// One setting: how its text becomes a value. Both the command line and the file go through it.
+struct Setting {
+  std::string name;  // as on the command line, without dashes
+  std::string help;
+  std::function<Status(const std::string& text)> set;
+};
+
+template <typename Integer>
+std::function<Status(const std::string&)> number(Integer& target, uint64_t least, uint64_t most) {
+  return [&target, least, most](const std::string& text) -> Status {
+    uint64_t value = 0;
+    auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (failed != std::errc() || end != text.data() + text.size() || value < least || value > most) {
+      return error(fmt::format("\"{}\" is not a number from {} to {}", text, least, most));
+    }
+    target = static_cast<Integer>(value);
+    return {};
+  };
+}
+
+std::function<Status(const std::string&)> text_of(std::string& target) {
+  return [&target](const std::string& text) -> Status {
+    target = text;
+    return {};
+  };
+}
+
+std::function<Status(const std::string&)> one_of(std::map<std::string, std::function<void()>> choices) {
+  return [choices = std::move(choices)](const std::string& text) -> Status {
+    auto chosen = choices.find(text);
+    if (chosen != choices.end()) {
+      chosen->second();
+      return {};
+    }
+    std::string names;
+    for (const auto& [name, action] : choices) names += (names.empty() ? "" : ", ") + name;
+    return error(fmt::format("\"{}\" is none of: {}", text, names));
+  };
+}
+
+std::vector<Setting> settings_of(Config& config) {
+  auto level = [&config](const char* name) {
+    return std::pair<std::string, std::function<void()>>(name, [&config, name] { config.log_level = name; });
+  };
+  return {
+      {"model", "directory with config.json and *.safetensors, or a .gguf file", text_of(config.model)},
+      {"socket", "path to listen on ($IOKV_SOCKET, $XDG_RUNTIME_DIR/iokv.sock, /run/iokv/iokv.sock)",
+       text_of(config.socket)},
+      {"pool-bytes", "host memory for cached tokens, such as 512MiB (1GiB)",
+       [&config](const std::string& text) -> Status {
+         IOKV_TRY_ASSIGN(config.pool_bytes, parse_bytes(text));
+         return {};
+       }},
+      {"dtype", "auto, f32 or bf16: of weights, activations and cache (auto)",
+       one_of({{"auto", [&config] { config.dtype.reset(); }},
+               {"f32", [&config] { config.dtype = DType::f32; }},
+               {"bf16", [&config] { config.dtype = DType::bf16; }}})},
+      {"threads", "of the CPU backend; 0: one a core (0)", number(config.threads, 0, 1024)},
+      {"recompute", "never: cache K,V; always: cache activations and recompute K,V from them (never)",
+       one_of({{"never", [&config] { config.recompute = false; }}, {"always", [&config] { config.recompute = true; }}})},
+      {"max-clients", "connected at once (64)", number(config.max_clients, 1, 4096)},
+      {"max-sequences", "open at once, each client (1024)", number(config.max_sequences, 1, 1u << 20)},
+      {"max-context", "tokens of a sequence; 0: as the model was trained (0)", number(config.max_context, 0, 1u << 30)},
+      {"stall-lease-ms", "how long a sequence whose client does not reap keeps its cache (10000)",
+       number(config.stall_lease_ms, 1, 86'400'000)},
+      {"spin-us", "how long to look for work before sleeping, while no step runs (20)",
+       number(config.spin_us, 0, 1'000'000)},
+      {"log-level", "debug, info, warning or error (info)",
+       one_of({level("debug"), level("info"), level("warning"), level("error")})},
+  };
+}
+
+std::string key_of(std::string name) {
+  for (char& letter : name) letter = letter == '-' ? '_' : letter;
+  return name;
+}
+
+Status read_file(const std::string& path, const std::vector<Setting>& settings) {
+  toml::table file;
+  try {
+    file = toml::parse_file(path);
+  } catch (const toml::parse_error& failure) {
+    return error(fmt::format("{}:{}: {}", path, failure.source().begin.line, failure.description()));
+  }
+  for (const auto& [key, value] : file) {
+    const std::string name(key.str());
+    const auto line = value.source().begin.line;
+    const Setting* setting = nullptr;
+    std::string known;
+    for (const Setting& one : settings) {
+      if (key_of(one.name) == name) setting = &one;
+      known += (known.empty() ? "" : ", ") + key_of(one.name);
+    }
+    if (setting == nullptr) return error(fmt::format("{}:{}: no setting \"{}\"; there are: {}", path, line, name, known));
+    std::string text;
+    if (auto string = value.value<std::string>(); value.is_string()) {
+      text = *string;
+    } else if (value.is_integer()) {
+      text = std::to_string(*value.value<int64_t>());
+    } else {
+      return error(fmt::format("{}:{}: {} must be a string or an integer", path, line, name));
+    }
+    if (Status set = setting->set(text); !set) {
+      return error(fmt::format("{}:{}: {}: {}", path, line, name, set.failure().message));
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<uint64_t> parse_bytes(const std::string& text) {
+  static constexpr std::array<std::pair<std::string_view, unsigned>, 7> kUnits = {
+      {{"", 0}, {"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"K", 10}, {"M", 20}, {"G", 30}}};
+  uint64_t value = 0;
+  auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const std::string_view suffix(end, static_cast<size_t>(text.data() + text.size() - end));
+  if (failed == std::errc()) {
+    for (const auto& [unit, shift] : kUnits) {
+      if (suffix == unit && value <= (std::numeric_limits<uint64_t>::max() >> shift)) return value << shift;
+    }
+  }
+  return error(fmt::format("\"{}\" is not a size such as 512MiB or 2GiB", text));
+}
+
+Result<CommandLine> read_command_line(int argc, const char* const* argv) {
+  CommandLine result;
+  const std::vector<Setting> settings = settings_of(result.config);
+  std::vector<std::string> given(settings.size());
+  std::string config_path;
+
+  CLI::App app{"iokvd serves one language model to the processes of this machine through shared memory", "iokvd"};
+  app.set_version_flag("--version", "iokvd " IOKV_DAEMON_VERSION);
+  app.add_option("--config", config_path, "TOML file with the same settings, underscores for dashes");
+  std::vector<CLI::Option*> options;
+  for (size_t i = 0; i < settings.size(); i++) {
+    options.push_back(app.add_option("--" + settings[i].name, given[i], settings[i].help));
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& failure) {
+    std::ostringstream out, complaint;
+    const int status = app.exit(failure, out, complaint);
+    if (status != 0) return error(std::string(failure.what()) + " (iokvd --help lists the options)");
+    fmt::print("{}", out.str());
+    result.exit = 0;
+    return result;
+  }
+  if (!config_path.empty()) IOKV_TRY(read_file(config_path, settings));
+  for (size_t i = 0; i < settings.size(); i++) {
+    if (options[i]->count() == 0) continue;
+    if (Status set = settings[i].set(given[i]); !set) return std::move(set.failure()).within("--" + settings[i].name);
+  }
+  if (result.config.model.empty()) return error("no model: --model PATH names a directory or a .gguf file");
+  return result;
+}
+
+}  // namespace iokv

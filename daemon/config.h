@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// The daemon's configuration: the command line over a TOML file over defaults. Every key of the file is the long option
+// with underscores, so there is one list to know.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "daemon/base/dtype.h"
+#include "daemon/base/result.h"
+
+namespace iokv {
+
+struct Config {
+  std::string model;             // directory or .gguf file
+  std::string socket;            // empty: see choose_socket_path
+  uint64_t pool_bytes = uint64_t{1} << 30;
+  std::optional<DType> dtype;    // nothing: the fastest that the machine computes in
+  uint32_t threads = 0;          // 0: as many as cores that the process may use
+  bool recompute = false;        // keep X of every block instead of K,V
+  uint32_t max_clients = 64;
+  uint32_t max_sequences = 1024;  // of a client
+  uint32_t max_context = 0;      // tokens; 0: as trained
+  uint64_t stall_lease_ms = 10'000;
+  uint64_t spin_us = 20;         // how long the conductor looks for work before it sleeps, while no step runs
+  std::string log_level = "info";
+};
+
+struct CommandLine {
+  Config config;
+  std::optional<int> exit;  // help or version was printed: leave with this status
+};
+
+// Error: one line that names the option or the file's line, and what is allowed.
+Result<CommandLine> read_command_line(int argc, const char* const* argv);
+
+// "65536", "512MiB", "2GiB"; powers of 1024.
+Result<uint64_t> parse_bytes(const std::string& text);
+
+}  // namespace iokv

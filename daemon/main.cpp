@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// iokvd: reads the configuration, opens the model and its socket, and serves until it is told to stop. Exit status: 0
+// after SIGTERM or SIGINT, 1 when it could not start, 2 when the command line or the configuration is wrong.
+#include <cstdio>
+#include <utility>
+
+#include <fmt/format.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include "daemon/backend/cpu/cpu_backend.h"
+#include "daemon/config.h"
+#include "daemon/model/model_files.h"
+#include "daemon/pool/host_pool.h"
+#include "daemon/service.h"
+
+namespace iokv {
+namespace {
+
+constexpr uint32_t kMaxRows = 256;   // of a step
+constexpr uint32_t kMaxDraws = 64;
+
+void start_log(const std::string& level) {
+  spdlog::set_default_logger(spdlog::stderr_color_mt("iokvd"));
+  spdlog::set_pattern("%Y-%m-%d %H:%M:%S.%e %l %v");
+  spdlog::set_level(spdlog::level::from_str(level));
+}
+
+DType dtype_of(const Config& config) {
+  if (config.dtype) return *config.dtype;
+  return cpu_supports(CpuIsa::avx512_bf16) ? DType::bf16 : DType::f32;
+}
+
+// Everything that the device's thread does before the first Plan.
+Result<std::unique_ptr<Executor>> load(Backend& backend, const ModelFiles& files, uint32_t max_context, BlockForm form,
+                                       const HostPool& memory, const LoadProgress& progress) {
+  IOKV_TRY_ASSIGN(Weights weights, load_weights(backend, files, progress));
+  ModelLimits limits;
+  limits.max_rows = kMaxRows;
+  limits.max_spans = kMaxRows;
+  limits.max_context = max_context;
+  limits.x_blocks = form == BlockForm::x;
+  IOKV_TRY_ASSIGN(auto model, Model::make(backend, files.spec(), std::move(weights), limits));
+  const PoolView pool{memory.base(), memory.layer_stride_bytes(), memory.unit_bytes()};
+  IOKV_TRY_ASSIGN(auto executor, Executor::make(backend, std::move(model), pool, {kMaxRows, kMaxDraws}));
+  IOKV_TRY(executor->self_test(form));
+  return executor;
+}
+
+Status serve(const Config& config) {
+  IOKV_TRY_ASSIGN(ModelFiles opened, open_model(config.model));
+  const ModelSpec spec = opened.spec();
+  if (!opened.tokenizer().note.empty()) spdlog::warn("{}", opened.tokenizer().note);
+  const uint32_t max_context = config.max_context == 0 ? spec.max_context : std::min(config.max_context, spec.max_context);
+  const BlockForm form = config.recompute ? BlockForm::x : BlockForm::kv;
+
+  IOKV_TRY_ASSIGN(Listener listener, Listener::open(choose_socket_path(config.socket)));
+  IOKV_TRY_ASSIGN(auto backend, make_cpu_backend({dtype_of(config), config.threads, CpuIsa::automatic}));
+  const DType compute = backend->info().compute;
+  const PoolLayout layout{spec.layers, block_bytes(spec, compute, BlockForm::kv), block_bytes(spec, compute, BlockForm::x)};
+  IOKV_TRY_ASSIGN(HostPool memory, HostPool::create(layout, config.pool_bytes));
+  BlockPool blocks(memory.shape());
+
+  OfferLimits limits;
+  limits.max_context = max_context;
+  limits.max_sequences = config.max_sequences;
+  limits.pool_tokens = uint64_t{blocks.total_units().value} / blocks.units_for(form).value * kBlockTokens;
+  IOKV_TRY_ASSIGN(Offer offer, Offer::make(opened, limits));
+  offer.counters().set(wire::Counter::pool_bytes, memory.bytes());
+
+  ServiceOptions options;
+  options.spin_ns = config.spin_us * 1000;
+  options.conductor.vocabulary = spec.vocab;
+  options.conductor.max_context = max_context;
+  options.conductor.max_clients = config.max_clients;
+  options.conductor.max_sequences = config.max_sequences;
+  options.conductor.stall_lease_ns = config.stall_lease_ms * 1'000'000;
+  options.conductor.form = form;
+  options.conductor.batch.max_rows = kMaxRows;
+  options.conductor.batch.max_draws = kMaxDraws;
+  spdlog::info("{}: {}, {} layers, {} on {}, pool for {} tokens as {}", spec.name, spec.family, spec.layers,
+               name_of(backend->info().compute), backend->info().name, limits.pool_tokens,
+               config.recompute ? "activations" : "K,V");
+  // The device's thread drops this function once it has run, and with it the mapped files.
+  auto files = std::make_shared<const ModelFiles>(std::move(opened));
+  DeviceThread::Load load_model = [&, files = std::move(files)](const LoadProgress& progress) {
+    return load(*backend, *files, max_context, form, memory, progress);
+  };
+  IOKV_TRY_ASSIGN(auto service, Service::make(options, std::move(listener), std::move(offer), blocks, memory,
+                                              std::move(load_model)));
+  return service->run();
+}
+
+int run(int argc, const char* const* argv) {
+  auto command_line = read_command_line(argc, argv);
+  if (!command_line) {
+    fmt::print(stderr, "iokvd: {}\n", command_line.failure().message);
+    return 2;
+  }
+  if (command_line->exit) return *command_line->exit;
+  start_log(command_line->config.log_level);
+  Status served = serve(command_line->config);
+  if (!served) {
+    fmt::print(stderr, "iokvd: {}\n", served.failure().message);
+    return 1;
+  }
+  spdlog::info("stopped");
+  return 0;
+}
+
+}  // namespace
+}  // namespace iokv
+
+int main(int argc, char** argv) { return iokv::run(argc, argv); }

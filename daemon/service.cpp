@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/service.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "daemon/base/monotonic.h"
+#include "iokv/iokv.h"
+
+namespace iokv {
+namespace {
+
+// Looking at the sockets is a system call; a turn without one takes well under a microsecond.
+constexpr uint32_t kTurnsBetweenPolls = 32;
+
+void pause_core() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Service>> Service::make(const ServiceOptions& options, Listener listener, Offer offer,
+                                               BlockPool& blocks, HostPool& memory, DeviceThread::Load load) {
+  std::unique_ptr<Service> service(new Service(options, std::move(listener), std::move(offer), blocks, memory));
+  IOKV_TRY(service->start(std::move(load)));
+  return service;
+}
+
+Service::Service(const ServiceOptions& options, Listener listener, Offer offer, BlockPool& blocks, HostPool& memory)
+    : options_(options),
+      listener_(std::move(listener)),
+      offer_(std::move(offer)),
+      memory_(memory),
+      exchange_(options.conductor, offer_.session_limits(), blocks, *this) {}
+
+Status Service::start(DeviceThread::Load load) {
+  auto require = [](int status, const char* what) -> Status {
+    if (status != 0) return error(fmt::format("{}: {}", what, uv_strerror(status)));
+    return {};
+  };
+  IOKV_TRY(require(uv_loop_init(&loop_), "event loop"));
+  IOKV_ASSERT(uv_timer_init(&loop_, &timer_) == 0);
+  IOKV_TRY(require(uv_async_init(&loop_, &device_watch_, [](uv_async_t*) {}), "wake-up of the event loop"));
+  for (auto [watch, number] : {std::pair(&terminate_, SIGTERM), std::pair(&interrupt_, SIGINT)}) {
+    IOKV_TRY(require(uv_signal_init(&loop_, watch), "signals"));
+    watch->data = this;
+    IOKV_TRY(require(uv_signal_start(watch, [](uv_signal_t* signal, int) {
+      static_cast<Service*>(signal->data)->request_shutdown();
+    }, number), "signals"));
+  }
+  connections_ = std::make_unique<Connections>(&loop_, listener_, offer_, exchange_, options_.conductor.max_clients);
+  device_ = std::make_unique<DeviceThread>(std::move(load), [this] { uv_async_send(&device_watch_); });
+  return {};
+}
+
+Service::~Service() {
+  device_.reset();
+  if (connections_) connections_->close_all(IOKV_ESHUTDOWN, "the daemon is stopping");
+  for (auto* handle : {reinterpret_cast<uv_handle_t*>(&timer_), reinterpret_cast<uv_handle_t*>(&device_watch_),
+                       reinterpret_cast<uv_handle_t*>(&terminate_), reinterpret_cast<uv_handle_t*>(&interrupt_)}) {
+    if (handle->loop != nullptr && uv_is_closing(handle) == 0) uv_close(handle, nullptr);
+  }
+  uv_run(&loop_, UV_RUN_DEFAULT);
+  connections_.reset();
+  uv_loop_close(&loop_);
+}
+
+Status Service::run() {
+  while (true) {
+    turn();
+    if (!load_failure_.empty()) return error(load_failure_);
+    if (!stopping_) continue;
+    if (!loaded_ || (plans_out_ == 0 && exchange_.conductor().quiet())) return {};
+  }
+}
+
+void Service::turn() {
+  take_from_device();
+  const uint64_t now_ns = monotonic_ns();
+  if (exchange_.pass(now_ns)) {
+    spin_until_ns_ = now_ns + options_.spin_ns;
+    publish_counters();
+  } else if (plans_out_ > 0 || now_ns >= spin_until_ns_) {
+    return sleep();
+  }
+  pause_core();
+  if (++turns_awake_ < kTurnsBetweenPolls) return;
+  turns_awake_ = 0;
+  uv_run(&loop_, UV_RUN_NOWAIT);
+}
+
+void Service::sleep() {
+  turns_awake_ = 0;
+  const bool arrived = exchange_.arm();
+  if (!arrived) {
+    const uint64_t timer_ns = exchange_.conductor().next_timer_ns();
+    if (timer_ns != 0) {
+      uv_update_time(&loop_);
+      const uint64_t now_ns = monotonic_ns();
+      const uint64_t wait_ms = timer_ns <= now_ns ? 0 : (timer_ns - now_ns + 999'999) / 1'000'000;
+      uv_timer_start(&timer_, [](uv_timer_t*) {}, wait_ms, 0);
+    }
+    uv_run(&loop_, UV_RUN_ONCE);
+    uv_timer_stop(&timer_);
+    wakeups_++;
+  }
+  exchange_.disarm();
+}
+
+void Service::take_from_device() {
+  while (Plan* plan = device_->retired()) {
+    plans_out_--;
+    if (!plan->failure.empty()) spdlog::error("a step failed: {}", plan->failure);
+    exchange_.retire(monotonic_ns(), plan);
+  }
+  if (loaded_ || !load_failure_.empty()) return;
+  const DeviceThread::State state = device_->state();
+  if (state == DeviceThread::State::failed) {
+    load_failure_ = device_->failure();
+  } else if (state == DeviceThread::State::ready) {
+    loaded_ = true;
+    offer_.counters().set(wire::Counter::weights_bytes, device_->model().weight_bytes());
+    offer_.counters().set(wire::Counter::loading_percent, 100);
+    offer_.counters().set(wire::Counter::ready, 1);
+    fmt::print("iokvd ready on {}\n", listener_.path());
+    std::fflush(stdout);
+    if (!stopping_) connections_->set_ready();
+  } else if (device_->percent() != percent_) {
+    percent_ = device_->percent();
+    offer_.counters().set(wire::Counter::loading_percent, percent_);
+    connections_->set_loading(percent_);
+  }
+}
+
+void Service::request_shutdown() {
+  if (std::exchange(stopping_, true)) return;
+  spdlog::info("stopping: every operation under way ends with a code");
+  exchange_.shut_down(monotonic_ns());
+}
+
+void Service::issue(Plan* plan) {
+  plans_out_++;
+  device_->issue(plan);
+}
+
+void Service::discarded(uint32_t block, BlockForm form) { memory_.discard(block, form); }
+
+// The conductor's counters, and those that only this thread knows.
+void Service::publish_counters() {
+  CountersPage& page = offer_.counters();
+  const Conductor::Counters& counters = exchange_.conductor().counters();
+  for (wire::Counter counter : Conductor::kOwnCounters) page.set(counter, counters[static_cast<uint32_t>(counter)]);
+  page.set(wire::Counter::clients_ended, connections_->ended_by_daemon());
+  page.set(wire::Counter::doorbells_sent, connections_->doorbells_sent());
+  page.set(wire::Counter::doorbells_received, connections_->doorbells_received());
+  page.set(wire::Counter::wakeups, wakeups_);
+}
+
+}  // namespace iokv

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// The service joins the parts into a daemon: one libuv loop on the conductor's thread that runs passes of the exchange,
+// hands Plans to the device's thread and takes them back, and sleeps when there is nothing to do.
+//
+// Invariants
+//  1. The loop never spins while a Plan is out (the CPU backend needs the cores), nor longer than spin_us after the last
+//     work; it sleeps only after every session was armed and nothing had arrived (session.h, arm).
+//  2. Asleep with nothing to do it has no timer: an idle daemon makes no wake-ups.
+//  3. After SIGTERM or SIGINT every admitted operation completes, with IOKV_ESHUTDOWN if need be, before run returns.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include <uv.h>
+
+#include "daemon/base/result.h"
+#include "daemon/connections.h"
+#include "daemon/exchange.h"
+#include "daemon/offer.h"
+#include "daemon/pool/host_pool.h"
+#include "daemon/runtime/device_thread.h"
+#include "daemon/session/listener.h"
+
+namespace iokv {
+
+struct ServiceOptions {
+  ConductorConfig conductor;
+  uint64_t spin_ns = 20'000;
+};
+
+class Service final : private ExchangePorts {
+ public:
+  // Listens at once; clients wait until `load` has made the model ready. The pool outlives the service.
+  static Result<std::unique_ptr<Service>> make(const ServiceOptions& options, Listener listener, Offer offer,
+                                               BlockPool& blocks, HostPool& memory, DeviceThread::Load load);
+  ~Service();
+
+  // Serves until SIGTERM or SIGINT. Error: the model could not be loaded.
+  Status run();
+
+ private:
+  Service(const ServiceOptions& options, Listener listener, Offer offer, BlockPool& blocks, HostPool& memory);
+  Status start(DeviceThread::Load load);
+  void turn();
+  void take_from_device();
+  void sleep();
+  void request_shutdown();
+  void publish_counters();
+
+  void ring(ClientId client) override { connections_->ring(client); }
+  void ended(ClientId client, int32_t code, const std::string& reason) override {
+    connections_->ended(client, code, reason);
+  }
+  void issue(Plan* plan) override;
+  void discarded(uint32_t block, BlockForm form) override;
+
+  const ServiceOptions options_;
+  Listener listener_;
+  Offer offer_;
+  HostPool& memory_;
+  uv_loop_t loop_{};
+  uv_async_t device_watch_{};
+  uv_signal_t terminate_{}, interrupt_{};
+  uv_timer_t timer_{};
+  Exchange exchange_;
+  std::unique_ptr<Connections> connections_;
+  std::unique_ptr<DeviceThread> device_;
+
+  bool loaded_ = false;
+  uint32_t percent_ = 0;
+  std::string load_failure_;
+  bool stopping_ = false;
+  uint32_t plans_out_ = 0;
+  uint64_t spin_until_ns_ = 0;
+  uint32_t turns_awake_ = 0;  // since the sockets were last looked at
+  uint64_t wakeups_ = 0;
+};
+
+}  // namespace iokv
