@@ -29,54 +29,79 @@ struct Gemm {
     }
   }
 
-  // totals[r · totals_stride + c] = Σ_i x[r, i] · panel[i][c] for rows <= kGemmRows and the wanted halves of the panel.
+  // totals[r · totals_stride + c] = Σ_i x[r, i] · panel[i][c] for rows <= kGemmRows and the wanted halves of the panel. A
+  // chunk's two halves follow each other: they lie in the same or neighbouring cache lines.
   static void multiply(const T* x, size_t x_stride, uint32_t rows, const T* panel, uint32_t k, bool low, bool high,
                        float* totals, size_t totals_stride) {
-    if (low && high && rows <= S::kWideRows) {
-      multiply_rows<S::kWideRows, kPanelColumns / S::kLanes>(x, x_stride, rows, panel, k, totals, totals_stride);
-      return;
-    }
     constexpr int kVectors = kHalf / S::kLanes;
-    if (low) multiply_rows<S::kGemmRows, kVectors>(x, x_stride, rows, panel, k, totals, totals_stride);
-    if (high) {
-      multiply_rows<S::kGemmRows, kVectors>(x, x_stride, rows, panel + kHalf * kStep, k, totals + kHalf, totals_stride);
+    for (uint32_t begin = 0; begin < k; begin += kChunkInputs) {
+      Chunk chunk{x + begin, x_stride, panel + size_t{begin} * kPanelColumns,
+                  k - begin < kChunkInputs ? k - begin : kChunkInputs, begin == 0, totals, totals_stride};
+      if (low && high && rows <= S::kWideRows) {
+        add_rows<S::kWideRows, 2 * kVectors>(chunk, rows);
+        continue;
+      }
+      if (low) add_rows<S::kGemmRows, kVectors>(chunk, rows);
+      if (!high) continue;
+      chunk.w += kHalf * kStep;
+      chunk.totals += kHalf;
+      add_rows<S::kGemmRows, kVectors>(chunk, rows);
     }
   }
 
  private:
+  struct Chunk {
+    const T* x;
+    size_t x_stride;
+    const T* w;
+    uint32_t inputs;
+    bool first;  // totals are stored, not added to
+    float* totals;
+    size_t totals_stride;
+  };
+
   // Picks the block for 1 <= rows <= Rows.
   template <int Rows, int Vectors>
-  static void multiply_rows(const T* x, size_t x_stride, uint32_t rows, const T* w, uint32_t k, float* totals,
-                            size_t totals_stride) {
+  static void add_rows(const Chunk& chunk, uint32_t rows) {
     if constexpr (Rows > 1) {
-      if (rows < Rows) return multiply_rows<Rows - 1, Vectors>(x, x_stride, rows, w, k, totals, totals_stride);
+      if (rows < Rows) return add_rows<Rows - 1, Vectors>(chunk, rows);
     }
-    block<Rows, Vectors>(x, x_stride, w, k, totals, totals_stride);
+    add_block<Rows, Vectors>(chunk);
   }
 
   template <int Rows, int Vectors>
-  [[gnu::noinline]] static void block(const T* x, size_t x_stride, const T* w, uint32_t k, float* totals,
-                                      size_t totals_stride) {
-    for (uint32_t begin = 0; begin < k; begin += kChunkInputs) {
-      uint32_t end = k - begin < kChunkInputs ? k : begin + kChunkInputs;
-      F sums[Rows][Vectors];
+  [[gnu::noinline]] static void add_block(const Chunk& chunk) {
+    const T* x = chunk.x;
+    const T* w = chunk.w;
+    const size_t x_stride = chunk.x_stride;
+    const uint32_t inputs = chunk.inputs;
+    F sums[Rows][Vectors];
 #pragma GCC unroll 16
-      for (int r = 0; r < Rows; ++r) {
+    for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 8
-        for (int v = 0; v < Vectors; ++v) sums[r][v] = S::zero();
-      }
-      uint32_t i = begin;
-      for (; i + kStep <= end; i += kStep) step<Rows, Vectors, kStep>(sums, x + i, x_stride, w + i * kPanelColumns);
-      if (i < end) step<Rows, Vectors, 1>(sums, x + i, x_stride, w + i * kPanelColumns);
+      for (int v = 0; v < Vectors; ++v) sums[r][v] = S::zero();
+    }
+    uint32_t i = 0;
+    for (; i + kStep <= inputs; i += kStep) {
+      if constexpr (Vectors * S::kLanes == kHalf && S::kWideRows < S::kGemmRows) prefetch(w + i * kPanelColumns);
+      step<Rows, Vectors, kStep>(sums, x + i, x_stride, w + i * kPanelColumns);
+    }
+    if (i < inputs) step<Rows, Vectors, 1>(sums, x + i, x_stride, w + i * kPanelColumns);
 #pragma GCC unroll 16
-      for (int r = 0; r < Rows; ++r) {
+    for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 8
-        for (int v = 0; v < Vectors; ++v) {
-          float* total = totals + r * totals_stride + v * S::kLanes;
-          S::store(total, begin == 0 ? sums[r][v] : S::add(S::load(total), sums[r][v]));
-        }
+      for (int v = 0; v < Vectors; ++v) {
+        float* total = chunk.totals + r * chunk.totals_stride + v * S::kLanes;
+        S::store(total, chunk.first ? sums[r][v] : S::add(S::load(total), sums[r][v]));
       }
     }
+  }
+
+  // Both halves of a panel 2 KiB ahead: half a panel at a time is no stream that the hardware would fetch ahead.
+  static void prefetch(const T* w) {
+    const char* ahead = reinterpret_cast<const char*>(w) + 2048;
+    __builtin_prefetch(ahead);
+    __builtin_prefetch(ahead + 64);
   }
 
   // One step of every chain: Inputs inputs of each row (1 of a pair at the end of an odd k).

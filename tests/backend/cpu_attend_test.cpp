@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+// attend and rope of the CPU backend: against softmax in double over a paged cache whose unwritten slots are NaNs, and
+// against itself with rows computed alone, in chunks and by other numbers of threads, where every bit must agree.
+#include <algorithm>
+
+#include "tests/backend/cpu_fixture.h"
+
+namespace iokv::test {
+namespace {
+
+// Scores of a deviation of 3: attention that looks at a few tokens.
+float scale_of(KvShape shape) { return 3.0f / std::sqrt(static_cast<float>(shape.head_dim)); }
+
+// A sequence whose K and V lie in blocks scattered over one tensor of NaNs.
+struct Sequence {
+  KvShape shape;
+  uint32_t length;
+  Tensor blocks;
+  std::vector<size_t> start;  // of each block, in elements
+  std::vector<const void*> addresses;
+
+  Sequence(Variant variant, KvShape kv_shape, uint32_t tokens, Numbers& numbers)
+      : shape(kv_shape), length(tokens), blocks(variant.compute, blocks_for(Tokens(tokens)).value * shape.block_elements()) {
+    uint32_t count = blocks_for(Tokens(tokens)).value;
+    for (uint32_t b = 0; b < count; ++b) start.push_back((count - 1 - b) * shape.block_elements());
+    for (size_t at : start) addresses.push_back(blocks.at(at));
+    for (uint32_t t = 0; t < tokens; ++t) {
+      for (uint32_t head = 0; head < shape.kv_heads; ++head) {
+        for (uint32_t i = 0; i < shape.head_dim; ++i) {
+          blocks.set(k_at(t, head) + i, numbers.normal());
+          blocks.set(k_at(t, head) + size_t{kBlockTokens} * shape.head_dim + i, numbers.normal());
+        }
+      }
+    }
+  }
+  size_t k_at(uint32_t token, uint32_t head) const {
+    size_t row = size_t{head} * 2 * kBlockTokens + token % kBlockTokens;
+    return start[token / kBlockTokens] + row * shape.head_dim;
+  }
+  size_t v_at(uint32_t token, uint32_t head) const { return k_at(token, head) + size_t{kBlockTokens} * shape.head_dim; }
+};
+
+// Queries of the last `rows` tokens of a sequence, a stride apart that is wider than they are.
+struct Queries {
+  uint32_t rows, width, stride;
+  Tensor values;
+  Queries(Variant variant, KvShape shape, uint32_t count, Numbers& numbers)
+      : rows(count), width(shape.heads * shape.head_dim), stride(width + 24),
+        values(Tensor::random(variant.compute, size_t{rows} * stride, numbers)) {}
+};
+
+// One span for each of the given chunk sizes, in turn, over the last rows of the sequence.
+Tensor attend(Backend& backend, const Sequence& sequence, const Queries& queries, std::vector<uint32_t> chunks) {
+  Tensor out(backend.info().compute, size_t{queries.rows} * queries.width);
+  std::vector<AttendSpan> spans;
+  for (uint32_t row = 0, i = 0; row < queries.rows; ++i) {
+    uint32_t rows = std::min(chunks[i % chunks.size()], queries.rows - row);
+    uint32_t position = sequence.length - queries.rows + row;
+    size_t blocks = blocks_for(Tokens(position + rows)).value;
+    spans.push_back({row, rows, position, std::span(sequence.addresses).first(blocks)});
+    row += rows;
+  }
+  backend.attend(Queue::dense, {sequence.shape, scale_of(sequence.shape), queries.values.at(), queries.stride, out.at(), spans});
+  return out;
+}
+
+// Softmax attention of one head of one row, in double.
+std::vector<double> reference(const Sequence& sequence, const Queries& queries, uint32_t row, uint32_t head) {
+  uint32_t d = sequence.shape.head_dim, kv_head = head / (sequence.shape.heads / sequence.shape.kv_heads);
+  uint32_t seen = sequence.length - queries.rows + row + 1;
+  std::vector<double> scores(seen), out(d, 0.0);
+  for (uint32_t t = 0; t < seen; ++t) {
+    for (uint32_t i = 0; i < d; ++i) {
+      scores[t] += queries.values[size_t{row} * queries.stride + head * d + i] * sequence.blocks[sequence.k_at(t, kv_head) + i];
+    }
+    scores[t] *= double{scale_of(sequence.shape)};
+  }
+  double largest = *std::max_element(scores.begin(), scores.end()), sum = 0;
+  for (double& score : scores) sum += score = std::exp(score - largest);
+  for (uint32_t t = 0; t < seen; ++t) {
+    for (uint32_t i = 0; i < d; ++i) out[i] += scores[t] / sum * sequence.blocks[sequence.v_at(t, kv_head) + i];
+  }
+  return out;
+}
+
+const KvShape kShapes[] = {{9, 3, 64}, {4, 4, 32}, {8, 1, 128}, {2, 2, 80}, {3, 1, 40}, {2, 1, 8}, {2, 2, 20}, {2, 1, 7}, {1, 1, 256}};
+
+void every_row_is_the_softmax_of_what_is_not_after_it(void**) {
+  each_variant([](Variant variant) {
+    auto backend = variant.backend();
+    Numbers numbers(11);
+    for (KvShape shape : kShapes) {
+      for (auto [length, rows] : {std::pair{1u, 1u}, {64u, 3u}, {65u, 65u}, {150u, 20u}}) {
+        Sequence sequence(variant, shape, length, numbers);
+        Queries queries(variant, shape, rows, numbers);
+        Tensor out = attend(*backend, sequence, queries, {rows});
+        for (uint32_t row = 0; row < rows; row += row + 4 < rows ? 4 : 1) {
+          for (uint32_t head = 0; head < shape.heads; ++head) {
+            auto expected = reference(sequence, queries, row, head);
+            for (uint32_t i = 0; i < shape.head_dim; ++i) {
+              double bound = 5e-6 + variant.rounding() * std::fabs(expected[i]);
+              assert_near(out[size_t{row} * queries.width + head * shape.head_dim + i], expected[i], bound);
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+void a_row_has_the_same_bits_alone_in_a_chunk_and_in_the_whole(void**) {
+  each_variant([](Variant variant) {
+    Numbers numbers(12);
+    for (KvShape shape : kShapes) {
+      Sequence sequence(variant, shape, 230, numbers);
+      Queries queries(variant, shape, 170, numbers);
+      Tensor whole = attend(*variant.backend(1), sequence, queries, {170});
+      for (uint32_t threads : {1u, 2u, 5u}) {
+        auto backend = variant.backend(threads);
+        for (const auto& chunks : {std::vector<uint32_t>{1}, {7}, {64}, {1, 2, 7, 8, 32}}) {
+          assert_true(attend(*backend, sequence, queries, chunks) == whole);
+        }
+      }
+    }
+  });
+}
+
+// 40 pieces for one row: cut into runs for several threads, whole for one.
+void a_long_sequence_has_the_same_bits_however_many_threads_share_it(void**) {
+  each_variant([](Variant variant) {
+    Numbers numbers(13);
+    for (KvShape shape : {KvShape{6, 2, 64}, {2, 1, 24}}) {
+      Sequence sequence(variant, shape, 2555, numbers);
+      Queries queries(variant, shape, 3, numbers);
+      Tensor alone = attend(*variant.backend(1), sequence, queries, {3});
+      for (uint32_t threads : {2u, 3u, 8u}) {
+        assert_true(attend(*variant.backend(threads), sequence, queries, {3}) == alone);
+        assert_true(attend(*variant.backend(threads), sequence, queries, {1}) == alone);
+      }
+      auto expected = reference(sequence, queries, 2, 1);
+      for (uint32_t i = 0; i < shape.head_dim; ++i) {
+        assert_near(alone[2 * queries.width + shape.head_dim + i], expected[i], 5e-6 + variant.rounding());
+      }
+    }
+  });
+}
+
+void neighbours_in_a_batch_change_nothing(void**) {
+  each_variant([](Variant variant) {
+    auto backend = variant.backend(3);
+    Numbers numbers(14);
+    KvShape shape{6, 3, 32};
+    std::vector<Sequence> sequences;
+    for (uint32_t length : {1u, 63u, 64u, 700u, 129u, 5u, 300u}) sequences.emplace_back(variant, shape, length, numbers);
+    Queries queries(variant, shape, static_cast<uint32_t>(sequences.size()), numbers);
+    Tensor together(variant.compute, size_t{queries.rows} * queries.width);
+    std::vector<AttendSpan> spans;
+    for (uint32_t s = 0; s < queries.rows; ++s) spans.push_back({s, 1, sequences[s].length - 1, sequences[s].addresses});
+    backend->attend(Queue::dense, {shape, scale_of(shape), queries.values.at(), queries.stride, together.at(), spans});
+    for (uint32_t s = 0; s < queries.rows; ++s) {
+      Tensor alone(variant.compute, size_t{queries.rows} * queries.width);
+      AttendSpan span = spans[s];
+      backend->attend(Queue::dense, {shape, scale_of(shape), queries.values.at(), queries.stride, alone.at(), {&span, 1}});
+      assert_true(alone.same(size_t{s} * queries.width, together, size_t{s} * queries.width, queries.width));
+    }
+  });
+}
+
+void rope_rotates_halves_and_writes_k_and_v_to_their_slots(void**) {
+  each_variant([](Variant variant) {
+    auto backend = variant.backend();
+    Numbers numbers(15);
+    for (auto [d, rotary] : {std::pair{64u, 64u}, {80u, 32u}, {24u, 20u}, {16u, 0u}}) {
+      KvShape shape{4, 2, d};
+      uint32_t rows = 9, q_width = 4 * d, stride = 8 * d;
+      std::vector<float> inverse(rotary / 2);
+      for (uint32_t i = 0; i < inverse.size(); ++i) {
+        inverse[i] = static_cast<float>(std::pow(10000.0, -2.0 * i / static_cast<double>(rotary)));
+      }
+      RopeTable table{rotary, inverse, 1.25f};
+      Tensor fused = Tensor::random(variant.compute, size_t{rows} * stride, numbers), before = fused;
+      Tensor blocks(variant.compute, rows * shape.block_elements());
+      std::vector<uint32_t> positions = {0, 1, 63, 64, 1000, 8191, 8192, 100000, 5};
+      std::vector<void*> addresses;
+      for (uint32_t r = 0; r < rows; ++r) addresses.push_back(blocks.at(r * shape.block_elements()));
+      backend->rope(Queue::dense, {shape, table, fused.at(), stride, fused.at(q_width), fused.at(q_width + 2 * d), stride,
+                                   positions, addresses});
+
+      auto rotated = [&](size_t head_at, uint32_t i, uint32_t position) {
+        uint32_t half = rotary / 2, frequency = i % (half == 0 ? 1 : half);
+        if (i >= rotary) return before[head_at + i];
+        double angle = double{static_cast<float>(position) * inverse[frequency]};
+        double c = std::cos(angle) * 1.25, s = std::sin(angle) * 1.25;
+        return i < half ? before[head_at + i] * c - before[head_at + i + half] * s
+                        : before[head_at + i] * c + before[head_at + i - half] * s;
+      };
+      for (uint32_t r = 0; r < rows; ++r) {
+        for (uint32_t i = 0; i < d; ++i) {
+          double bound = 1e-6 + variant.rounding();
+          for (uint32_t head = 0; head < 4; ++head) {
+            size_t at = size_t{r} * stride + head * d;
+            double expected = rotated(at, i, positions[r]);
+            assert_near(fused[at + i], expected, bound * (1 + std::fabs(expected)));
+          }
+          for (uint32_t head = 0; head < 2; ++head) {
+            size_t slot = r * shape.block_elements() + (head * 2 * kBlockTokens + positions[r] % kBlockTokens) * d;
+            size_t k = size_t{r} * stride + q_width + head * d;
+            double expected = rotated(k, i, positions[r]);
+            assert_near(blocks[slot + i], expected, bound * (1 + std::fabs(expected)));
+            assert_true(blocks[slot + kBlockTokens * d + i] == before[k + 2 * d + i]);
+          }
+        }
+        assert_true(fused.same(r * stride + q_width, before, r * stride + q_width, stride - q_width));
+      }
+      size_t written = 0;
+      for (size_t i = 0; i < blocks.size(); ++i) written += !std::isnan(blocks[i]);
+      assert_int_equal(written, rows * 2 * 2 * d);
+    }
+  });
+}
+
+void rope_gives_a_row_the_same_bits_whatever_the_batch(void**) {
+  each_variant([](Variant variant) {
+    Numbers numbers(16);
+    KvShape shape{6, 2, 64};
+    uint32_t rows = 300, stride = 10 * 64;
+    std::vector<float> inverse(32);
+    for (uint32_t i = 0; i < 32; ++i) inverse[i] = 1.0f / static_cast<float>(1 + i);
+    Tensor first = Tensor::random(variant.compute, size_t{rows} * stride, numbers), second = first;
+    Tensor first_blocks(variant.compute, 5 * shape.block_elements()), second_blocks = first_blocks;
+    auto run = [&](Backend& backend, Tensor& fused, Tensor& blocks, uint32_t row, uint32_t count) {
+      std::vector<uint32_t> positions(count);
+      std::vector<void*> addresses(count);
+      for (uint32_t i = 0; i < count; ++i) {
+        positions[i] = row + i;
+        addresses[i] = blocks.at((row + i) / kBlockTokens * shape.block_elements());
+      }
+      backend.rope(Queue::dense, {shape, {64, inverse, 1.0f}, fused.at(row * stride), stride,
+                                  fused.at(row * stride + 6 * 64), fused.at(row * stride + 8 * 64), stride, positions,
+                                  addresses});
+    };
+    run(*variant.backend(4), first, first_blocks, 0, rows);
+    auto backend = variant.backend(1);
+    for (uint32_t row = 0; row < rows; ++row) run(*backend, second, second_blocks, row, 1);
+    assert_true(first == second);
+    assert_true(first_blocks == second_blocks);
+  });
+}
+
+}  // namespace
+}  // namespace iokv::test
+
+int main() {
+  using namespace iokv::test;
+  const CMUnitTest tests[] = {
+      cmocka_unit_test(every_row_is_the_softmax_of_what_is_not_after_it),
+      cmocka_unit_test(a_row_has_the_same_bits_alone_in_a_chunk_and_in_the_whole),
+      cmocka_unit_test(a_long_sequence_has_the_same_bits_however_many_threads_share_it),
+      cmocka_unit_test(neighbours_in_a_batch_change_nothing),
+      cmocka_unit_test(rope_rotates_halves_and_writes_k_and_v_to_their_slots),
+      cmocka_unit_test(rope_gives_a_row_the_same_bits_whatever_the_batch),
+  };
+  return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
