@@ -204,7 +204,8 @@ typedef struct iokv_step_options {
  * again), EFORK, ECLOSED. `operation` may be NULL. Submitting thread.
  */
 
-/* Opens an empty sequence. Completion result: 0, ELIMIT, EUNSUPPORTED. options may be NULL. */
+/* Opens an empty sequence. options may be NULL. Also ELIMIT: max_sequences are open already. Completion result: 0, ELIMIT,
+ * EUNSUPPORTED. */
 IOKV_API int iokv_open(iokv_client* client, const iokv_open_options* options, iokv_sequence* sequence,
                        iokv_operation* operation);
 
@@ -219,8 +220,8 @@ IOKV_API int iokv_step(iokv_client* client, iokv_sequence sequence, const iokv_s
                        iokv_operation* operation);
 
 /* Opens a new sequence that begins with the first `tokens` tokens of `parent` (UINT32_MAX: all) and its sampling. Runs in
- * the order of the parent's operations. Completion (sequence: the child) result: 0, ESEQUENCE, EINVAL (tokens beyond the
- * parent's length), ELIMIT. */
+ * the order of the parent's operations. Also ELIMIT, as iokv_open. Completion (sequence: the child) result: 0, ESEQUENCE,
+ * EINVAL (tokens beyond the parent's length), ELIMIT. */
 IOKV_API int iokv_fork(iokv_client* client, iokv_sequence parent, uint32_t tokens, uint64_t user_data,
                        iokv_sequence* child, iokv_operation* operation);
 

@@ -68,9 +68,17 @@ class ModelInput(unittest.TestCase):
                     self.assert_refused(model.path)
 
     def test_a_missing_tensor(self) -> None:
+        def rename(header: dict[str, Any]) -> None:
+            header["spare.weight"] = header.pop("model.layers.1.self_attn.k_proj.weight")
+
+        with ModelCopy() as model:
+            model.edit_header(rename)
+            self.assert_refused(model.path, "model.layers.1.self_attn.k_proj.weight")
+
+    def test_bytes_that_belong_to_no_tensor(self) -> None:
         with ModelCopy() as model:
             model.edit_header(lambda header: header.pop("model.layers.1.self_attn.k_proj.weight"))
-            self.assert_refused(model.path, "k_proj")
+            self.assert_refused(model.path, "model.safetensors", "gap")
 
     def test_a_tensor_beyond_the_file(self) -> None:
         def move(header: dict[str, Any]) -> None:
