@@ -67,7 +67,6 @@ std::optional<Candidate> Conductor::candidate_of(const Sequence& sequence) const
   uint32_t rows = length - sequence.cached;
   // A token that is being drawn has no value yet; it can only be the one row of its own span.
   if (sequence.draws_in_flight > 0 && (sequence.draws_in_flight > 1 || rows > 1)) return std::nullopt;
-  // With every row in the Plans in flight a further Plan would find nothing; with preemption in between rows may repeat.
   Candidate candidate;
   candidate.slot = sequence.slot;
   candidate.client = sequence.client.slot;
@@ -75,7 +74,8 @@ std::optional<Candidate> Conductor::candidate_of(const Sequence& sequence) const
   candidate.rows = request.each && request.logits ? std::min(rows, config_.logits_rows_each) : rows;
   candidate.decode = rows == 1 && request.max_tokens > 0;
   candidate.priority = std::clamp<int16_t>(static_cast<int16_t>(sequence.priority + request.priority), -100, 100);
-  candidate.order = candidate.decode ? sequence.last_plan : sequence.arrival;
+  candidate.last_plan = sequence.last_plan;
+  candidate.arrival = sequence.arrival;
   return candidate;
 }
 

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which sequences go into the next step, and with how many rows. Pure: no clock, no threads, no device.
 //
-// Fairness between clients. Let clients be sorted by the rows that they want, fewest first. The first gets what it wants;
-// each further one gets at most max(free_rows, the sum of what those before it got, what the one before it got). So
-// equal clients are served in full, a lone client has everything, and no single greedy client makes the step of the
-// others more than about twice as long, whatever it submits: rows beyond free_rows, the number that rides along while
+// Fairness between clients. Let clients be sorted by the rows that they want, fewest first. The first may have what it
+// wants; each further one at most max(2, free_rows, the sum of what those before it may have, what the one before it may
+// have). So equal clients are served in full, a lone client has everything, and no single greedy client makes the step of
+// the others more than about twice as long, whatever it submits: rows beyond free_rows, the number that rides along while
 // the weights are read once, cost in proportion.
 //
-// Within a client half of its share may go to prefill while it decodes; decodes are taken in the order of longest wait,
-// prefill in the order of arrival. Nobody starves: the order moves on at every step.
+// What a step can take (rows, draws, rows of prompts) is then shared out evenly, longest wait first, so nobody starves
+// however many there are. Within a client half of what it may have goes to prompts while it decodes; decodes are taken in
+// the order of longest wait, prompts in the order of arrival.
 #pragma once
 
 #include <cstdint>
@@ -24,13 +25,14 @@ struct Candidate {
   bool decode = false;     // one row, which draws
   bool each = false;       // draws at every row
   int16_t priority = 0;    // higher first
-  uint64_t order = 0;      // decode: Plan it was last in; prefill: arrival. Lower first
+  uint64_t last_plan = 0;  // that it was in
+  uint64_t arrival = 0;    // of its operation
 };
 
 struct BatchLimits {
-  uint32_t max_rows = 256;     // of a step
-  uint32_t max_draws = 64;     // rows of logits of a step
-  uint32_t prefill_rows = 64;  // of prefill in a step, while anybody decodes
+  uint32_t max_rows = 256;     // of a step, >= 2
+  uint32_t max_draws = 64;     // rows of logits of a step, >= 2
+  uint32_t prefill_rows = 64;  // of prompts in a step, while anybody decodes
   uint32_t free_rows = 8;
 };
 
@@ -41,22 +43,25 @@ struct Pick {
 
 class BatchChooser {
  public:
-  // Reorders `candidates`; the result is valid until the next call.
+  // Reorders `candidates`; the result is valid until the next call. Not empty unless `candidates` is.
   std::span<const Pick> choose(std::vector<Candidate>& candidates, const BatchLimits& limits);
 
  private:
   struct Share {
-    uint32_t first = 0, end = 0;  // in candidates
-    uint32_t decode_rows = 0, prefill_rows = 0;
-    uint32_t granted = 0;
+    uint32_t first = 0, prompts = 0, end = 0;  // in candidates: decodes, then from `prompts` on prompts
+    uint32_t decode_rows = 0, prefill_rows = 0;    // wanted, then granted
+    uint64_t decode_served = 0, prefill_served = 0;  // the latest Plan with any of these
     uint32_t wanted() const { return decode_rows + prefill_rows; }
   };
-  void divide(const std::vector<Candidate>& candidates, const BatchLimits& limits);
-  void pick(const Candidate& candidate, uint32_t rows, Share& share);
+  void collect(const std::vector<Candidate>& candidates, uint32_t prefill_rows);
+  void limit_greed(uint32_t free_rows);
+  void share_out(uint32_t Share::*rows, uint64_t Share::*served, uint32_t capacity);
+  void pick(const Candidate& candidate, uint32_t& budget);
 
   std::vector<Share> shares_;
+  std::vector<uint32_t> wanted_;  // for share_out
   std::vector<Pick> picks_;
-  uint32_t rows_left_ = 0, draws_left_ = 0, prefill_left_ = 0;
+  uint32_t rows_left_ = 0, draws_left_ = 0;
 };
 
 }  // namespace iokv

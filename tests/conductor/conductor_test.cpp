@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+// One decision of the conductor a test. What it does under random load is tests/sim's.
+#include "tests/conductor/harness.h"
+
+#include "iokv/iokv.h"
+#include "tests/session/cmocka_cpp.h"
+
+namespace iokv {
+namespace {
+
+constexpr uint64_t kA = 1 | uint64_t{1} << 32, kB = 2 | uint64_t{1} << 32, kC = 3 | uint64_t{1} << 32;
+
+void a_step_streams_its_tokens_and_ends_once(void**) {
+  Harness harness;
+  const ClientId client = harness.join(0);
+  harness.open(client, kA);
+  const uint64_t step = harness.submit(client, Harness::step(kA, 3, 3));
+  harness.run();
+  const auto outcomes = harness.outcomes(step);
+  assert_int_equal(outcomes.size(), 3);
+  for (uint32_t i = 0; i < 3; i++) {
+    assert_int_equal(outcomes[i].token, 1000 + i);
+    assert_int_equal(outcomes[i].index, i);
+    assert_int_equal(outcomes[i].length, 4 + i);
+    assert_int_equal(outcomes[i].flags, IOKV_COMPLETION_TOKEN | (i < 2 ? IOKV_COMPLETION_MORE : 0));
+  }
+  assert_true(harness.conductor.quiet());
+}
+
+void the_next_plan_is_out_before_the_first_is_back(void**) {
+  Harness harness;
+  const ClientId client = harness.join(0);
+  harness.open(client, kA);
+  harness.submit(client, Harness::step(kA, 1, 8));
+  harness.plan();
+  assert_int_equal(harness.issued.size(), 2);
+  assert_false(harness.issued[0]->spans[0].token_from_draw);
+  assert_true(harness.issued[1]->spans[0].token_from_draw);
+  assert_int_equal(harness.issued[1]->spans[0].first_position, 1);
+}
+
+void what_was_drawn_beyond_a_stop_token_is_dropped(void**) {
+  Harness harness;
+  const ClientId client = harness.join(0);
+  harness.open(client, kA);
+  Request request = Harness::step(kA, 1, 8);
+  request.stop_tokens = {1001};
+  const uint64_t step = harness.submit(client, request);
+  harness.run();
+  const auto outcomes = harness.outcomes(step);
+  assert_int_equal(outcomes.size(), 2);
+  assert_int_equal(outcomes[1].flags, IOKV_COMPLETION_TOKEN | IOKV_COMPLETION_STOPPED);
+  assert_int_equal(outcomes[1].length, 3);
+}
+
+void a_long_prompt_is_cut_while_somebody_decodes(void**) {
+  ConductorConfig config;
+  config.batch.prefill_rows = 16;
+  config.batch.max_rows = 128;
+  Harness harness(config);
+  const ClientId decoder = harness.join(0), reader = harness.join(1);
+  harness.open(decoder, kA);
+  harness.submit(decoder, Harness::step(kA, 1, 100));
+  harness.plan();
+  harness.retire();
+  harness.open(reader, kA);
+  harness.submit(reader, Harness::step(kA, 500, 1));
+  for (int i = 0; i < 4; i++) {
+    harness.plan();
+    const PlanSpan* prompt = harness.span_of(1, 1);
+    assert_non_null(prompt);
+    assert_true(prompt->rows <= 16);
+    assert_non_null(harness.span_of(1, 0));
+    harness.retire();
+  }
+}
+
+void a_lone_prompt_has_the_whole_step(void**) {
+  ConductorConfig config;
+  config.batch.prefill_rows = 16;
+  config.batch.max_rows = 128;
+  Harness harness(config);
+  const ClientId client = harness.join(0);
+  harness.open(client, kA);
+  harness.submit(client, Harness::step(kA, 500, 1));
+  harness.plan();
+  assert_int_equal(harness.issued[0]->tokens.size(), 128);
+}
+
+void the_less_urgent_lose_blocks_and_keep_tokens(void**) {
+  Harness harness({}, 4);
+  const ClientId client = harness.join(0);
+  harness.open(client, kA, 0);
+  const uint64_t low = harness.submit(client, Harness::step(kA, 130, 20));
+  harness.plan();
+  harness.retire();
+  harness.open(client, kB, 50);
+  const uint64_t high = harness.submit(client, Harness::step(kB, 130, 2));
+  harness.run();
+  assert_int_equal(harness.counter(wire::Counter::preemptions), 1);
+  assert_int_equal(harness.outcomes(high).back().length, 132);
+  const auto outcomes = harness.outcomes(low);
+  assert_int_equal(outcomes.size(), 20);
+  assert_int_equal(outcomes.back().length, 150);
+}
+
+void idle_sequences_give_way_before_running_ones(void**) {
+  Harness harness({}, 6);
+  const ClientId client = harness.join(0);
+  harness.open(client, kA, 100);
+  harness.submit(client, Harness::step(kA, 130, 0));  // 3 blocks, then idle, and more urgent than anything
+  harness.run();
+  harness.open(client, kB, 0);
+  harness.submit(client, Harness::step(kB, 150, 1));
+  harness.open(client, kC, 0);
+  harness.submit(client, Harness::step(kC, 150, 1));
+  harness.run();
+  assert_int_equal(harness.counter(wire::Counter::preemptions), 0);
+  assert_true(harness.conductor.quiet());
+  // Its tokens are still there: one row is drawn at, all are computed again.
+  const uint64_t again = harness.submit(client, Harness::step(kA, 0, 1));
+  harness.run();
+  assert_int_equal(harness.outcomes(again).back().length, 131);
+}
+
+void a_sequence_that_could_never_fit_is_refused_at_once(void**) {
+  Harness harness({}, 4);
+  const ClientId client = harness.join(0);
+  harness.open(client, kA);
+  const uint64_t pool = harness.submit(client, Harness::step(kA, 250, 10));
+  const uint64_t context = harness.submit(client, Harness::step(kA, 1000, 100));
+  assert_int_equal(harness.outcomes(pool).at(0).result, IOKV_EPOOL);
+  assert_int_equal(harness.outcomes(context).at(0).result, IOKV_ECONTEXT);
+  assert_int_equal(harness.outcomes(context).at(0).length, 0);
+}
+
+void a_fork_shares_full_blocks_and_its_child_may_be_stepped_at_once(void**) {
+  Harness harness({}, 8);
+  const ClientId client = harness.join(0);
+  harness.open(client, kA);
+  harness.submit(client, Harness::step(kA, 130, 4));
+  Request fork = Harness::other(RequestKind::fork, kB, UINT32_MAX);
+  fork.parent = kA;
+  const uint64_t forked = harness.submit(client, fork);
+  const uint64_t child = harness.submit(client, Harness::step(kB, 1, 1));
+  assert_true(harness.outcomes(forked).empty());
+  harness.run();
+  assert_int_equal(harness.outcomes(forked).at(0).length, 134);
+  assert_int_equal(harness.outcomes(child).at(0).length, 136);
+  // 3 blocks of the parent, and of the child only the last: two are shared.
+  assert_int_equal(harness.pool.total_units().value - harness.pool.free_units().value, 4);
+}
+
+void a_failed_fork_takes_what_waited_for_its_child_with_it(void**) {
+  Harness harness;
+  const ClientId client = harness.join(0);
+  harness.open(client, kA);
+  harness.submit(client, Harness::step(kA, 4, 1));
+  Request fork = Harness::other(RequestKind::fork, kB, 100);
+  fork.parent = kA;
+  const uint64_t forked = harness.submit(client, fork);
+  const uint64_t child = harness.submit(client, Harness::step(kB, 1, 1));
+  harness.run();
+  assert_int_equal(harness.outcomes(forked).at(0).result, IOKV_EINVAL);
+  assert_int_equal(harness.outcomes(child).at(0).result, IOKV_ESEQUENCE);
+}
+
+void cancel_ends_what_runs_and_leaves_the_sequence_usable(void**) {
+  Harness harness;
+  const ClientId client = harness.join(0);
+  harness.open(client, kA);
+  const uint64_t running = harness.submit(client, Harness::step(kA, 2, 50));
+  const uint64_t queued = harness.submit(client, Harness::step(kA, 2, 1));
+  harness.plan();
+  harness.retire();
+  Request cancel = Harness::other(RequestKind::cancel, kA);
+  cancel.target = running;
+  const uint64_t cancelled = harness.submit(client, cancel);
+  assert_int_equal(harness.outcomes(cancelled).at(0).result, 1);
+  assert_int_equal(harness.outcomes(running).back().result, IOKV_ECANCELED);
+  assert_int_equal(harness.outcomes(running).back().length, 3);
+  harness.run();
+  assert_int_equal(harness.outcomes(queued).back().result, 0);
+  assert_int_equal(harness.outcomes(queued).back().length, 6);
+}
+
+void blocks_are_not_given_on_while_a_plan_may_still_write_them(void**) {
+  Harness harness({}, 2);
+  const ClientId client = harness.join(0);
+  harness.open(client, kA);
+  harness.submit(client, Harness::step(kA, 100, 10));
+  harness.plan();
+  harness.submit(client, Harness::other(RequestKind::close, kA));
+  assert_int_equal(harness.pool.free_units().value, 0);
+  harness.open(client, kB);
+  harness.submit(client, Harness::step(kB, 100, 1));
+  harness.plan();
+  while (harness.issued.size() > 1) harness.retire();
+  assert_int_equal(harness.pool.free_units().value, 0);
+  harness.retire();
+  assert_int_equal(harness.pool.free_units().value, 2);
+  harness.run();
+  assert_true(harness.conductor.quiet());
+}
+
+void a_client_that_does_not_reap_parks_and_loses_its_blocks_after_the_lease(void**) {
+  ConductorConfig config;
+  config.stall_lease_ns = 1000;
+  Harness harness(config);
+  const ClientId client = harness.join(0, {16, 16, 4096, 4096});
+  harness.open(client, kA);
+  const uint64_t step = harness.submit(client, Harness::step(kA, 1, 40));
+  harness.run();
+  const size_t delivered = harness.outcomes(step).size();
+  assert_true(delivered < 16);
+  assert_true(harness.conductor.wants_reap(client));
+  assert_int_equal(harness.conductor.next_timer_ns(), harness.now_ns + 1000);
+  harness.now_ns += 1000;
+  harness.plan();
+  assert_int_equal(harness.counter(wire::Counter::stall_releases), 1);
+  assert_int_equal(harness.pool.free_units().value, harness.pool.total_units().value);
+  while (!harness.conductor.quiet()) {
+    harness.reaped(client);
+    harness.run();
+  }
+  const auto outcomes = harness.outcomes(step);
+  assert_int_equal(outcomes.size(), 40);
+  assert_int_equal(outcomes.back().length, 41);
+}
+
+void a_deadline_ends_the_operation_and_what_is_queued_behind_it(void**) {
+  Harness harness;
+  const ClientId client = harness.join(0);
+  harness.open(client, kA);
+  const uint64_t running = harness.submit(client, Harness::step(kA, 1, 500));
+  Request late = Harness::step(kA, 1, 1);
+  late.deadline_ns = 5000;
+  const uint64_t expired = harness.submit(client, late);
+  const uint64_t behind = harness.submit(client, Harness::step(kA, 1, 1));
+  assert_int_equal(harness.conductor.next_timer_ns(), 5000);
+  harness.now_ns = 5000;
+  harness.plan();
+  assert_int_equal(harness.outcomes(expired).at(0).result, IOKV_EDEADLINE);
+  assert_int_equal(harness.outcomes(behind).at(0).result, IOKV_ECANCELED);
+  assert_true(harness.outcomes(running).empty());
+}
+
+void a_client_beyond_its_operations_is_ended(void**) {
+  Harness harness;
+  const ClientId client = harness.join(0, {16, 16, 4096, 4096});
+  harness.open(client, kA);
+  for (int i = 0; i < 8; i++) harness.submit(client, Harness::step(kA, 1, 1));
+  assert_true(harness.ended.empty());
+  harness.submit(client, Harness::step(kA, 1, 1));
+  assert_int_equal(harness.ended.size(), 1);
+  assert_int_equal(harness.ended[0].second, IOKV_EPROTOCOL);
+}
+
+void shutting_down_answers_everybody(void**) {
+  Harness harness;
+  const ClientId client = harness.join(0);
+  harness.open(client, kA);
+  const uint64_t running = harness.submit(client, Harness::step(kA, 1, 500));
+  const uint64_t queued = harness.submit(client, Harness::step(kA, 1, 1));
+  harness.plan();
+  harness.handle(ShutdownRequested{});
+  const uint64_t late = harness.submit(client, Harness::step(kA, 1, 1));
+  assert_int_equal(harness.outcomes(running).back().result, IOKV_ESHUTDOWN);
+  assert_int_equal(harness.outcomes(queued).back().result, IOKV_ECANCELED);
+  assert_int_equal(harness.outcomes(late).back().result, IOKV_ESHUTDOWN);
+  assert_false(harness.conductor.quiet());
+  while (!harness.issued.empty()) harness.retire();
+  assert_true(harness.conductor.quiet());
+}
+
+void a_lost_device_fails_what_runs_and_forgets_every_cache(void**) {
+  Harness harness;
+  const ClientId client = harness.join(0);
+  harness.open(client, kA);
+  harness.submit(client, Harness::step(kA, 100, 0));
+  harness.run();
+  harness.open(client, kB);
+  const uint64_t running = harness.submit(client, Harness::step(kB, 10, 5));
+  harness.plan();
+  while (!harness.issued.empty()) harness.retire("gone");
+  assert_int_equal(harness.outcomes(running).back().result, IOKV_EDEVICE);
+  harness.submit(client, Harness::step(kA, 0, 1));
+  harness.plan();
+  assert_int_equal(harness.issued[0]->spans[0].first_position, 0);
+  assert_int_equal(harness.issued[0]->spans[0].rows, 100);
+}
+
+void a_client_that_leaves_takes_all_its_sequences(void**) {
+  Harness harness;
+  const ClientId client = harness.join(0);
+  harness.open(client, kA);
+  harness.submit(client, Harness::step(kA, 100, 100));
+  harness.plan();
+  harness.handle(ClientGone{client});
+  while (!harness.issued.empty()) harness.retire();
+  assert_int_equal(harness.pool.free_units().value, harness.pool.total_units().value);
+  assert_true(harness.conductor.quiet());
+}
+
+void thousands_of_queued_operations_do_not_deepen_the_stack(void**) {
+  Harness harness;
+  const ClientId client = harness.join(0, {16, 65536, 4096, 4096});
+  harness.open(client, kA);
+  harness.submit(client, Harness::step(kA, 1, 4));
+  uint64_t last = 0;
+  for (int i = 0; i < 30000; i++) last = harness.submit(client, Harness::other(RequestKind::truncate, kA, 1));
+  harness.run();
+  assert_int_equal(harness.outcomes(last).at(0).result, 0);
+}
+
+}  // namespace
+}  // namespace iokv
+
+int main() {
+  using namespace iokv;
+  const CMUnitTest tests[] = {
+      cmocka_unit_test(a_step_streams_its_tokens_and_ends_once),
+      cmocka_unit_test(the_next_plan_is_out_before_the_first_is_back),
+      cmocka_unit_test(what_was_drawn_beyond_a_stop_token_is_dropped),
+      cmocka_unit_test(a_long_prompt_is_cut_while_somebody_decodes),
+      cmocka_unit_test(a_lone_prompt_has_the_whole_step),
+      cmocka_unit_test(the_less_urgent_lose_blocks_and_keep_tokens),
+      cmocka_unit_test(idle_sequences_give_way_before_running_ones),
+      cmocka_unit_test(a_sequence_that_could_never_fit_is_refused_at_once),
+      cmocka_unit_test(a_fork_shares_full_blocks_and_its_child_may_be_stepped_at_once),
+      cmocka_unit_test(a_failed_fork_takes_what_waited_for_its_child_with_it),
+      cmocka_unit_test(cancel_ends_what_runs_and_leaves_the_sequence_usable),
+      cmocka_unit_test(blocks_are_not_given_on_while_a_plan_may_still_write_them),
+      cmocka_unit_test(a_client_that_does_not_reap_parks_and_loses_its_blocks_after_the_lease),
+      cmocka_unit_test(a_deadline_ends_the_operation_and_what_is_queued_behind_it),
+      cmocka_unit_test(a_client_beyond_its_operations_is_ended),
+      cmocka_unit_test(shutting_down_answers_everybody),
+      cmocka_unit_test(a_lost_device_fails_what_runs_and_forgets_every_cache),
+      cmocka_unit_test(a_client_that_leaves_takes_all_its_sequences),
+      cmocka_unit_test(thousands_of_queued_operations_do_not_deepen_the_stack),
+  };
+  return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
