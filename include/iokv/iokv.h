@@ -103,7 +103,7 @@ typedef struct iokv_connect_options {
 /*
  * Connects to a daemon and waits until it is ready. options and detail may be NULL. On success *client is owned by the
  * caller, who ends it with iokv_disconnect. Errors: EINVAL, ENOMEM, ENODAEMON, EACCES, EVERSION, ELOADING (the detail
- * says how far), ELIMIT (the daemon's client limit), EPROTOCOL, ETIMEDOUT, ESHUTDOWN.
+ * says how far), ELIMIT (the daemon's client limit), EPROTOCOL, ETIMEDOUT, ESHUTDOWN. Any thread; blocks.
  */
 IOKV_API int iokv_connect(const iokv_connect_options* options, iokv_client** client, iokv_error_detail* detail);
 

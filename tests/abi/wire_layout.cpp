@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+// Frozen at 1.0: where every field of every entry and message lies, and every constant of the wire. Clients outlive
+// daemons and daemons clients, so a line here never changes; see also the assertions beside the structs.
+#include <cstddef>
+#include <cstdint>
+
+#include "wire/counters.h"
+#include "wire/handshake.h"
+#include "wire/rings.h"
+
+namespace iokv::wire {
+
+static_assert(sizeof(Submission) == 64, "Submission");
+static_assert(offsetof(Submission, opcode) == 0, "Submission.opcode");
+static_assert(offsetof(Submission, reserved0) == 1, "Submission.reserved0");
+static_assert(offsetof(Submission, flags) == 2, "Submission.flags");
+static_assert(offsetof(Submission, priority) == 4, "Submission.priority");
+static_assert(offsetof(Submission, model) == 6, "Submission.model");
+static_assert(offsetof(Submission, operation) == 8, "Submission.operation");
+static_assert(offsetof(Submission, user_data) == 16, "Submission.user_data");
+static_assert(offsetof(Submission, sequence) == 24, "Submission.sequence");
+static_assert(offsetof(Submission, argument) == 32, "Submission.argument");
+static_assert(offsetof(Submission, payload_offset) == 40, "Submission.payload_offset");
+static_assert(offsetof(Submission, payload_bytes) == 44, "Submission.payload_bytes");
+static_assert(offsetof(Submission, n) == 48, "Submission.n");
+static_assert(offsetof(Submission, m) == 52, "Submission.m");
+static_assert(offsetof(Submission, adapter) == 56, "Submission.adapter");
+static_assert(offsetof(Submission, reserved1) == 60, "Submission.reserved1");
+
+static_assert(sizeof(StepPayload) == 32, "StepPayload");
+static_assert(offsetof(StepPayload, struct_bytes) == 0, "StepPayload.struct_bytes");
+static_assert(offsetof(StepPayload, stop_tokens) == 4, "StepPayload.stop_tokens");
+static_assert(offsetof(StepPayload, has_sampling) == 8, "StepPayload.has_sampling");
+static_assert(offsetof(StepPayload, temperature) == 12, "StepPayload.temperature");
+static_assert(offsetof(StepPayload, top_p) == 16, "StepPayload.top_p");
+static_assert(offsetof(StepPayload, top_k) == 20, "StepPayload.top_k");
+static_assert(offsetof(StepPayload, seed) == 24, "StepPayload.seed");
+
+static_assert(sizeof(Completion) == 64, "Completion");
+static_assert(offsetof(Completion, user_data) == 0, "Completion.user_data");
+static_assert(offsetof(Completion, operation) == 8, "Completion.operation");
+static_assert(offsetof(Completion, sequence) == 16, "Completion.sequence");
+static_assert(offsetof(Completion, result) == 24, "Completion.result");
+static_assert(offsetof(Completion, flags) == 28, "Completion.flags");
+static_assert(offsetof(Completion, token) == 32, "Completion.token");
+static_assert(offsetof(Completion, logprob) == 36, "Completion.logprob");
+static_assert(offsetof(Completion, index) == 40, "Completion.index");
+static_assert(offsetof(Completion, length) == 44, "Completion.length");
+static_assert(offsetof(Completion, result_position) == 48, "Completion.result_position");
+static_assert(offsetof(Completion, result_bytes) == 52, "Completion.result_bytes");
+static_assert(offsetof(Completion, reserved) == 56, "Completion.reserved");
+
+static_assert(sizeof(Geometry) == 16, "Geometry");
+static_assert(offsetof(Geometry, submission_entries) == 0, "Geometry.submission_entries");
+static_assert(offsetof(Geometry, completion_entries) == 4, "Geometry.completion_entries");
+static_assert(offsetof(Geometry, arena_bytes) == 8, "Geometry.arena_bytes");
+static_assert(offsetof(Geometry, result_bytes) == 12, "Geometry.result_bytes");
+
+static_assert(sizeof(MessageHeader) == 8, "MessageHeader");
+static_assert(offsetof(MessageHeader, magic) == 0, "MessageHeader.magic");
+static_assert(offsetof(MessageHeader, type) == 4, "MessageHeader.type");
+static_assert(offsetof(MessageHeader, bytes) == 6, "MessageHeader.bytes");
+
+static_assert(sizeof(Hello) == 72, "Hello");
+static_assert(offsetof(Hello, header) == 0, "Hello.header");
+static_assert(offsetof(Hello, version_min) == 8, "Hello.version_min");
+static_assert(offsetof(Hello, version_max) == 10, "Hello.version_max");
+static_assert(offsetof(Hello, flags) == 12, "Hello.flags");
+static_assert(offsetof(Hello, features) == 16, "Hello.features");
+static_assert(offsetof(Hello, wanted) == 24, "Hello.wanted");
+static_assert(offsetof(Hello, name) == 40, "Hello.name");
+
+static_assert(sizeof(Loading) == 16, "Loading");
+static_assert(offsetof(Loading, header) == 0, "Loading.header");
+static_assert(offsetof(Loading, percent) == 8, "Loading.percent");
+static_assert(offsetof(Loading, reserved) == 12, "Loading.reserved");
+
+static_assert(sizeof(Welcome) == 312, "Welcome");
+static_assert(offsetof(Welcome, header) == 0, "Welcome.header");
+static_assert(offsetof(Welcome, version) == 8, "Welcome.version");
+static_assert(offsetof(Welcome, reserved0) == 10, "Welcome.reserved0");
+static_assert(offsetof(Welcome, flags) == 12, "Welcome.flags");
+static_assert(offsetof(Welcome, features) == 16, "Welcome.features");
+static_assert(offsetof(Welcome, daemon_instance) == 24, "Welcome.daemon_instance");
+static_assert(offsetof(Welcome, client_id) == 32, "Welcome.client_id");
+static_assert(offsetof(Welcome, geometry) == 40, "Welcome.geometry");
+static_assert(offsetof(Welcome, vocabulary) == 56, "Welcome.vocabulary");
+static_assert(offsetof(Welcome, max_context) == 60, "Welcome.max_context");
+static_assert(offsetof(Welcome, layers) == 64, "Welcome.layers");
+static_assert(offsetof(Welcome, hidden) == 68, "Welcome.hidden");
+static_assert(offsetof(Welcome, heads) == 72, "Welcome.heads");
+static_assert(offsetof(Welcome, kv_heads) == 76, "Welcome.kv_heads");
+static_assert(offsetof(Welcome, head_dim) == 80, "Welcome.head_dim");
+static_assert(offsetof(Welcome, begin_token) == 84, "Welcome.begin_token");
+static_assert(offsetof(Welcome, end_token_count) == 88, "Welcome.end_token_count");
+static_assert(offsetof(Welcome, end_tokens) == 92, "Welcome.end_tokens");
+static_assert(offsetof(Welcome, max_sequences) == 124, "Welcome.max_sequences");
+static_assert(offsetof(Welcome, max_operations) == 128, "Welcome.max_operations");
+static_assert(offsetof(Welcome, max_step_tokens) == 132, "Welcome.max_step_tokens");
+static_assert(offsetof(Welcome, max_stop_tokens) == 136, "Welcome.max_stop_tokens");
+static_assert(offsetof(Welcome, reserved1) == 140, "Welcome.reserved1");
+static_assert(offsetof(Welcome, pool_tokens) == 144, "Welcome.pool_tokens");
+static_assert(offsetof(Welcome, model_digest) == 152, "Welcome.model_digest");
+static_assert(offsetof(Welcome, tokenizer_digest) == 184, "Welcome.tokenizer_digest");
+static_assert(offsetof(Welcome, model_name) == 216, "Welcome.model_name");
+static_assert(offsetof(Welcome, daemon_version) == 280, "Welcome.daemon_version");
+
+static_assert(sizeof(Farewell) == 512, "Farewell");
+static_assert(offsetof(Farewell, header) == 0, "Farewell.header");
+static_assert(offsetof(Farewell, code) == 8, "Farewell.code");
+static_assert(offsetof(Farewell, message) == 12, "Farewell.message");
+
+static_assert(sizeof(Fetch) == 16, "Fetch");
+static_assert(offsetof(Fetch, header) == 0, "Fetch.header");
+static_assert(offsetof(Fetch, kind) == 8, "Fetch.kind");
+static_assert(offsetof(Fetch, reserved) == 12, "Fetch.reserved");
+
+static_assert(sizeof(Blob) == 24, "Blob");
+static_assert(offsetof(Blob, header) == 0, "Blob.header");
+static_assert(offsetof(Blob, kind) == 8, "Blob.kind");
+static_assert(offsetof(Blob, result) == 12, "Blob.result");
+static_assert(offsetof(Blob, bytes) == 16, "Blob.bytes");
+
+static_assert(kIndexLineBytes == 128);
+static_assert(kEntryBytes == 64);
+static_assert(kPageBytes == 4096);
+static_assert(kPayloadAlignment == 8);
+static_assert(kMaxStepPayloadBytes == 1024);
+static_assert(kSubmissionEach == 1);
+static_assert(kSubmissionLogits == 2);
+static_assert(kSubmissionPart == 4);
+static_assert(kUpSubmissionTail == 0);
+static_assert(kUpCompletionHead == 128);
+static_assert(kUpResultHead == 256);
+static_assert(kUpFlags == 384);
+static_assert(kUpEntries == 4096);
+static_assert(kUpNeedWakeup == 1);
+static_assert(kUpNeedRoom == 2);
+static_assert(kDownGeometry == 0);
+static_assert(kDownSubmissionHead == 128);
+static_assert(kDownCompletionTail == 256);
+static_assert(kDownFlags == 384);
+static_assert(kDownEndCode == 512);
+static_assert(kDownEntries == 4096);
+static_assert(kDownNeedWakeup == 1);
+static_assert(kDownNeedReap == 2);
+static_assert(kMagic == 1986752361);
+static_assert(kVersionMin == 1);
+static_assert(kVersionMax == 1);
+static_assert(kMaxMessageBytes == 1024);
+static_assert(kHelloObserver == 1);
+static_assert(kCounterBytes == 4096);
+static_assert(static_cast<uint32_t>(Opcode::nop) == 1);
+static_assert(static_cast<uint32_t>(Opcode::open) == 2);
+static_assert(static_cast<uint32_t>(Opcode::step) == 3);
+static_assert(static_cast<uint32_t>(Opcode::fork) == 4);
+static_assert(static_cast<uint32_t>(Opcode::truncate) == 5);
+static_assert(static_cast<uint32_t>(Opcode::cancel) == 6);
+static_assert(static_cast<uint32_t>(Opcode::close) == 7);
+static_assert(static_cast<uint32_t>(MessageType::hello) == 1);
+static_assert(static_cast<uint32_t>(MessageType::loading) == 2);
+static_assert(static_cast<uint32_t>(MessageType::welcome) == 3);
+static_assert(static_cast<uint32_t>(MessageType::refused) == 4);
+static_assert(static_cast<uint32_t>(MessageType::fetch) == 5);
+static_assert(static_cast<uint32_t>(MessageType::blob) == 6);
+static_assert(static_cast<uint32_t>(MessageType::ended) == 7);
+static_assert(static_cast<uint32_t>(BlobKind::counters) == 1);
+static_assert(static_cast<uint32_t>(BlobKind::vocabulary) == 2);
+static_assert(static_cast<uint32_t>(BlobKind::tokenizer) == 3);
+static_assert(static_cast<uint32_t>(BlobKind::chat_template) == 4);
+
+// Counters are appended: a position never changes its meaning.
+static_assert(static_cast<uint32_t>(Counter::instance) == 0);
+static_assert(static_cast<uint32_t>(Counter::pid) == 1);
+static_assert(static_cast<uint32_t>(Counter::start_ns) == 2);
+static_assert(static_cast<uint32_t>(Counter::ready) == 3);
+static_assert(static_cast<uint32_t>(Counter::loading_percent) == 4);
+static_assert(static_cast<uint32_t>(Counter::clients) == 5);
+static_assert(static_cast<uint32_t>(Counter::clients_total) == 6);
+static_assert(static_cast<uint32_t>(Counter::clients_ended) == 7);
+static_assert(static_cast<uint32_t>(Counter::sequences) == 8);
+static_assert(static_cast<uint32_t>(Counter::operations) == 9);
+static_assert(static_cast<uint32_t>(Counter::submissions) == 10);
+static_assert(static_cast<uint32_t>(Counter::completions) == 11);
+static_assert(static_cast<uint32_t>(Counter::refusals) == 12);
+static_assert(static_cast<uint32_t>(Counter::steps) == 13);
+static_assert(static_cast<uint32_t>(Counter::steps_shared) == 14);
+static_assert(static_cast<uint32_t>(Counter::steps_multiclient_possible) == 15);
+static_assert(static_cast<uint32_t>(Counter::step_ns) == 16);
+static_assert(static_cast<uint32_t>(Counter::prefill_tokens) == 17);
+static_assert(static_cast<uint32_t>(Counter::decode_tokens) == 18);
+static_assert(static_cast<uint32_t>(Counter::sampled_tokens) == 19);
+static_assert(static_cast<uint32_t>(Counter::recomputed_tokens) == 20);
+static_assert(static_cast<uint32_t>(Counter::preemptions) == 21);
+static_assert(static_cast<uint32_t>(Counter::stall_releases) == 22);
+static_assert(static_cast<uint32_t>(Counter::parked) == 23);
+static_assert(static_cast<uint32_t>(Counter::waiting) == 24);
+static_assert(static_cast<uint32_t>(Counter::pool_units) == 25);
+static_assert(static_cast<uint32_t>(Counter::pool_units_free) == 26);
+static_assert(static_cast<uint32_t>(Counter::pool_bytes) == 27);
+static_assert(static_cast<uint32_t>(Counter::weights_bytes) == 28);
+static_assert(static_cast<uint32_t>(Counter::model_file_bytes) == 29);
+static_assert(static_cast<uint32_t>(Counter::wakeups) == 30);
+static_assert(static_cast<uint32_t>(Counter::doorbells_sent) == 31);
+static_assert(static_cast<uint32_t>(Counter::doorbells_received) == 32);
+static_assert(static_cast<uint32_t>(Counter::first_work_ns) == 33);
+static_assert(static_cast<uint32_t>(Counter::first_works) == 34);
+
+}  // namespace iokv::wire
