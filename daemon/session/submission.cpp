@@ -129,18 +129,16 @@ const char* SubmissionRules::check_identity(const wire::Submission& entry) {
   return nullptr;
 }
 
-// Positions are free-running: `advance` is how far this payload's end is from the end of the one before, skipped bytes
-// included, and what the client can have used of the arena since is at most all of it.
+// There is one place where a FIFO can have put it: what lies there is whole, within the arena and aligned.
 const char* SubmissionRules::check_place(const wire::Submission& entry) {
   if (entry.payload_bytes == 0) return nullptr;
   if (entry.payload_bytes > arena_bytes_) return "a payload larger than the arena";
-  const uint32_t bytes = wire::padded(entry.payload_bytes);  // arena_bytes_ is a power of two: no overflow
-  if (entry.payload_offset % wire::kPayloadAlignment != 0) return "a payload that is not 8-byte aligned";
-  if ((entry.payload_offset & (arena_bytes_ - 1)) + bytes > arena_bytes_) return "a payload across the arena's end";
-  const uint32_t skipped = entry.payload_offset - arena_position_;
-  if (skipped > arena_bytes_ - bytes) return "a payload outside of the free part of the arena";
-  arena_position_ = entry.payload_offset + bytes;
   if (entry.payload_bytes < sizeof(wire::StepPayload)) return "a payload shorter than its struct";
+  const uint32_t bytes = wire::padded(entry.payload_bytes);  // at most arena_bytes_, a power of two: no overflow
+  if (entry.payload_offset != wire::place(arena_position_, bytes, arena_bytes_)) {
+    return "a payload that does not follow the one before";
+  }
+  arena_position_ = entry.payload_offset + bytes;
   return nullptr;
 }
 
@@ -181,9 +179,7 @@ const char* SubmissionRules::check_payload(const wire::Submission& entry, std::s
   if (head.has_sampling > 1) return "a payload's has_sampling is neither 0 nor 1";
   const uint32_t n = is_step(entry) ? entry.n : 0;
   const uint64_t needed = head.struct_bytes + (uint64_t{n} + head.stop_tokens) * sizeof(int32_t);
-  if (entry.payload_bytes != needed && entry.payload_bytes != ((needed + 7) & ~uint64_t{7})) {
-    return "a payload's length is not that of its struct and tokens";
-  }
+  if (entry.payload_bytes != needed) return "a payload's length is not that of its struct and tokens";
   if (head.stop_tokens > limits_.max_stop_tokens) return request.refuse = IOKV_ELIMIT, nullptr;
   IOKV_ASSERT(payload.size() >= needed);  // n and stop_tokens are within the limits, so max_payload_bytes_ sufficed
   if (!all_zero(payload.subspan(sizeof head, head.struct_bytes - sizeof head))) {

@@ -8,7 +8,7 @@
 //     broke the protocol and is ended. Only a client that does not use libiokv, or has overwritten its memory, gets there.
 //  2. Operation ids rise. All parts of a longer append carry the id of the STEP that ends it; one such append at a time is
 //     under way, other entries may come in between.
-//  3. Payloads lie one behind the other in the arena, as a FIFO puts them.
+//  3. Each payload lies where wire::place puts it behind the one before.
 #pragma once
 
 #include <cstddef>

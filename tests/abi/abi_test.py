@@ -40,7 +40,7 @@ class Library(unittest.TestCase):
 
     def test_every_function_of_the_header_says_who_may_call_it(self) -> None:
         header = (ROOT / "include" / "iokv" / "iokv.h").read_text()
-        rule = r"thread|Alone"
+        rule = r"[Tt]hread|Alone"
         for match in re.finditer(r"^IOKV_API [^(]*?(iokv_\w+)\(", header, re.MULTILINE):
             before = header[: match.start()]
             comment = before[before.rindex("/*") :]
