@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+// Model files as bytes: quantised blocks against the Python package gguf (quantised.json, made by
+// scripts/make_quantised.py), and what is refused. Whole models against transformers: tests/golden.
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "daemon/model/gguf.h"
+#include "daemon/model/model_files.h"
+#include "daemon/model/safetensors.h"
+#include "daemon/model/stored_type.h"
+
+#include "tests/session/cmocka_cpp.h"
+
+using namespace iokv;
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+namespace {
+
+const std::string kGguf = "tests/fuzz/seeds/gguf/llama", kSafetensors = "tests/fuzz/seeds/safetensors/three";
+const std::string kModel = "tests/golden/llama_gqa";
+
+std::string contents(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::vector<std::byte> from_hex(const std::string& text) {
+  std::vector<std::byte> bytes;
+  for (size_t i = 0; i < text.size(); i += 2) bytes.push_back(static_cast<std::byte>(std::stoi(text.substr(i, 2), nullptr, 16)));
+  return bytes;
+}
+
+class Scratch {
+ public:
+  Scratch() {
+    char path[] = "/tmp/iokv-test-XXXXXX";
+    path_ = ::mkdtemp(path);
+  }
+  ~Scratch() { fs::remove_all(path_); }
+  std::string write(const std::string& name, const std::string& bytes) const {
+    std::ofstream(path_ + "/" + name, std::ios::binary) << bytes;
+    return path_ + "/" + name;
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+// One line that names the file and something more.
+void assert_refusal(const std::string& message, const std::string& path, const std::string& what) {
+  if (message.find(path) == std::string::npos || message.find(what) == std::string::npos ||
+      message.find('\n') != std::string::npos) {
+    fail_msg("\"%s\" does not name %s and \"%s\" in one line", message.c_str(), path.c_str(), what.c_str());
+  }
+}
+
+void quantised_blocks_decode_bit_for_bit_as_in_gguf(void**) {
+  const json cases = json::parse(contents("tests/model/quantised.json"));
+  const std::pair<const char*, StoredType> types[] = {
+      {"Q4_0", StoredType::q4_0}, {"Q4_1", StoredType::q4_1}, {"Q5_0", StoredType::q5_0}, {"Q5_1", StoredType::q5_1},
+      {"Q8_0", StoredType::q8_0}, {"Q4_K", StoredType::q4_k}, {"Q5_K", StoredType::q5_k}, {"Q6_K", StoredType::q6_k}};
+  for (const auto& [name, type] : types) {
+    const auto stored = from_hex(cases[name]["bytes"].get<std::string>());
+    const auto expected = from_hex(cases[name]["f32"].get<std::string>());
+    const size_t count = expected.size() / sizeof(float);
+    assert_int_equal(stored_bytes_of(type, count), stored.size());
+    std::vector<float> values(count);
+    dequantize_row(type, stored, values.data(), count);
+    if (std::memcmp(values.data(), expected.data(), expected.size()) != 0) fail_msg("%s differs", name);
+    assert_string_equal(std::string(layout_of(type).name).c_str(), name);
+  }
+}
+
+void a_gguf_model_is_described_by_its_metadata(void**) {
+  auto opened = open_model(kGguf);
+  if (!opened) fail_msg("%s", opened.failure().message.c_str());
+  const ModelSpec& spec = opened->spec();
+  assert_int_equal(spec.layers, 1);
+  assert_int_equal(spec.heads, 2);
+  assert_int_equal(spec.kv_heads, 1);
+  assert_int_equal(spec.head_dim, 16);
+  assert_int_equal(spec.vocab, 8);
+  assert_true(spec.tied_embeddings);
+  const TokenizerExport& text = opened->tokenizer();
+  assert_int_equal(text.token_bytes.size(), 8);
+  assert_string_equal(text.token_bytes[6].c_str(), " a");
+  assert_string_equal(text.token_bytes[0].c_str(), "<s>");
+  const json tokenizer = json::parse(text.tokenizer_json);
+  assert_int_equal(tokenizer["added_tokens"].size(), 2);
+  assert_int_equal(tokenizer["model"]["merges"].size(), 2);
+  assert_string_equal(tokenizer["pre_tokenizer"]["pretokenizers"][0]["type"].get<std::string>().c_str(), "Digits");
+}
+
+void every_shortened_gguf_file_is_refused(void**) {
+  const std::string whole = contents(kGguf);
+  Scratch scratch;
+  for (size_t size = 1; size < whole.size(); size += size < 2000 ? 1 : 97) {
+    auto opened = open_model(scratch.write("m.gguf", whole.substr(0, size)));
+    if (opened) fail_msg("%zu of %zu bytes were enough", size, whole.size());
+    assert_refusal(opened.failure().message, "m.gguf", "");
+  }
+}
+
+void every_shortened_safetensors_file_is_refused(void**) {
+  const std::string whole = contents(kSafetensors);
+  Scratch scratch;
+  assert_true(static_cast<bool>(open_safetensors(kSafetensors)));
+  for (size_t size = 1; size < whole.size(); size++) {
+    auto opened = open_safetensors(scratch.write("m.safetensors", whole.substr(0, size)));
+    if (opened) fail_msg("%zu of %zu bytes were enough", size, whole.size());
+  }
+}
+
+void a_sharded_model_is_the_same_model(void**) {
+  Scratch scratch;
+  auto single = open_model(kModel);
+  fs::copy(kModel + "/model.safetensors", scratch.path() + "/model-00001-of-00001.safetensors");
+  fs::copy(kModel + "/config.json", scratch.path() + "/config.json");
+  json map = json::object();
+  auto tensors = open_safetensors(kModel + "/model.safetensors");
+  for (const auto& [name, tensor] : tensors->tensors()) map[name] = "model-00001-of-00001.safetensors";
+  scratch.write("model.safetensors.index.json", json{{"weight_map", map}}.dump());
+  auto sharded = open_model(scratch.path());
+  if (!sharded) fail_msg("%s", sharded.failure().message.c_str());
+  assert_memory_equal(sharded->digest().data(), single->digest().data(), single->digest().size());
+  map["model.norm.weight"] = "../model.safetensors";
+  scratch.write("model.safetensors.index.json", json{{"weight_map", map}}.dump());
+  assert_refusal(open_model(scratch.path()).failure().message, "index.json", "plain name");
+}
+
+// A copy of the golden model with one setting changed, and what the refusal must mention.
+void settings_that_cannot_be_are_refused_by_name(void**) {
+  const std::tuple<const char*, json, const char*> cases[] = {
+      {"model_type", "mamba", "llama"},
+      {"model_type", nullptr, "architecture"},
+      {"num_hidden_layers", -1, "num_hidden_layers"},
+      {"num_hidden_layers", 4, "missing"},
+      {"hidden_size", 1e30, "hidden_size"},
+      {"hidden_size", "64", "hidden_size"},
+      {"vocab_size", 1ull << 60, "vocab_size"},
+      {"vocab_size", 129, "shape"},
+      {"num_key_value_heads", 3, "evenly"},
+      {"head_dim", 25, "odd"},
+      {"hidden_act", "swish2", "hidden_act"},
+      {"rms_norm_eps", 0, "rms_norm_eps"},
+      {"max_position_embeddings", 0, "max_position_embeddings"},
+      {"rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 1e4}}, "yarn"},
+      {"rope_parameters", {{"rope_type", "llama3"}, {"rope_theta", 1e4}}, "factor"},
+      {"rope_parameters", 7, "rope_parameters"},
+      {"mlp_bias", true, "missing"},
+      {"eos_token_id", "end", "eos_token_id"},
+  };
+  const json config = json::parse(contents(kModel + "/config.json"));
+  Scratch scratch;
+  fs::copy(kModel + "/model.safetensors", scratch.path() + "/model.safetensors");
+  for (const auto& [key, value, mentions] : cases) {
+    json changed = config;
+    changed[key] = value;
+    scratch.write("config.json", changed.dump());
+    auto opened = open_model(scratch.path());
+    if (opened) fail_msg("%s = %s was accepted", key, value.dump().c_str());
+    assert_refusal(opened.failure().message, scratch.path(), mentions);
+  }
+}
+
+void older_configurations_mean_the_same(void**) {
+  // rope_scaling and rope_theta beside each other, as before transformers 5.
+  json config = json::parse(contents(kModel + "/config.json"));
+  const json rope = config["rope_parameters"];
+  config.erase("rope_parameters");
+  config["rope_theta"] = rope["rope_theta"];
+  config["rope_scaling"] = rope;
+  config["rope_scaling"].erase("rope_theta");
+  Scratch scratch;
+  fs::copy(kModel + "/model.safetensors", scratch.path() + "/model.safetensors");
+  scratch.write("config.json", config.dump());
+  auto now = open_model(kModel), before = open_model(scratch.path());
+  assert_true(now->spec().rope_inverse_frequency == before->spec().rope_inverse_frequency);
+}
+
+void end_tokens_come_from_both_files(void**) {
+  Scratch scratch;
+  fs::copy(kModel + "/model.safetensors", scratch.path() + "/model.safetensors");
+  fs::copy(kModel + "/config.json", scratch.path() + "/config.json");
+  scratch.write("generation_config.json", R"({"eos_token_id": [2, 9]})");
+  auto opened = open_model(scratch.path());
+  assert_true((opened->spec().end_tokens == std::vector<int32_t>{2, 9}));
+  assert_int_equal(opened->spec().begin_token, 1);
+}
+
+void what_is_not_a_model_is_called_by_its_name(void**) {
+  assert_refusal(open_model("/nonexistent-iokv").failure().message, "/nonexistent-iokv", "no such file");
+  Scratch scratch;
+  assert_refusal(open_model(scratch.path()).failure().message, "config.json", "");
+  assert_refusal(open_model(scratch.write("m.gguf", "not a model at all")).failure().message, "m.gguf", "not a GGUF");
+  assert_refusal(open_model(kModel + "/model.safetensors").failure().message, "model.safetensors", "directory");
+}
+
+}  // namespace
+
+int main() {
+  const CMUnitTest tests[] = {
+      cmocka_unit_test(quantised_blocks_decode_bit_for_bit_as_in_gguf),
+      cmocka_unit_test(a_gguf_model_is_described_by_its_metadata),
+      cmocka_unit_test(every_shortened_gguf_file_is_refused),
+      cmocka_unit_test(every_shortened_safetensors_file_is_refused),
+      cmocka_unit_test(a_sharded_model_is_the_same_model),
+      cmocka_unit_test(settings_that_cannot_be_are_refused_by_name),
+      cmocka_unit_test(older_configurations_mean_the_same),
+      cmocka_unit_test(end_tokens_come_from_both_files),
+      cmocka_unit_test(what_is_not_a_model_is_called_by_its_name),
+  };
+  return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
