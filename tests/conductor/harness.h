@@ -16,8 +16,8 @@ namespace iokv {
 
 class Harness : public Effects {
  public:
-  explicit Harness(ConductorConfig config = {}, uint32_t pool_units = 64)
-      : pool(PoolShape{pool_units, 1, 1}), conductor(completed(config), pool, *this) {}
+  explicit Harness(ConductorConfig config = {}, uint32_t pool_units = 64, bool verify_always = true)
+      : pool(PoolShape{pool_units, 1, 1}), conductor(completed(config, verify_always), pool, *this) {}
 
   struct Posted {
     ClientId client;
@@ -107,10 +107,10 @@ class Harness : public Effects {
   Conductor conductor;
 
  private:
-  static ConductorConfig completed(ConductorConfig config) {
+  static ConductorConfig completed(ConductorConfig config, bool verify_always) {
     if (config.vocabulary == 0) config.vocabulary = 100000;
     if (config.max_context == 0) config.max_context = 1024;
-    config.verify_always = true;
+    config.verify_always = verify_always;
     return config;
   }
 
