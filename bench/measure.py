@@ -40,7 +40,7 @@ def output_of(name: str, *values: object) -> str:
 
 
 def start_daemon(model: str, *options: str) -> Daemon:
-    return Daemon("--log-level", "warn", *options, model=model)
+    return Daemon("--log-level", "warning", *options, model=model)
 
 
 class Load:
