@@ -20,7 +20,8 @@ struct Sequence {
   std::vector<const void*> addresses;
 
   Sequence(Variant variant, KvShape kv_shape, uint32_t tokens, Numbers& numbers)
-      : shape(kv_shape), length(tokens), blocks(variant.compute, blocks_for(Tokens(tokens)).value * shape.block_elements()) {
+      : shape(kv_shape), length(tokens),
+        blocks(variant.compute, blocks_for(Tokens(tokens)).value * shape.block_elements()) {
     uint32_t count = blocks_for(Tokens(tokens)).value;
     for (uint32_t b = 0; b < count; ++b) start.push_back((count - 1 - b) * shape.block_elements());
     for (size_t at : start) addresses.push_back(blocks.at(at));
@@ -60,7 +61,8 @@ Tensor attend(Backend& backend, const Sequence& sequence, const Queries& queries
     spans.push_back({row, rows, position, std::span(sequence.addresses).first(blocks)});
     row += rows;
   }
-  backend.attend(Queue::dense, {sequence.shape, scale_of(sequence.shape), queries.values.at(), queries.stride, out.at(), spans});
+  float scale = scale_of(sequence.shape);
+  backend.attend(Queue::dense, {sequence.shape, scale, queries.values.at(), queries.stride, out.at(), spans});
   return out;
 }
 
@@ -71,7 +73,8 @@ std::vector<double> reference(const Sequence& sequence, const Queries& queries, 
   std::vector<double> scores(seen), out(d, 0.0);
   for (uint32_t t = 0; t < seen; ++t) {
     for (uint32_t i = 0; i < d; ++i) {
-      scores[t] += queries.values[size_t{row} * queries.stride + head * d + i] * sequence.blocks[sequence.k_at(t, kv_head) + i];
+      double q = queries.values[size_t{row} * queries.stride + head * d + i];
+      scores[t] += q * sequence.blocks[sequence.k_at(t, kv_head) + i];
     }
     scores[t] *= double{scale_of(sequence.shape)};
   }
@@ -83,7 +86,8 @@ std::vector<double> reference(const Sequence& sequence, const Queries& queries, 
   return out;
 }
 
-const KvShape kShapes[] = {{9, 3, 64}, {4, 4, 32}, {8, 1, 128}, {2, 2, 80}, {3, 1, 40}, {2, 1, 8}, {2, 2, 20}, {2, 1, 7}, {1, 1, 256}};
+const KvShape kShapes[] = {{9, 3, 64}, {4, 4, 32}, {8, 1, 128}, {2, 2, 80}, {3, 1, 40},
+                           {2, 1, 8},  {2, 2, 20}, {2, 1, 7},   {1, 1, 256}};
 
 void every_row_is_the_softmax_of_what_is_not_after_it(void**) {
   each_variant([](Variant variant) {
@@ -151,16 +155,20 @@ void neighbours_in_a_batch_change_nothing(void**) {
     Numbers numbers(14);
     KvShape shape{6, 3, 32};
     std::vector<Sequence> sequences;
-    for (uint32_t length : {1u, 63u, 64u, 700u, 129u, 5u, 300u}) sequences.emplace_back(variant, shape, length, numbers);
+    for (uint32_t length : {1u, 63u, 64u, 700u, 129u, 5u, 300u}) {
+      sequences.emplace_back(variant, shape, length, numbers);
+    }
     Queries queries(variant, shape, static_cast<uint32_t>(sequences.size()), numbers);
     Tensor together(variant.compute, size_t{queries.rows} * queries.width);
     std::vector<AttendSpan> spans;
-    for (uint32_t s = 0; s < queries.rows; ++s) spans.push_back({s, 1, sequences[s].length - 1, sequences[s].addresses});
+    for (uint32_t s = 0; s < queries.rows; ++s) {
+      spans.push_back({s, 1, sequences[s].length - 1, sequences[s].addresses});
+    }
     backend->attend(Queue::dense, {shape, scale_of(shape), queries.values.at(), queries.stride, together.at(), spans});
     for (uint32_t s = 0; s < queries.rows; ++s) {
       Tensor alone(variant.compute, size_t{queries.rows} * queries.width);
-      AttendSpan span = spans[s];
-      backend->attend(Queue::dense, {shape, scale_of(shape), queries.values.at(), queries.stride, alone.at(), {&span, 1}});
+      std::span<const AttendSpan> span(&spans[s], 1);
+      backend->attend(Queue::dense, {shape, scale_of(shape), queries.values.at(), queries.stride, alone.at(), span});
       assert_true(alone.same(size_t{s} * queries.width, together, size_t{s} * queries.width, queries.width));
     }
   });
@@ -183,8 +191,8 @@ void rope_rotates_halves_and_writes_k_and_v_to_their_slots(void**) {
       std::vector<uint32_t> positions = {0, 1, 63, 64, 1000, 8191, 8192, 100000, 5};
       std::vector<void*> addresses;
       for (uint32_t r = 0; r < rows; ++r) addresses.push_back(blocks.at(r * shape.block_elements()));
-      backend->rope(Queue::dense, {shape, table, fused.at(), stride, fused.at(q_width), fused.at(q_width + 2 * d), stride,
-                                   positions, addresses});
+      backend->rope(Queue::dense, {shape, table, fused.at(), stride, fused.at(q_width), fused.at(q_width + 2 * d),
+                                   stride, positions, addresses});
 
       auto rotated = [&](size_t head_at, uint32_t i, uint32_t position) {
         uint32_t half = rotary / 2, frequency = i % (half == 0 ? 1 : half);

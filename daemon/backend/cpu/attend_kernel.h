@@ -182,7 +182,9 @@ struct Attend {
   static void widen_values(const T* v, uint32_t d, uint32_t seen, float* to) {
     size_t padded = attend_padded_dim(d);
     for (uint32_t t = 0; t < seen; ++t) {
-      for (uint32_t i = 0; i < d; i += S::kLanes) S::store(to + t * padded + i, load_first<S>(v + size_t{t} * d + i, d - i));
+      for (uint32_t i = 0; i < d; i += S::kLanes) {
+        S::store(to + t * padded + i, load_first<S>(v + size_t{t} * d + i, d - i));
+      }
     }
   }
 
@@ -235,7 +237,7 @@ struct Attend {
     for (; i < d; i += S::kLanes) values_block<Rows, 1>(weights, v + i, v_stride, begin, end, to + i, to_stride);
   }
 
-  // to[r][0 : Vectors · lanes] (+)= Σ over tokens begin..end − 1; continues the chain that is in `to` unless begin is 0.
+  // to[r][0 : Vectors · lanes] (+)= Σ over tokens begin..end − 1; continues the chain that `to` holds unless begin is 0.
   template <int Rows, int Vectors, typename V>
   [[gnu::noinline]] static void values_block(const float* weights, const V* v, size_t v_stride, uint32_t begin,
                                              uint32_t end, float* to, size_t to_stride) {

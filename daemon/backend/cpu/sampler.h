@@ -5,7 +5,7 @@
 // Invariants
 //  1. A draw depends on the logits, the parameters and the position only.
 //  2. Of equal logits the smaller token id comes first, in greedy choice and at every cut.
-//  3. top_p counts probabilities after temperature and top_k, summing to 1 again, as transformers' chain of warpers does.
+//  3. top_p counts probabilities after temperature and top_k, summing to 1 again, as transformers' warpers do.
 #pragma once
 
 #include <cstdint>

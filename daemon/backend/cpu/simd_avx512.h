@@ -14,7 +14,7 @@ struct Avx512 {
   using F = __m512;
   using Pairs = __m512i;
   static constexpr uint32_t kLanes = 16;
-  static constexpr uint32_t kGemmRows = 12, kWideRows = 12;  // 12 · 2 accumulators + 2 weights + 1 input of 32 registers
+  static constexpr uint32_t kGemmRows = 12, kWideRows = 12;  // 12 · 2 accumulators, 2 weights, 1 input of 32 registers
   static constexpr uint32_t kAttendRows = 6;                 // 6 · 4 accumulators + 4 vectors of V + 1 weight
 
   static F zero() { return _mm512_setzero_ps(); }

@@ -4,7 +4,7 @@
 //
 // Invariants
 //  1. run() is called by one thread at a time, and returns when every task has returned; their writes are then visible.
-//  2. A job's fields are read only by a thread that has claimed one of its tasks, and not changed while one is unfinished.
+//  2. A job's fields are read only by a thread that has claimed one of its tasks, and stay while one is unfinished.
 //  3. Nothing waits for a worker that has claimed nothing: one that is asleep or descheduled only misses the job.
 //  4. A worker that finds no task spins for kSpinNanoseconds and then sleeps until the next job.
 #pragma once
