@@ -47,7 +47,6 @@ struct iokv_client {
   // Reaping thread.
   iokv::CompletionRing completions;
   iokv::ResultFifo results;
-  bool doorbell_left = false;  // a doorbell may lie in the socket that nobody waits for any more
   int64_t last_wait_ns = 0;    // how long the last wait took
 
   // Both threads' role until fetched, then any thread.

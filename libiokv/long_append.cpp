@@ -30,7 +30,7 @@ void write_payload(const Payload& payload, std::byte* out) {
   }
 }
 
-void LongAppend::begin(const wire::Submission& step, const Payload& payload) {
+void LongAppend::prepare(const wire::Submission& step, const Payload& payload) {
   std::vector<int32_t> tokens(payload.tokens, payload.tokens + payload.token_count);
   std::vector<int32_t> stop_tokens(payload.stop_tokens, payload.stop_tokens + payload.stop_token_count);
   step_ = step;
@@ -38,6 +38,9 @@ void LongAppend::begin(const wire::Submission& step, const Payload& payload) {
   tokens_ = std::move(tokens);
   stop_tokens_ = std::move(stop_tokens);
   passed_ = 0;
+}
+
+void LongAppend::start() {
   pending_.store(true, std::memory_order_release);  // invariant 2: pairs with the loads of pending()
 }
 

@@ -5,8 +5,8 @@
 // Invariants
 //  1. At most one is pending. While it is, nothing else is placed: the parts follow each other.
 //  2. Either thread may feed it: a caller who only reaps must not have to submit again. The ring then belongs to whoever
-//     holds feeding_, which is only ever tried, never waited for. pending_ is set last by the submitting thread and
-//     cleared last by the feeder, so that while it is clear the submitting thread has the ring to itself.
+//     holds feeding_, which is only ever tried, never waited for. pending_ is set last by the submitting thread (start)
+//     and cleared last by the feeder, so that while it is clear the submitting thread has the ring to itself.
 //  3. While it is pending NEED_ROOM is set, and the daemon rings when its submission head moves.
 #pragma once
 
@@ -39,7 +39,9 @@ class LongAppend {
   bool pending() const { return pending_.load(std::memory_order_acquire); }
 
   // Submitting thread, none pending. Copies what the payload points to; may throw bad_alloc and then has done nothing.
-  void begin(const wire::Submission& step, const Payload& payload);
+  void prepare(const wire::Submission& step, const Payload& payload);
+  // Submitting thread, after prepare(): from here on either thread may announce the step.
+  void start();
 
   struct Fed {
     uint32_t entries = 0;  // that became visible

@@ -46,13 +46,18 @@ int check_room(iokv_client& client, uint32_t payload_bytes) {
 
 uint64_t next_operation(const iokv_client& client) { return client.placed.load(std::memory_order_relaxed) + 1; }
 
+// The operation that next_operation() named exists from here on. Before its entry is announced: the reaper checks ids
+// against it.
+void count_operation(iokv_client& client, iokv_operation* operation) {
+  const uint64_t id = next_operation(client);
+  if (operation != nullptr) *operation = id;
+  client.placed.store(id, std::memory_order_relaxed);
+}
+
 // The last act of every call: nothing can fail from here on.
 void place(iokv_client& client, wire::Submission entry, const Payload* payload, iokv_operation* operation) {
   entry.operation = next_operation(client);
-  // Before the entry is announced: the reaper checks ids against it.
-  client.placed.store(entry.operation, std::memory_order_relaxed);
-  if (operation != nullptr) *operation = entry.operation;
-  if (payload != nullptr && payload->bytes() > client.submissions.arena_bytes()) return;
+  count_operation(client, operation);
   std::byte* out = client.submissions.place(entry, payload == nullptr ? 0 : static_cast<uint32_t>(payload->bytes()));
   if (payload != nullptr) write_payload(*payload, out);
 }
@@ -156,8 +161,9 @@ int iokv_step(iokv_client* client, iokv_sequence sequence, const iokv_step_optio
   }
   return guarded([&] {
     entry.operation = next_operation(*client);
-    client->append.begin(entry, payload);
-    place(*client, entry, &payload, operation);
+    client->append.prepare(entry, payload);
+    count_operation(*client, operation);
+    client->append.start();
     feed(*client);
     return 0;
   });
