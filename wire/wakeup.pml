@@ -2,6 +2,7 @@
 // How client and daemon sleep and wake (docs/protocol.md, section 6), for spin: whatever the interleaving, nobody sleeps
 // while there is something for it to do, and every operation is completed and taken. The code it stands for:
 //   client   libiokv/submission_ring.cpp (publish, daemon_sleeps), completion_ring.cpp (advance, arm), reap.cpp (wait)
+//   client with -DEVENT_LOOP: one that polls iokv_fd(), and whose iokv_reap never waits
 //   daemon   daemon/session/session.cpp (publish, arm), daemon/exchange.cpp (pass), daemon/service.cpp (sleep)
 //
 // Memory: every shared word has one writer. A store goes to the writer's own copy, and becomes visible to the other side at
@@ -12,9 +13,16 @@
 // tests/wire checks this file, and that each of the mistakes below, defined with -D, is found:
 //   SUBMIT_WITHOUT_FENCE  REAP_WITHOUT_FENCE  CLIENT_SLEEPS_WITHOUT_FENCE  CLIENT_SLEEPS_WITHOUT_LOOKING
 //   POST_WITHOUT_FENCE    DAEMON_SLEEPS_WITHOUT_FENCE  DAEMON_SLEEPS_WITHOUT_LOOKING  DAEMON_IGNORES_HEADS
-//   REAP_WITHOUT_RINGING
+//   REAP_WITHOUT_RINGING  EVENT_LOOP_ARMS_WITHOUT_FENCE  EVENT_LOOP_ARMS_WITHOUT_LOOKING
+//   EVENT_LOOP_DRAINS_WITHOUT_LOOKING
+
+#if defined(EVENT_LOOP_ARMS_WITHOUT_FENCE) || defined(EVENT_LOOP_ARMS_WITHOUT_LOOKING) || \
+    defined(EVENT_LOOP_DRAINS_WITHOUT_LOOKING)
+#define EVENT_LOOP
+#endif
 
 #define OPERATIONS 3
+#define CAPACITY 2  /* completions that an event loop asks for in one call */
 #define ROOM 1  /* completions that fit the ring: the daemon has to wait for the client */
 
 // As the other side sees them, and as their writers have stored them.
@@ -46,28 +54,35 @@ end:
   od
 }
 
-active proctype client() {
-  do
-  :: own_tail < OPERATIONS ->  // submit
-    own_tail++;
+inline submit() {
+  own_tail++;
 #ifndef SUBMIT_WITHOUT_FENCE
-    client_fence();
+  client_fence();
 #endif
-    if
-    :: daemon_sleeps -> daemon_bell = true
-    :: else
-    fi
-  :: posted > own_head ->  // reap
-    own_head++;
+  if
+  :: daemon_sleeps -> daemon_bell = true
+  :: else
+  fi
+}
+
+inline take(count) {
+  own_head = own_head + count;
 #ifndef REAP_WITHOUT_FENCE
-    client_fence();
+  client_fence();
 #endif
 #ifndef REAP_WITHOUT_RINGING
-    if
-    :: wants_reap -> daemon_bell = true
-    :: else
-    fi
+  if
+  :: wants_reap -> daemon_bell = true
+  :: else
+  fi
 #endif
+}
+
+#ifndef EVENT_LOOP
+active proctype client() {
+  do
+  :: own_tail < OPERATIONS -> submit()
+  :: posted > own_head -> take(1)
   :: own_head < own_tail ->  // something is outstanding: sleep
     own_client_sleeps = true;
 #ifndef CLIENT_SLEEPS_WITHOUT_FENCE
@@ -87,6 +102,76 @@ active proctype client() {
   od
   assert(own_tail == OPERATIONS && own_posted == OPERATIONS)
 }
+#else
+
+// What there is, as far as it was asked for.
+inline take_ready() {
+  late = posted - own_head;
+  if
+  :: late > CAPACITY - count -> late = CAPACITY - count
+  :: else
+  fi;
+  if
+  :: late > 0 -> take(late)
+  :: else
+  fi;
+  count = count + late
+}
+
+// reap.cpp's: armed when there was less than asked for.
+inline take_and_arm() {
+  take_ready();
+  do
+  :: count < CAPACITY ->
+    own_client_sleeps = true;
+#ifndef EVENT_LOOP_ARMS_WITHOUT_FENCE
+    client_fence();
+#endif
+#ifndef EVENT_LOOP_ARMS_WITHOUT_LOOKING
+    take_ready();
+#else
+    late = 0;
+#endif
+    if
+    :: late == 0 -> break
+    :: else
+    fi
+  :: else ->
+    own_client_sleeps = false;
+    client_fence();
+    break
+  od
+}
+
+// iokv_reap with timeout 0: a doorbell stays in the socket until a call that finds nothing.
+inline reap() {
+  count = 0;
+  if
+  :: own_client_sleeps && posted > own_head -> own_client_sleeps = false; client_fence()
+  :: else
+  fi;
+  take_and_arm();
+  if
+  :: count == 0 ->
+    client_bell = false;
+#ifndef EVENT_LOOP_DRAINS_WITHOUT_LOOKING
+    take_and_arm()
+#endif
+  :: else
+  fi
+}
+
+active proctype client() {
+  byte count = CAPACITY, late;
+  do
+  :: own_tail < OPERATIONS -> submit()
+  :: count == CAPACITY -> reap()                                           // the last call may have left some
+  :: count < CAPACITY && own_head < own_tail -> client_bell; reap()        // poll says readable
+  :: own_head == OPERATIONS -> break
+  od
+  assert(own_tail == OPERATIONS && own_posted == OPERATIONS)
+}
+#endif
 
 active proctype daemon() {
   byte taken, seen_head, before;
