@@ -138,7 +138,8 @@ struct Attend {
       if (whole_vectors) {
         sum_values(scratch.scores, count, first_seen, last_seen, unit, piece_index, r, v, d, result);
       } else {
-        sum_values(scratch.scores, count, first_seen, last_seen, unit, piece_index, r, scratch.v, result.padded, result);
+        sum_values(scratch.scores, count, first_seen, last_seen, unit, piece_index, r, scratch.v, result.padded,
+                   result);
       }
       r += count;
     }

@@ -29,8 +29,8 @@ struct Gemm {
     }
   }
 
-  // totals[r · totals_stride + c] = Σ_i x[r, i] · panel[i][c] for rows <= kGemmRows and the wanted halves of the panel. A
-  // chunk's two halves follow each other: they lie in the same or neighbouring cache lines.
+  // totals[r · totals_stride + c] = Σ_i x[r, i] · panel[i][c] for rows <= kGemmRows and the wanted halves of the panel.
+  // A chunk's two halves follow each other: they lie in the same or neighbouring cache lines.
   static void multiply(const T* x, size_t x_stride, uint32_t rows, const T* panel, uint32_t k, bool low, bool high,
                        float* totals, size_t totals_stride) {
     constexpr int kVectors = kHalf / S::kLanes;

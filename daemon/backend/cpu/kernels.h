@@ -94,7 +94,8 @@ struct Kernels {
   void (*rms_norm)(const NormRow& row);
   void (*layer_norm)(const NormRow& row);
 
-  // to[i] = from[i]·cos[i] − from[i + half]·sin[i], to[i + half] = from[i + half]·cos[i] + from[i]·sin[i]; to may be from.
+  // to[i] = from[i]·cos[i] − from[i + half]·sin[i], to[i + half] = from[i + half]·cos[i] + from[i]·sin[i]; `to` may
+  // be `from`.
   void (*rotate)(const void* from, void* to, const float* cos, const float* sin, uint32_t half);
 
   void (*relu)(const void* x, void* y, size_t count);
