@@ -15,7 +15,8 @@ namespace {
 
 constexpr size_t kPageBytes = 4096;
 
-#ifdef NDEBUG
+// Also where AddressSanitizer hunts for the same mistakes, whatever the build type.
+#if defined(NDEBUG) && !defined(__SANITIZE_ADDRESS__)
 constexpr bool kPoisonDiscarded = false;
 #else
 constexpr bool kPoisonDiscarded = true;

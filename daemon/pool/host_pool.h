@@ -33,7 +33,8 @@ class HostPool {
   size_t unit_bytes() const { return unit_bytes_; }
   size_t layer_stride_bytes() const { return shape_.units * unit_bytes_; }
 
-  // In debug builds fills the block with 0xff bytes, NaNs in every type: whoever reads it later computes nonsense.
+  // In debug and AddressSanitizer builds fills the block with 0xff bytes, NaNs in every type: whoever reads it later
+  // computes nonsense.
   void discard(uint32_t id, BlockForm form);
 
  private:

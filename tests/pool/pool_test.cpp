@@ -140,6 +140,22 @@ void every_block_of_every_layer_has_bytes_of_its_own(void**) {
   }
 }
 
+void a_discarded_block_is_filled_in_every_layer_and_its_neighbours_are_not(void**) {
+#if defined(NDEBUG) && !defined(__SANITIZE_ADDRESS__)
+  skip();
+#endif
+  const size_t kv_bytes = 8192;
+  auto memory = HostPool::create({3, kv_bytes, 4096}, 3 * 16 * 4096);
+  std::memset(memory->base(), 1, memory->bytes());
+  memory->discard(4, BlockForm::kv);
+  memory->discard(9, BlockForm::x);
+  for (size_t at = 0; at < memory->bytes(); at++) {
+    const size_t unit = at % memory->layer_stride_bytes() / 4096;
+    const bool discarded = unit == 4 || unit == 5 || unit == 9;
+    assert_true(memory->base()[at] == (discarded ? std::byte{0xff} : std::byte{1}));
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -152,6 +168,7 @@ int main() {
       cmocka_unit_test(grouped_query_shapes_waste_nothing),
       cmocka_unit_test(a_pool_too_small_for_the_model_says_what_it_needs),
       cmocka_unit_test(every_block_of_every_layer_has_bytes_of_its_own),
+      cmocka_unit_test(a_discarded_block_is_filled_in_every_layer_and_its_neighbours_are_not),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }
