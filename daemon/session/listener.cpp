@@ -60,10 +60,13 @@ Result<Descriptor> take_lock(const std::string& path) {
   constexpr int attempts = 100;  // each needs another daemon to have ended in between
   for (int i = 0; i < attempts; i++) {
     Descriptor lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-    if (!lock && errno == EACCES && ::access(lock_path.c_str(), F_OK) == 0) {
-      return error("cannot listen on " + path + ": " + lock_path + " belongs to another user's iokvd; " + kOtherPath);
+    if (!lock) {
+      const int number = errno;  // access sets its own
+      if (number == EACCES && ::access(lock_path.c_str(), F_OK) == 0) {
+        return error("cannot listen on " + path + ": " + lock_path + " belongs to another user's iokvd; " + kOtherPath);
+      }
+      return file_error(path, number);
     }
-    if (!lock) return file_error(path, errno);
     if (::flock(lock.number(), LOCK_EX | LOCK_NB) != 0) {
       if (errno == EWOULDBLOCK) {
         return error("another iokvd already listens on " + path + "; stop it or " + kOtherPath);

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -80,6 +81,38 @@ void a_stale_socket_is_replaced(void**) {
   struct stat file{};
   assert_int_equal(::stat(path.c_str(), &file), 0);
   assert_int_equal(file.st_mode & 0777, 0660);
+}
+
+void a_socket_that_somebody_else_serves_is_not_taken(void**) {
+  Directory directory;
+  const std::string path = directory / "s";
+  Descriptor other(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strcpy(address.sun_path, path.c_str());
+  assert_int_equal(::bind(other.number(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  assert_int_equal(::listen(other.number(), 1), 0);
+  auto listener = Listener::open(path);
+  assert_false(static_cast<bool>(listener));
+  assert_mentions(listener.failure().message, "another process listens");
+  assert_true(std::filesystem::exists(path));
+}
+
+// In a child that has given up root, to whom every directory is open.
+void a_directory_that_may_not_be_written_is_named(void**) {
+  constexpr uid_t nobody = 65534;
+  Directory directory;
+  assert_int_equal(::chmod((directory / "").c_str(), 0555), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::geteuid() == 0 && ::setuid(nobody) != 0) ::_exit(2);
+    auto listener = Listener::open(directory / "s");
+    ::_exit(!listener && listener.failure().message.find("no permission to write in") != std::string::npos ? 0 : 1);
+  }
+  int status = -1;
+  assert_int_equal(::waitpid(child, &status, 0), child);
+  assert_true(WIFEXITED(status));
+  assert_int_equal(WEXITSTATUS(status), 0);
 }
 
 void what_is_no_socket_is_left_alone(void**) {
@@ -245,6 +278,8 @@ int main() {
   const CMUnitTest tests[] = {
       cmocka_unit_test(a_second_daemon_on_the_same_path_is_told_so),
       cmocka_unit_test(a_stale_socket_is_replaced),
+      cmocka_unit_test(a_socket_that_somebody_else_serves_is_not_taken),
+      cmocka_unit_test(a_directory_that_may_not_be_written_is_named),
       cmocka_unit_test(what_is_no_socket_is_left_alone),
       cmocka_unit_test(bad_paths_say_what_is_wrong),
       cmocka_unit_test(the_socket_goes_with_its_listener),
