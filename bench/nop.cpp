@@ -95,8 +95,8 @@ uint64_t counter(const bench::Client& client, const std::string& name) {
   std::exit(1);
 }
 
-// What a step costs besides the backend's work, from the client's submit to the client's reap: an upper bound of what
-// passes from submit to first work. Greedy, so that the next step depends on nothing but this one.
+// What a step costs besides the backend's work: from the client's submit to its reap, and from the daemon's taking of the
+// entry to the backend's start. Greedy, so that the next step depends on nothing but this one.
 void measure_steps(bench::Client& client, int steps) {
   iokv_sequence sequence = 0;
   const std::vector<int32_t> tokens = bench::prompt(16, 1, client.info().vocabulary);
@@ -125,7 +125,7 @@ void measure_steps(bench::Client& client, int steps) {
   const double first = static_cast<double>(counter(client, "first_work_ns") - first_ns);
   const double first_works = static_cast<double>(counter(client, "first_works") - firsts);
   const double step_ns = worked / static_cast<double>(counter(client, "steps") - works);
-  std::printf(" \"step_ns\": %.0f, \"overhead_ns\": %.0f, \"overhead_share\": %.5f, \"first_work_ns\": %.0f,"
+  std::printf(" \"step_ns\": %.0f, \"outside_ns\": %.0f, \"outside_share\": %.5f, \"first_work_ns\": %.0f,"
               " \"first_work_share\": %.5f",
               step_ns, (static_cast<double>(trips_ns) - worked) / steps,
               (static_cast<double>(trips_ns) - worked) / worked, first_works > 0 ? first / first_works : 0.0,
