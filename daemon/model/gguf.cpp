@@ -349,6 +349,10 @@ json settings_of(const GgufFile& file) {
       setting = number_at(value.type, value.bytes.data()) != 0;
     } else if (value.type == GgufType::f32 || value.type == GgufType::f64) {
       setting = number_at(value.type, value.bytes.data());
+    } else if (value.type == GgufType::u64) {
+      uint64_t number;  // may be beyond int64_t, which a conversion by way of double could not hold
+      std::memcpy(&number, value.bytes.data(), sizeof number);
+      setting = number;
     } else {
       setting = static_cast<int64_t>(number_at(value.type, value.bytes.data()));
     }

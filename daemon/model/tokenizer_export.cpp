@@ -161,7 +161,8 @@ class GgufTokenizer {
 
  private:
   TokenType type_of(size_t id) const {
-    return id < types_.size() ? static_cast<TokenType>(static_cast<int>(types_[id])) : TokenType::normal;
+    const double type = id < types_.size() ? types_[id] : 0;
+    return type >= 1 && type <= 6 ? static_cast<TokenType>(static_cast<int>(type)) : TokenType::normal;
   }
   bool flag(std::string_view key, bool absent) const {
     const GgufValue* value = file_.find(key);

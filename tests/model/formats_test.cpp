@@ -3,6 +3,7 @@
 // scripts/make_quantised.py), and what is refused. Whole models against transformers: tests/golden.
 #include <unistd.h>
 
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -100,6 +101,44 @@ void a_gguf_model_is_described_by_its_metadata(void**) {
   assert_string_equal(tokenizer["pre_tokenizer"]["pretokenizers"][0]["type"].get<std::string>().c_str(), "Digits");
 }
 
+// Overwrites a number behind a text of the file.
+template <typename T>
+std::string with_number(std::string bytes, const std::string& text, size_t behind, T number) {
+  const size_t at = text.empty() ? behind : bytes.find(text) + text.size() + behind;
+  assert_true(at + sizeof number <= bytes.size());
+  return bytes.replace(at, sizeof number, reinterpret_cast<const char*>(&number), sizeof number);
+}
+
+void a_gguf_file_that_cannot_be_is_refused_by_name(void**) {
+  const std::string whole = contents(kGguf), tensor = "blk.0.attn_q.weight";
+  std::string mamba = whole;
+  mamba.replace(mamba.find("general.architecture") + 20 + 4 + 8, 5, "mamba");
+  // Behind a tensor's name: dimension count u32, two dimensions u64, type u32, offset u64.
+  const std::pair<std::string, const char*> cases[] = {
+      {mamba, "mamba"},
+      {with_number(whole, "", 4, uint32_t{1}), "version 1"},
+      {with_number(whole, "", 8, uint64_t{1} << 60), "tensor count"},
+      {with_number(whole, "", 16, uint64_t{1} << 60), "metadata count"},
+      {with_number(whole, "tokenizer.ggml.tokens", 8, uint64_t{1} << 60), "array's length"},
+      {with_number(whole, tensor, 0, uint32_t{1} << 31), "dimensions"},
+      {with_number(whole, tensor, 4, uint64_t{1} << 62), tensor.c_str()},
+      {with_number(whole, tensor, 12, uint64_t{1} << 40), "truncated"},
+      {with_number(whole, tensor, 12, uint64_t{16}), "shape"},
+      {with_number(whole, tensor, 20, uint32_t{10}), "Q2_K"},
+      {with_number(whole, tensor, 20, uint32_t{999}), "999"},
+      {with_number(whole, tensor, 24, uint64_t{1} << 62), tensor.c_str()},
+      {with_number(whole, "llama.block_count", 4, uint32_t{2}), "blk.1."},
+      {with_number(whole, "llama.block_count", 4, uint32_t{0xffffffff}), "llama.block_count"},
+      {with_number(whole, "llama.attention.head_count_kv", 4, uint32_t{3}), "evenly"},
+  };
+  Scratch scratch;
+  for (const auto& [bytes, mentions] : cases) {
+    auto opened = open_model(scratch.write("m.gguf", bytes));
+    if (opened) fail_msg("accepted: %s", mentions);
+    assert_refusal(opened.failure().message, "m.gguf", mentions);
+  }
+}
+
 void every_shortened_gguf_file_is_refused(void**) {
   const std::string whole = contents(kGguf);
   Scratch scratch;
@@ -187,6 +226,22 @@ void older_configurations_mean_the_same(void**) {
   assert_true(now->spec().rope_inverse_frequency == before->spec().rope_inverse_frequency);
 }
 
+void linear_scaling_divides_every_frequency(void**) {
+  json config = json::parse(contents(kModel + "/config.json"));
+  config["rope_parameters"] = {{"rope_type", "linear"}, {"factor", 4.0}, {"rope_theta", 1e4}};
+  Scratch scratch;
+  fs::copy(kModel + "/model.safetensors", scratch.path() + "/model.safetensors");
+  scratch.write("config.json", config.dump());
+  auto opened = open_model(scratch.path());
+  if (!opened) fail_msg("%s", opened.failure().message.c_str());
+  const auto& frequencies = opened->spec().rope_inverse_frequency;
+  assert_int_equal(frequencies.size(), opened->spec().head_dim / 2);
+  for (size_t i = 0; i < frequencies.size(); i++) {
+    const double expected = std::pow(1e4, -2.0 * static_cast<double>(i) / opened->spec().head_dim) / 4;
+    assert_true(std::abs(frequencies[i] - expected) <= 1e-6 * expected);
+  }
+}
+
 void end_tokens_come_from_both_files(void**) {
   Scratch scratch;
   fs::copy(kModel + "/model.safetensors", scratch.path() + "/model.safetensors");
@@ -211,11 +266,13 @@ int main() {
   const CMUnitTest tests[] = {
       cmocka_unit_test(quantised_blocks_decode_bit_for_bit_as_in_gguf),
       cmocka_unit_test(a_gguf_model_is_described_by_its_metadata),
+      cmocka_unit_test(a_gguf_file_that_cannot_be_is_refused_by_name),
       cmocka_unit_test(every_shortened_gguf_file_is_refused),
       cmocka_unit_test(every_shortened_safetensors_file_is_refused),
       cmocka_unit_test(a_sharded_model_is_the_same_model),
       cmocka_unit_test(settings_that_cannot_be_are_refused_by_name),
       cmocka_unit_test(older_configurations_mean_the_same),
+      cmocka_unit_test(linear_scaling_divides_every_frequency),
       cmocka_unit_test(end_tokens_come_from_both_files),
       cmocka_unit_test(what_is_not_a_model_is_called_by_its_name),
   };
