@@ -3,7 +3,7 @@
 #include "tests/conductor/harness.h"
 
 #include "iokv/iokv.h"
-#include "tests/session/cmocka_cpp.h"
+#include "tests/cmocka_cpp.h"
 
 namespace iokv {
 namespace {

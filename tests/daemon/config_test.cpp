@@ -9,7 +9,7 @@
 
 #include "daemon/config.h"
 
-#include "tests/session/cmocka_cpp.h"
+#include "tests/cmocka_cpp.h"
 
 using namespace iokv;
 

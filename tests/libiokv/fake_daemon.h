@@ -21,7 +21,7 @@
 #include <vector>
 
 #include "iokv/iokv.h"
-#include "tests/session/cmocka_cpp.h"
+#include "tests/cmocka_cpp.h"
 #include "wire/handshake.h"
 
 namespace iokv {

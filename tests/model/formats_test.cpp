@@ -17,7 +17,7 @@
 #include "daemon/model/safetensors.h"
 #include "daemon/model/stored_type.h"
 
-#include "tests/session/cmocka_cpp.h"
+#include "tests/cmocka_cpp.h"
 
 using namespace iokv;
 using nlohmann::json;
@@ -35,7 +35,9 @@ std::string contents(const std::string& path) {
 
 std::vector<std::byte> from_hex(const std::string& text) {
   std::vector<std::byte> bytes;
-  for (size_t i = 0; i < text.size(); i += 2) bytes.push_back(static_cast<std::byte>(std::stoi(text.substr(i, 2), nullptr, 16)));
+  for (size_t i = 0; i < text.size(); i += 2) {
+    bytes.push_back(static_cast<std::byte>(std::stoi(text.substr(i, 2), nullptr, 16)));
+  }
   return bytes;
 }
 

@@ -8,7 +8,7 @@
 #include "daemon/pool/block_pool.h"
 #include "daemon/pool/host_pool.h"
 
-#include "tests/session/cmocka_cpp.h"
+#include "tests/cmocka_cpp.h"
 
 using namespace iokv;
 

@@ -15,7 +15,7 @@
 #include "daemon/runtime/device_thread.h"
 #include "daemon/runtime/executor.h"
 
-#include "tests/session/cmocka_cpp.h"
+#include "tests/cmocka_cpp.h"
 
 using namespace iokv;
 

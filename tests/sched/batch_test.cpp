@@ -6,7 +6,7 @@
 #include <set>
 #include <vector>
 
-#include "tests/session/cmocka_cpp.h"
+#include "tests/cmocka_cpp.h"
 
 namespace iokv {
 namespace {

@@ -7,7 +7,7 @@
 #include "include/iokv/iokv.h"
 #include "tests/session/raw_client.h"
 
-#include "tests/session/cmocka_cpp.h"
+#include "tests/cmocka_cpp.h"
 
 using namespace iokv;
 using wire::Opcode;

@@ -21,7 +21,7 @@
 #include "daemon/session/regions.h"
 #include "include/iokv/iokv.h"
 
-#include "tests/session/cmocka_cpp.h"
+#include "tests/cmocka_cpp.h"
 
 using namespace iokv;
 
