@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/sched/cost.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace iokv {
+namespace {
+
+// Bytes in copies of copy_bytes, the last one shorter.
+double copies_ns(const Curve& copy, double bytes, double copy_bytes) {
+  if (copy_bytes <= 0 || bytes <= copy_bytes) return copy.at(bytes);
+  const double whole = std::floor(bytes / copy_bytes);
+  return whole * copy.at(copy_bytes) + copy.at(bytes - whole * copy_bytes);
+}
+
+struct LayerTimes {
+  double x = 0, kv = 0, weights = 0;  // h2d
+  double d2h = 0;
+  double recompute = 0;
+  double dense = 0;
+};
+
+LayerTimes times_of(const Profile& profile, const CacheShape& shape, const LayerWork& work) {
+  auto h2d = [&](uint64_t bytes) { return copies_ns(profile.h2d, static_cast<double>(bytes), work.copy_bytes); };
+  LayerTimes times;
+  times.x = h2d(work.x_host * shape.x_bytes);
+  times.kv = h2d(work.kv_host * shape.kv_bytes);
+  times.weights = h2d(work.weight_bytes);
+  times.d2h = profile.d2h.at(static_cast<double>(work.new_x * shape.x_bytes + work.new_kv * shape.kv_bytes));
+  times.recompute = profile.recompute.at(static_cast<double>(work.x_host + work.x_device));
+  times.dense =
+      profile.dense.at(static_cast<double>(work.rows)) + profile.attend.at(static_cast<double>(work.attended));
+  return times;
+}
+
+StepCost sum_of(const Profile& profile, const CacheShape& shape, const LayerWork& work, const LayerTimes& times) {
+  const double layers = shape.layers;
+  StepCost cost;
+  cost.h2d_ns = layers * (times.x + times.kv + times.weights);
+  cost.d2h_ns = layers * times.d2h;
+  // While both directions run each is slower; the shorter one runs beside the other from end to end.
+  const double both = std::min(cost.h2d_ns, cost.d2h_ns) * (profile.duplex - 1);
+  cost.h2d_ns += both;
+  cost.d2h_ns += both;
+  cost.recompute_ns = layers * times.recompute;
+  cost.dense_ns = layers * times.dense + profile.head.at(static_cast<double>(work.rows));
+  cost.device_ns = std::max(cost.recompute_ns, cost.dense_ns) +
+                   profile.contention * std::min(cost.recompute_ns, cost.dense_ns);
+  const double link_ns = std::max(cost.h2d_ns, cost.d2h_ns);
+  cost.bound = link_ns >= cost.device_ns                  ? Bound::link
+               : cost.recompute_ns > cost.dense_ns        ? Bound::recompute
+                                                          : Bound::dense;
+  return cost;
+}
+
+}  // namespace
+
+const char* name_of(Bound bound) {
+  switch (bound) {
+    case Bound::link: return "link";
+    case Bound::recompute: return "recompute";
+    case Bound::dense: return "dense";
+  }
+  return "";
+}
+
+StepCost streaming_cost(const Profile& profile, const CacheShape& shape, const LayerWork& work) {
+  StepCost cost = sum_of(profile, shape, work, times_of(profile, shape, work));
+  cost.total_ns = std::max({cost.h2d_ns, cost.d2h_ns, cost.device_ns});
+  return cost;
+}
+
+StepCost serial_cost(const Profile& profile, const CacheShape& shape, const LayerWork& work, PaperSchedule schedule) {
+  const LayerTimes times = times_of(profile, shape, work);
+  StepCost cost = sum_of(profile, shape, work, times);
+  const double waited = schedule == PaperSchedule::column_by_column ? times.x : 0;
+  cost.total_ns = shape.layers * (times.weights + waited + std::max(times.recompute, times.kv)) + cost.dense_ns;
+  return cost;
+}
+
+}  // namespace iokv

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the scheduler knows of a device that runs a model: a few fitted numbers. Where they come from (measured through
+// the backend's seam, or worked out for hardware that is not here) is not its business.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace iokv {
+
+// Time of an operation by its size: something other than size binds small ones (weights to be read, a launch), then it
+// is a fixed part and one in proportion. Nothing takes no time.
+struct Curve {
+  double least_ns = 0;
+  double fixed_ns = 0;
+  double each_ns = 0;
+
+  double at(double size) const { return size <= 0 ? 0 : std::max(least_ns, fixed_ns + each_ns * size); }
+};
+
+struct Profile {
+  Curve h2d, d2h;          // a copy, by bytes
+  double duplex = 1;       // >= 1: how much longer copies take while the other direction runs too
+  Curve recompute;         // K,V of one layer from X, rope included, by tokens; one product
+  Curve attend;            // one layer's attention, by attended tokens: the contexts of the step's rows, added up
+  Curve dense;             // the rest of one layer, by rows
+  Curve head;              // embedding, final norm, logits and draws of a step, by rows
+  double contention = 0;   // 0: recomputation beside dense work costs neither anything; 1: they take turns
+};
+
+// Bytes of one cached token of one layer, as X and as K,V; they are the same on the link, in the pool and on the
+// device.
+struct CacheShape {
+  uint32_t layers = 0;
+  uint32_t x_bytes = 0;   // h·p
+  uint32_t kv_bytes = 0;  // 2·k·p
+};
+
+}  // namespace iokv
