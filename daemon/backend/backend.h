@@ -10,7 +10,7 @@
 //  2. One thread, the executor, calls a backend; only info() may be called from any thread.
 //  3. Pointers in arguments are device pointers unless the comment says host; with info().host_addressable they are the
 //     same thing. Memory named by an operation stays valid until a later record of that queue has been reached; host
-//     arrays that it reads (tokens, positions, addresses, spans) only until the call returns.
+//     arrays that it reads (tokens, runs, addresses, spans) only until the call returns.
 //  4. Arguments are trusted (shapes were checked when the model was loaded and when the Plan was built); violations are
 //     asserts. What the world can refuse (memory, a lost device) is a Result.
 //
@@ -42,9 +42,22 @@ struct Ticket {
 
 struct DeviceInfo {
   std::string name;               // "cpu (avx512_bf16, 2 threads)"
+  std::string driver;             // version of what runs it, and empty where there is nothing to tell
   DType compute = DType::f32;     // of activations, weights, X, K and V
-  bool host_addressable = false;  // operations may read and write the host pool in place
+  bool host_addressable = false;  // operations may read and write the host pool in place: nothing needs to be copied
   uint64_t memory_bytes = 0;      // device memory in all; 0 = the host's
+};
+
+// `rows` pieces of `bytes` each, the starts of neighbours a pitch apart. A block's K,V of some of its tokens are such a
+// run: one piece a head for K and one for V.
+struct CopyRun {
+  void* to = nullptr;
+  const void* from = nullptr;
+  size_t bytes = 0;
+  uint32_t rows = 1;
+  size_t to_pitch_bytes = 0, from_pitch_bytes = 0;  // of no meaning with one row
+
+  size_t total_bytes() const { return bytes * rows; }
 };
 
 // Device memory of one allocation; released by its owner's destructor.
@@ -128,18 +141,26 @@ struct RopeTable {
   float attention_scale = 1.0f;
 };
 
-// Rotates q in place (if given) and writes rotated K and V into their blocks. Row i is token position[i], and goes to
-// slot position[i] % kBlockTokens of kv_blocks[i].
+// Consecutive rows of one sequence: row first_row + i is position p = first_position + i, and its K,V go to slot
+// p % kBlockTokens of a block. The first row's block is at kv_block, each further one block_stride_bytes behind the one
+// before it. Runs of one operation name rows in rising order.
+struct RopeRun {
+  uint32_t first_row = 0, rows = 0;
+  uint32_t first_position = 0;
+  void* kv_block = nullptr;       // null: where K and V are not stored
+  size_t block_stride_bytes = 0;  // of no meaning within one block
+};
+
+// Rotates q in place (if given) and writes rotated K, and V, into their blocks (if given), for the rows of the runs.
 struct RopeArgs {
   KvShape shape;
   RopeTable table;
   void* q = nullptr;                           // rows of heads·d elements, q_stride apart, or null
   uint32_t q_stride = 0;
-  const void* k = nullptr;                     // rows of kv_heads·d elements, kv_stride apart
+  const void* k = nullptr;                     // rows of kv_heads·d elements, kv_stride apart, or null
   const void* v = nullptr;
   uint32_t kv_stride = 0;
-  std::span<const uint32_t> positions;         // [M], host
-  std::span<void* const> kv_blocks;            // [M], host array of block addresses
+  std::span<const RopeRun> runs;               // host array
 };
 
 struct ActivateArgs {
@@ -149,23 +170,33 @@ struct ActivateArgs {
   uint32_t rows = 0, columns = 0;
 };
 
-// Rows of one sequence: row r (0 <= r < rows) is position first_position + r and attends to every position <= its own.
+// Rows of one sequence over a run of its pieces, of kBlockTokens tokens each: row r (0 <= r < rows) is position
+// first_position + r and attends to every position <= its own that lies in one of the pieces.
 struct AttendSpan {
   uint32_t first_row = 0, rows = 0;
   uint32_t first_position = 0;
-  std::span<const void* const> kv_blocks;  // ceil((first_position + rows) / kBlockTokens) block addresses, host array
+  uint32_t first_piece = 0;                     // the sequence's; kv_blocks[i] holds piece first_piece + i
+  std::span<const void* const> kv_blocks;       // host array of block addresses, not empty
+  uint32_t pieces() const { return (first_position + rows - 1) / kBlockTokens + 1; }  // of the sequence
 };
 
 // out = softmax(q·Kᵀ·scale)·V a head. Query head i uses KV head i / (heads / kv_heads). Partial results of fixed
 // pieces of kBlockTokens tokens are merged in position order by log-sum-exp, in f32.
+//
+// A row's pieces may come in several operations, in position order without gaps: what has been merged so far waits in
+// `state`, and `out` is written with the row's last piece. The bits are those of one operation over all pieces.
 struct AttendArgs {
   KvShape shape;
   float scale = 1.0f;
   const void* q = nullptr;  // [M, heads·d] compute dtype, q_stride elements between rows
   uint32_t q_stride = 0;
   void* out = nullptr;      // [M, heads·d] compute dtype, contiguous
+  float* state = nullptr;   // [M, heads, attend_state_floats(d)] f32; may be null when every span has all its pieces
   std::span<const AttendSpan> spans;
 };
+
+// Of a row and head: d sums (padded to 64 bytes), the sum of weights and the largest score (likewise).
+constexpr size_t attend_state_floats(size_t head_dim) { return (head_dim + 15) / 16 * 16 + 16; }
 
 struct SampleRow {
   SampleParams params;
@@ -195,11 +226,21 @@ class Backend {
   virtual Status pin(void* data, size_t bytes) = 0;
   virtual void unpin(void* data) = 0;
 
-  virtual void copy(Queue queue, void* to, const void* from, size_t bytes) = 0;
+  // Runs do not overlap each other. Between pinned host memory and the device on h2d and d2h; within either on any queue.
+  virtual void copy(Queue queue, std::span<const CopyRun> runs) = 0;
+  void copy(Queue queue, void* to, const void* from, size_t bytes) {
+    const CopyRun run{to, from, bytes};
+    copy(queue, std::span(&run, 1));
+  }
   virtual Ticket record(Queue queue) = 0;
   virtual void wait(Queue queue, Ticket ticket) = 0;
   // Whether the ticket has been reached; with block, waits for it. An Error is a device that is lost.
   virtual Result<bool> poll(Ticket ticket, bool block) = 0;
+  // The device's clock: the host's monotonic one, unless time is modelled.
+  virtual uint64_t now_ns() const = 0;
+  // On the device's clock, when a ticket was reached that has been reached, for the latest kTimedTickets of its queue.
+  virtual uint64_t reached_ns(Ticket ticket) = 0;
+  static constexpr size_t kTimedTickets = size_t{1} << 15;
 
   virtual void embed(Queue queue, const EmbedArgs& args) = 0;
   virtual void norm(Queue queue, const NormArgs& args) = 0;

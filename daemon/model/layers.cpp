@@ -69,7 +69,7 @@ void Model::attention(uint32_t layer, const StepInputs& inputs, const PoolView& 
     Group group = next_group(left);
     place_blocks(layer, group, pool);
     if (group.x_blocks != 0) recompute(layer, group, pool);
-    rotate_and_store(inputs, group);
+    rotate_and_store();
     attend();
     if (group.x_blocks != 0) scratch_free_ = backend_.record(Queue::dense);
     left = left.subspan(group.spans.size());
@@ -143,18 +143,21 @@ Model::Group Model::next_group(std::span<const StepSpan> spans) const {
 // blocks in scratch.
 void Model::place_blocks(uint32_t layer, const Group& group, const PoolView& pool) {
   size_t kv_bytes = block_bytes(spec_, backend_.info().compute, BlockForm::kv);
-  size_t placed = 0, scratch_used = 0, row_index = 0;
+  size_t placed = 0, scratch_used = 0;
   attend_spans_.clear();
+  row_runs_.clear();
   for (const StepSpan& span : group.spans) {
     size_t first = placed;
     for (size_t i = 0; i < span.blocks.size(); ++i) {
       block_addresses_[placed++] = span.forms[i] == BlockForm::kv ? pool.block(layer, span.blocks[i])
                                                                   : bytes(scratch_) + scratch_used++ * kv_bytes;
     }
-    for (uint32_t row = 0; row < span.rows; ++row) {
-      row_blocks_[row_index++] = block_addresses_[first + (span.first_position + row) / kBlockTokens];
+    for (uint32_t row = 0, run; row < span.rows; row += run) {
+      const uint32_t position = span.first_position + row;
+      run = std::min(span.rows - row, kBlockTokens - position % kBlockTokens);
+      row_runs_.push_back({span.first_row + row, run, position, block_addresses_[first + position / kBlockTokens], 0});
     }
-    attend_spans_.push_back({span.first_row, span.rows, span.first_position,
+    attend_spans_.push_back({span.first_row, span.rows, span.first_position, 0,
                              std::span<const void* const>(block_addresses_).subspan(first, span.blocks.size())});
   }
 }
@@ -192,30 +195,25 @@ void Model::recompute_block(const LinearWeights& qkv, const std::byte* x, uint32
   product.rows = tokens;
   backend_.gemm(Queue::recompute, product);
 
-  for (uint32_t i = 0; i < tokens; ++i) {
-    recompute_positions_[i] = first_position + i;
-    recompute_blocks_[i] = kv_block;
-  }
+  const RopeRun run{0, tokens, first_position, kv_block, 0};
   RopeArgs rope = rope_args();
   rope.k = recomputed_->data();
   rope.v = bytes(recomputed_) + kv_width * element_bytes_;
   rope.kv_stride = 2 * kv_width;
-  rope.positions = std::span(recompute_positions_).first(tokens);
-  rope.kv_blocks = std::span<void* const>(recompute_blocks_).first(tokens);
+  rope.runs = std::span(&run, 1);
   backend_.rope(Queue::recompute, rope);
 }
 
 // Rotates q of the group's rows in place; their K,V go where place_blocks said. The fused product made K,V of new rows
 // of x blocks too, with the bits that recomputing them would give (daemon/backend/backend.h, GemmArgs).
-void Model::rotate_and_store(const StepInputs& inputs, const Group& group) {
-  std::byte* q = bytes(qkv_) + size_t{group.first_row} * qkv_width_ * element_bytes_;
+void Model::rotate_and_store() {
+  std::byte* q = bytes(qkv_);
   RopeArgs rope = rope_args();
   rope.q = q;
   rope.k = q + spec_.q_width() * element_bytes_;
   rope.v = q + (spec_.q_width() + spec_.kv_width()) * element_bytes_;
   rope.q_stride = rope.kv_stride = qkv_width_;
-  rope.positions = inputs.positions.subspan(group.first_row, group.rows);
-  rope.kv_blocks = std::span<void* const>(row_blocks_).first(group.rows);
+  rope.runs = row_runs_;
   backend_.rope(Queue::dense, rope);
 }
 
@@ -313,9 +311,7 @@ Model::Model(Backend& backend, ModelSpec spec, Weights weights, const ModelLimit
   scratch_blocks_ = limits_.x_blocks ? context_blocks : 0;
   block_addresses_.resize(size_t{limits_.max_spans} * context_blocks);
   attend_spans_.reserve(limits_.max_spans);
-  row_blocks_.resize(limits_.max_rows);
-  recompute_blocks_.resize(kBlockTokens);
-  recompute_positions_.resize(kBlockTokens);
+  row_runs_.reserve(limits_.max_rows);
 }
 
 Status Model::take_buffers() {

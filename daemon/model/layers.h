@@ -105,7 +105,7 @@ class Model {
   void recompute(uint32_t layer, const Group& group, const PoolView& pool);
   void recompute_block(const LinearWeights& qkv, const std::byte* x, uint32_t first_position, uint32_t tokens,
                        std::byte* kv_block);
-  void rotate_and_store(const StepInputs& inputs, const Group& group);
+  void rotate_and_store();
   void attend();
 
   void norm(const NormWeights& weights, const float* x, void* y, uint32_t rows);
@@ -135,9 +135,7 @@ class Model {
   // Host arrays that operations of one group read.
   std::vector<void*> block_addresses_;         // of the group's spans, one after the other
   std::vector<AttendSpan> attend_spans_;
-  std::vector<void*> row_blocks_;              // [M] where a row's K,V go
-  std::vector<void*> recompute_blocks_;        // [kBlockTokens] the same address
-  std::vector<uint32_t> recompute_positions_;  // [kBlockTokens]
+  std::vector<RopeRun> row_runs_;              // of the group's rows: where their K,V go
   Ticket scratch_free_;                        // the latest attention over scratch, on the dense queue
 };
 

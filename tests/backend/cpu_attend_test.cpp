@@ -58,11 +58,30 @@ Tensor attend(Backend& backend, const Sequence& sequence, const Queries& queries
     uint32_t rows = std::min(chunks[i % chunks.size()], queries.rows - row);
     uint32_t position = sequence.length - queries.rows + row;
     size_t blocks = blocks_for(Tokens(position + rows)).value;
-    spans.push_back({row, rows, position, std::span(sequence.addresses).first(blocks)});
+    spans.push_back({row, rows, position, 0, std::span(sequence.addresses).first(blocks)});
     row += rows;
   }
   float scale = scale_of(sequence.shape);
-  backend.attend(Queue::dense, {sequence.shape, scale, queries.values.at(), queries.stride, out.at(), spans});
+  AttendArgs args{sequence.shape, scale, queries.values.at(), queries.stride, out.at(), nullptr, spans};
+  backend.attend(Queue::dense, args);
+  return out;
+}
+
+// All rows, a run of so many pieces an operation; what was merged so far waits in `state`.
+Tensor attend_in_runs(Backend& backend, const Sequence& sequence, const Queries& queries, uint32_t run) {
+  Tensor out(backend.info().compute, size_t{queries.rows} * queries.width);
+  const size_t state_floats = attend_state_floats(sequence.shape.head_dim);
+  auto state = backend.alloc(queries.rows * sequence.shape.heads * state_floats * sizeof(float));
+  assert_true(static_cast<bool>(state));
+  AttendArgs args{sequence.shape, scale_of(sequence.shape), queries.values.at(), queries.stride, out.at(),
+                  static_cast<float*>((*state)->data()), {}};
+  const auto pieces = static_cast<uint32_t>(sequence.addresses.size());
+  for (uint32_t first = 0; first < pieces; first += run) {
+    AttendSpan span{0, queries.rows, sequence.length - queries.rows, first, {}};
+    span.kv_blocks = std::span(sequence.addresses).subspan(first, std::min(run, pieces - first));
+    args.spans = std::span(&span, 1);
+    backend.attend(Queue::dense, args);
+  }
   return out;
 }
 
@@ -149,6 +168,25 @@ void a_long_sequence_has_the_same_bits_however_many_threads_share_it(void**) {
   });
 }
 
+void pieces_that_come_in_several_operations_give_the_same_bits(void**) {
+  each_variant([](Variant variant) {
+    Numbers numbers(17);
+    for (KvShape shape : kShapes) {
+      for (auto [length, rows] : {std::pair{700u, 1u}, {700u, 130u}, {300u, 300u}, {64u, 64u}}) {
+        Sequence sequence(variant, shape, length, numbers);
+        Queries queries(variant, shape, rows, numbers);
+        Tensor whole = attend(*variant.backend(1), sequence, queries, {rows});
+        for (uint32_t threads : {1u, 3u}) {
+          auto backend = variant.backend(threads);
+          for (uint32_t run : {1u, 2u, 6u, 100u}) {
+            assert_true(attend_in_runs(*backend, sequence, queries, run) == whole);
+          }
+        }
+      }
+    }
+  });
+}
+
 void neighbours_in_a_batch_change_nothing(void**) {
   each_variant([](Variant variant) {
     auto backend = variant.backend(3);
@@ -162,13 +200,15 @@ void neighbours_in_a_batch_change_nothing(void**) {
     Tensor together(variant.compute, size_t{queries.rows} * queries.width);
     std::vector<AttendSpan> spans;
     for (uint32_t s = 0; s < queries.rows; ++s) {
-      spans.push_back({s, 1, sequences[s].length - 1, sequences[s].addresses});
+      spans.push_back({s, 1, sequences[s].length - 1, 0, sequences[s].addresses});
     }
-    backend->attend(Queue::dense, {shape, scale_of(shape), queries.values.at(), queries.stride, together.at(), spans});
+    AttendArgs args{shape, scale_of(shape), queries.values.at(), queries.stride, together.at(), nullptr, spans};
+    backend->attend(Queue::dense, args);
     for (uint32_t s = 0; s < queries.rows; ++s) {
       Tensor alone(variant.compute, size_t{queries.rows} * queries.width);
-      std::span<const AttendSpan> span(&spans[s], 1);
-      backend->attend(Queue::dense, {shape, scale_of(shape), queries.values.at(), queries.stride, alone.at(), span});
+      args.out = alone.at();
+      args.spans = std::span(&spans[s], 1);
+      backend->attend(Queue::dense, args);
       assert_true(alone.same(size_t{s} * queries.width, together, size_t{s} * queries.width, queries.width));
     }
   });
@@ -189,10 +229,10 @@ void rope_rotates_halves_and_writes_k_and_v_to_their_slots(void**) {
       Tensor fused = Tensor::random(variant.compute, size_t{rows} * stride, numbers), before = fused;
       Tensor blocks(variant.compute, rows * shape.block_elements());
       std::vector<uint32_t> positions = {0, 1, 63, 64, 1000, 8191, 8192, 100000, 5};
-      std::vector<void*> addresses;
-      for (uint32_t r = 0; r < rows; ++r) addresses.push_back(blocks.at(r * shape.block_elements()));
+      std::vector<RopeRun> runs;
+      for (uint32_t r = 0; r < rows; ++r) runs.push_back({r, 1, positions[r], blocks.at(r * shape.block_elements())});
       backend->rope(Queue::dense, {shape, table, fused.at(), stride, fused.at(q_width), fused.at(q_width + 2 * d),
-                                   stride, positions, addresses});
+                                   stride, runs});
 
       auto rotated = [&](size_t head_at, uint32_t i, uint32_t position) {
         uint32_t half = rotary / 2, frequency = i % (half == 0 ? 1 : half);
@@ -237,15 +277,11 @@ void rope_gives_a_row_the_same_bits_whatever_the_batch(void**) {
     Tensor first = Tensor::random(variant.compute, size_t{rows} * stride, numbers), second = first;
     Tensor first_blocks(variant.compute, 5 * shape.block_elements()), second_blocks = first_blocks;
     auto run = [&](Backend& backend, Tensor& fused, Tensor& blocks, uint32_t row, uint32_t count) {
-      std::vector<uint32_t> positions(count);
-      std::vector<void*> addresses(count);
-      for (uint32_t i = 0; i < count; ++i) {
-        positions[i] = row + i;
-        addresses[i] = blocks.at((row + i) / kBlockTokens * shape.block_elements());
-      }
+      const size_t block_bytes = shape.block_elements() * size_of(variant.compute);
+      const RopeRun whole{0, count, row, blocks.at(row / kBlockTokens * shape.block_elements()), block_bytes};
       backend.rope(Queue::dense, {shape, {64, inverse, 1.0f}, fused.at(row * stride), stride,
-                                  fused.at(row * stride + 6 * 64), fused.at(row * stride + 8 * 64), stride, positions,
-                                  addresses});
+                                  fused.at(row * stride + 6 * 64), fused.at(row * stride + 8 * 64), stride,
+                                  std::span(&whole, 1)});
     };
     run(*variant.backend(4), first, first_blocks, 0, rows);
     auto backend = variant.backend(1);
@@ -264,6 +300,7 @@ int main() {
       cmocka_unit_test(every_row_is_the_softmax_of_what_is_not_after_it),
       cmocka_unit_test(a_row_has_the_same_bits_alone_in_a_chunk_and_in_the_whole),
       cmocka_unit_test(a_long_sequence_has_the_same_bits_however_many_threads_share_it),
+      cmocka_unit_test(pieces_that_come_in_several_operations_give_the_same_bits),
       cmocka_unit_test(neighbours_in_a_batch_change_nothing),
       cmocka_unit_test(rope_rotates_halves_and_writes_k_and_v_to_their_slots),
       cmocka_unit_test(rope_gives_a_row_the_same_bits_whatever_the_batch),

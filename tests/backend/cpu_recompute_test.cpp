@@ -36,10 +36,8 @@ struct Blocks {
   Blocks(DType type, const Layer& layer)
       : values(type, blocks_for(Tokens(kTokens)).value * layer.shape.block_elements()),
         elements(layer.shape.block_elements()) {}
-  std::vector<void*> of(std::span<const uint32_t> positions) {
-    std::vector<void*> addresses;
-    for (uint32_t position : positions) addresses.push_back(values.at(position / kBlockTokens * elements));
-    return addresses;
+  RopeRun run_of(uint32_t position, uint32_t rows, DType type) {
+    return {0, rows, position, values.at(position / kBlockTokens * elements), elements * size_of(type)};
   }
 };
 
@@ -57,9 +55,7 @@ void project(Backend& backend, const Layer& layer, const Matrix& weight, uint32_
   product.y = y.at();
   product.rows = rows;
   backend.gemm(Queue::recompute, product);
-  std::vector<uint32_t> positions(rows);
-  for (uint32_t i = 0; i < rows; ++i) positions[i] = begin + i;
-  auto addresses = blocks.of(positions);
+  const RopeRun run = blocks.run_of(begin, rows, backend.info().compute);
   RopeArgs rope;
   rope.shape = layer.shape;
   rope.table = layer.rope();
@@ -67,8 +63,7 @@ void project(Backend& backend, const Layer& layer, const Matrix& weight, uint32_
   rope.q_stride = rope.kv_stride = columns;
   rope.k = y.at(k_at);
   rope.v = y.at(k_at + layer.kv_width());
-  rope.positions = positions;
-  rope.kv_blocks = addresses;
+  rope.runs = std::span(&run, 1);
   backend.rope(Queue::recompute, rope);
 }
 

@@ -36,8 +36,9 @@ class LateBackend final : public Backend {
   Status pin(void* data, size_t bytes) override { return inner_->pin(data, bytes); }
   void unpin(void* data) override { inner_->unpin(data); }
 
-  void copy(Queue queue, void* to, const void* from, size_t bytes) override {
-    issue(queue, [=, this] { inner_->copy(queue, to, from, bytes); });
+  using Backend::copy;
+  void copy(Queue queue, std::span<const CopyRun> runs) override {
+    issue(queue, [=, this, own = copy_of(runs)] { inner_->copy(queue, own); });
   }
   Ticket record(Queue queue) override {
     Ticket ticket{queue, ++recorded_[index(queue)]};
@@ -51,6 +52,8 @@ class LateBackend final : public Backend {
     while (block && !reached(ticket)) run_one();
     return reached(ticket);
   }
+  uint64_t now_ns() const override { return inner_->now_ns(); }
+  uint64_t reached_ns(Ticket ticket) override { return inner_->reached_ns(ticket); }
 
   void embed(Queue queue, const EmbedArgs& args) override {
     issue(queue, [=, this, tokens = copy_of(args.tokens), positions = copy_of(args.positions)] {
@@ -67,11 +70,9 @@ class LateBackend final : public Backend {
     issue(queue, [=, this] { inner_->gemm(queue, args); });
   }
   void rope(Queue queue, const RopeArgs& args) override {
-    issue(queue, [=, this, positions = copy_of(args.positions), blocks = copy_of(args.kv_blocks),
-                  frequencies = copy_of(args.table.inverse_frequency)] {
+    issue(queue, [=, this, runs = copy_of(args.runs), frequencies = copy_of(args.table.inverse_frequency)] {
       RopeArgs own = args;
-      own.positions = positions;
-      own.kv_blocks = blocks;
+      own.runs = runs;
       own.table.inverse_frequency = frequencies;
       inner_->rope(queue, own);
     });

@@ -66,8 +66,15 @@ void Attention::list_units(const AttendArgs& args, DType type) {
         unit.first_position = span.first_position + first;
         unit.kv_blocks = span.kv_blocks.data();
         unit.k_offset = size_t{head} * 2 * kBlockTokens * d;
-        unit.end_piece = (unit.first_position + unit.tokens - 1) / kBlockTokens + 1;
-        IOKV_ASSERT(unit.end_piece <= span.kv_blocks.size());
+        unit.pieces = (unit.first_position + unit.tokens - 1) / kBlockTokens + 1;
+        unit.begin_piece = unit.first_piece = span.first_piece;
+        unit.end_piece = std::min(unit.pieces, span.first_piece + static_cast<uint32_t>(span.kv_blocks.size()));
+        if (unit.first_piece >= unit.end_piece) continue;  // rows that see nothing of this run
+        if (args.state != nullptr) {
+          unit.state = args.state + (row * shape.heads + head * group) * attend_state_floats(d);
+          unit.state_stride = shape.heads * attend_state_floats(d);
+        }
+        IOKV_ASSERT(args.state != nullptr || (unit.first_piece == 0 && unit.end_piece == unit.pieces));
         units_.push_back({unit});
       }
     }
@@ -78,19 +85,20 @@ void Attention::split_long_units(uint32_t threads) {
   tasks_.clear();
   merges_.clear();
   size_t pieces = 0, results = 0;
-  for (const Task& task : units_) pieces += task.unit.end_piece;
+  for (const Task& task : units_) pieces += task.unit.end_piece - task.unit.first_piece;
   auto run = static_cast<uint32_t>(std::max<size_t>(kLeastPieces, pieces / (size_t{threads} * kTasksPerThread)));
   for (const Task& task : units_) {
     const AttendUnit& unit = task.unit;
-    size_t floats = attend_result_floats(query_rows(unit), unit.head_dim), needed = unit.end_piece * floats;
-    if (threads == 1 || unit.end_piece <= run || query_rows(unit) > kSplitRows ||
+    const uint32_t unit_pieces = unit.end_piece - unit.first_piece;
+    size_t floats = attend_result_floats(query_rows(unit), unit.head_dim), needed = unit_pieces * floats;
+    if (threads == 1 || unit_pieces <= run || query_rows(unit) > kSplitRows ||
         results + needed > kMostResultFloats) {
       tasks_.push_back(task);
       continue;
     }
     merges_.push_back({unit, results});
-    for (uint32_t first = 0; first < unit.end_piece; first += run) {
-      Task part{unit, results + first * floats};
+    for (uint32_t first = unit.first_piece; first < unit.end_piece; first += run) {
+      Task part{unit, results + (first - unit.first_piece) * floats};
       part.unit.first_piece = first;
       part.unit.end_piece = std::min(first + run, unit.end_piece);
       tasks_.push_back(part);

@@ -61,12 +61,17 @@ struct Attend {
   static void run(const AttendUnit& unit) {
     Scratch scratch(unit);
     pack_queries(unit, scratch.q);
-    piece(unit, scratch, 0, scratch.state);
-    for (uint32_t p = 1; p < unit.end_piece; ++p) {
+    uint32_t p = unit.first_piece;
+    if (p == 0) {
+      piece(unit, scratch, p++, scratch.state);
+    } else {
+      load_state(unit, scratch.state);
+    }
+    for (; p < unit.end_piece; ++p) {
       piece(unit, scratch, p, scratch.result);
       fold(unit, p, scratch.state, scratch.result);
     }
-    write_out(unit, scratch.state);
+    leave(unit, scratch.state);
   }
 
   static void pieces(const AttendUnit& unit, float* results) {
@@ -81,11 +86,17 @@ struct Attend {
   static void merge(const AttendUnit& unit, const float* results) {
     Scratch scratch(unit);
     size_t floats = attend_result_floats(unit.tokens * unit.group, unit.head_dim);
-    __builtin_memcpy(scratch.state, results, floats * sizeof(float));
-    for (uint32_t p = 1; p < unit.end_piece; ++p) {
-      fold(unit, p, scratch.state, const_cast<float*>(results) + p * floats);
+    uint32_t p = unit.first_piece;
+    if (p == 0) {
+      __builtin_memcpy(scratch.state, results, floats * sizeof(float));
+      ++p;
+    } else {
+      load_state(unit, scratch.state);
     }
-    write_out(unit, scratch.state);
+    for (; p < unit.end_piece; ++p) {
+      fold(unit, p, scratch.state, const_cast<float*>(results) + (p - unit.first_piece) * floats);
+    }
+    leave(unit, scratch.state);
   }
 
  private:
@@ -112,7 +123,7 @@ struct Attend {
   static void piece(const AttendUnit& unit, const Scratch& scratch, uint32_t piece_index, float* to) {
     uint32_t d = unit.head_dim, rows = unit.tokens * unit.group;
     Rowset result(to, rows, attend_padded_dim(d));
-    const T* k = static_cast<const T*>(unit.kv_blocks[piece_index]) + unit.k_offset;
+    const T* k = static_cast<const T*>(unit.kv_blocks[piece_index - unit.begin_piece]) + unit.k_offset;
     const T* v = k + size_t{kPiece} * d;
     uint32_t seen = visible(unit, piece_index, rows - 1);
     size_t panel_words = transpose_keys(k, d, seen, scratch.k);
@@ -284,6 +295,37 @@ struct Attend {
       const float* from = result.row(r);
       for (uint32_t i = 0; i < unit.head_dim; i += S::kLanes) {
         S::store(to + i, S::fma(S::load(from + i), new_factor, S::mul(S::load(to + i), old_factor)));
+      }
+    }
+  }
+
+  // The rows whose last piece this was have their result, the others are left for the next operation.
+  static void leave(const AttendUnit& unit, float* state_at) {
+    if (unit.end_piece == unit.pieces) return write_out(unit, state_at);
+    each_state(unit, state_at, [](float* own, float* sum, float* top, float* shared, size_t padded) {
+      __builtin_memcpy(shared, own, padded * sizeof(float));
+      shared[padded] = *sum;
+      shared[padded + 1] = *top;
+    });
+  }
+
+  static void load_state(const AttendUnit& unit, float* state_at) {
+    each_state(unit, state_at, [](float* own, float* sum, float* top, float* shared, size_t padded) {
+      __builtin_memcpy(own, shared, padded * sizeof(float));
+      *sum = shared[padded];
+      *top = shared[padded + 1];
+    });
+  }
+
+  template <typename Move>
+  static void each_state(const AttendUnit& unit, float* state_at, const Move& move) {
+    size_t padded = attend_padded_dim(unit.head_dim);
+    Rowset state(state_at, unit.tokens * unit.group, padded);
+    for (uint32_t t = 0; t < unit.tokens; ++t) {
+      for (uint32_t g = 0; g < unit.group; ++g) {
+        uint32_t r = t * unit.group + g;
+        move(state.row(r), state.sums + r, state.maxima + r, unit.state + t * unit.state_stride + g * (padded + 16),
+             padded);
       }
     }
   }

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <cstring>
 #include <new>
 #include <string>
@@ -16,10 +17,12 @@
 #include "daemon/backend/cpu/attend.h"
 #include "daemon/backend/cpu/isa.h"
 #include "daemon/backend/cpu/kernels.h"
+#include "daemon/backend/cpu/link.h"
 #include "daemon/backend/cpu/packed_matrix.h"
 #include "daemon/backend/cpu/rotary_cache.h"
 #include "daemon/backend/cpu/sampler.h"
 #include "daemon/backend/cpu/thread_team.h"
+#include "daemon/base/monotonic.h"
 
 namespace iokv {
 namespace cpu {
@@ -52,8 +55,17 @@ const PackedMatrix& packed(const Matrix* matrix) { return *static_cast<const Pac
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(DeviceInfo info, const Kernels& kernels, std::unique_ptr<ThreadTeam> team)
-      : info_(std::move(info)), kernels_(kernels), team_(std::move(team)), samplers_(team_->threads()) {}
+  // h2d and d2h: null without a link.
+  CpuBackend(DeviceInfo info, const Kernels& kernels, std::unique_ptr<ThreadTeam> team, std::unique_ptr<Link> h2d,
+             std::unique_ptr<Link> d2h)
+      : info_(std::move(info)),
+        kernels_(kernels),
+        team_(std::move(team)),
+        h2d_(std::move(h2d)),
+        d2h_(std::move(d2h)),
+        samplers_(team_->threads()) {
+    for (auto& times : recorded_ns_) times.resize(kTimedTickets);
+  }
 
   const DeviceInfo& info() const override { return info_; }
 
@@ -73,12 +85,42 @@ class CpuBackend final : public Backend {
   Status pin(void*, size_t) override { return {}; }
   void unpin(void*) override {}
 
-  void copy(Queue, void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
-  Ticket record(Queue queue) override { return {queue, ++recorded_[static_cast<size_t>(queue)]}; }
-  void wait(Queue, Ticket) override {}
-  Result<bool> poll(Ticket ticket, bool) override {
+  using Backend::copy;
+  void copy(Queue queue, std::span<const CopyRun> runs) override {
+    if (Link* link = link_of(queue)) return link->copy(runs);
+    for (const CopyRun& run : runs) {
+      auto* to = static_cast<std::byte*>(run.to);
+      const auto* from = static_cast<const std::byte*>(run.from);
+      for (uint32_t row = 0; row < run.rows; ++row) {
+        std::memcpy(to + row * run.to_pitch_bytes, from + row * run.from_pitch_bytes, run.bytes);
+      }
+    }
+  }
+  Ticket record(Queue queue) override {
+    if (Link* link = link_of(queue)) return {queue, link->record()};
+    const auto index = static_cast<size_t>(queue);
+    const uint64_t value = ++recorded_[index];
+    recorded_ns_[index][value % kTimedTickets] = monotonic_ns();
+    return {queue, value};
+  }
+  void wait(Queue queue, Ticket ticket) override {
+    const Link* behind = link_of(ticket.queue);
+    if (behind == nullptr || behind == link_of(queue)) return;
+    if (Link* link = link_of(queue)) return link->wait_for(*behind, ticket.value);
+    behind->wait_until(ticket.value);
+  }
+  Result<bool> poll(Ticket ticket, bool block) override {
+    if (const Link* link = link_of(ticket.queue)) {
+      if (block) link->wait_until(ticket.value);
+      return link->reached(ticket.value);
+    }
     IOKV_ASSERT(ticket.value <= recorded_[static_cast<size_t>(ticket.queue)]);
     return true;
+  }
+  uint64_t now_ns() const override { return monotonic_ns(); }
+  uint64_t reached_ns(Ticket ticket) override {
+    if (const Link* link = link_of(ticket.queue)) return link->reached_ns(ticket.value);
+    return recorded_ns_[static_cast<size_t>(ticket.queue)][ticket.value % kTimedTickets];
   }
 
   void embed(Queue, const EmbedArgs& args) override {
@@ -123,6 +165,15 @@ class CpuBackend final : public Backend {
   }
 
  private:
+  Link* link_of(Queue queue) const {
+    return queue == Queue::h2d ? h2d_.get() : queue == Queue::d2h ? d2h_.get() : nullptr;
+  }
+  struct RopeRow {
+    uint32_t row = 0, position = 0;
+    void* block = nullptr;
+  };
+  void store_kv(const RopeArgs& args, const RopeRow& row, const float* cos);
+
   const void* element(const void* base, size_t index) const {
     return static_cast<const char*>(base) + index * size_of(info_.compute);
   }
@@ -141,11 +192,14 @@ class CpuBackend final : public Backend {
   DeviceInfo info_;
   const Kernels& kernels_;
   std::unique_ptr<ThreadTeam> team_;
+  std::unique_ptr<Link> h2d_, d2h_;
   std::vector<Sampler> samplers_;  // of each thread
   Attention attention_;
   RotaryCache rotary_;
-  std::vector<float> angles_;  // of the rows of a rope operation
+  std::vector<RopeRow> rope_rows_;
+  std::vector<float> angles_;  // of each of them
   std::array<uint64_t, kQueues> recorded_{};
+  std::array<std::vector<uint64_t>, kQueues> recorded_ns_;
 };
 
 void CpuBackend::gemm(Queue, const GemmArgs& args) {
@@ -189,34 +243,50 @@ void CpuBackend::gemm(Queue, const GemmArgs& args) {
 
 void CpuBackend::rope(Queue, const RopeArgs& args) {
   const KvShape& shape = args.shape;
-  size_t d = shape.head_dim, half = args.table.rotary_dim / 2, rows = args.positions.size();
-  size_t bytes = d * size_of(info_.compute), rotated = 2 * half, rotated_bytes = rotated * size_of(info_.compute);
-  IOKV_ASSERT(rotated <= d && args.kv_blocks.size() == rows);
-  IOKV_ASSERT(half == 0 || args.table.inverse_frequency.size() == half);
-  angles_.resize(rows * rotated);
-  if (half != 0) {
-    for (size_t row = 0; row < rows; ++row) rotary_.copy(args.table, args.positions[row], &angles_[row * rotated]);
+  const size_t d = shape.head_dim, half = args.table.rotary_dim / 2, rotated = 2 * half;
+  IOKV_ASSERT(rotated <= d && (half == 0 || args.table.inverse_frequency.size() == half));
+  rope_rows_.clear();
+  for (const RopeRun& run : args.runs) {
+    const uint32_t first_block = run.first_position / kBlockTokens;
+    for (uint32_t i = 0; i < run.rows; ++i) {
+      const uint32_t position = run.first_position + i;
+      std::byte* block = static_cast<std::byte*>(run.kv_block);
+      if (block != nullptr) block += (position / kBlockTokens - first_block) * run.block_stride_bytes;
+      rope_rows_.push_back({run.first_row + i, position, args.k == nullptr ? nullptr : block});
+    }
   }
-  for_rows(rows, (shape.heads + 2 * shape.kv_heads) * d, [&](size_t row, uint32_t) {
-    const float* cos = angles_.data() + row * rotated;
-    const float* sin = cos + half;
+  angles_.resize(rope_rows_.size() * rotated);
+  if (half != 0) {
+    for (size_t i = 0; i < rope_rows_.size(); ++i) {
+      rotary_.copy(args.table, rope_rows_[i].position, &angles_[i * rotated]);
+    }
+  }
+  for_rows(rope_rows_.size(), (shape.heads + 2 * shape.kv_heads) * d, [&](size_t index, uint32_t) {
+    const RopeRow& row = rope_rows_[index];
+    const float* cos = angles_.data() + index * rotated;
     if (args.q != nullptr && half != 0) {
       for (size_t head = 0; head < shape.heads; ++head) {
-        void* q = element(args.q, row * args.q_stride + head * d);
-        kernels_.rotate(q, q, cos, sin, static_cast<uint32_t>(half));
+        void* q = element(args.q, size_t{row.row} * args.q_stride + head * d);
+        kernels_.rotate(q, q, cos, cos + half, static_cast<uint32_t>(half));
       }
     }
-    size_t slot = args.positions[row] % kBlockTokens;
-    for (size_t head = 0; head < shape.kv_heads; ++head) {
-      const void* k = element(args.k, row * args.kv_stride + head * d);
-      void* to = element(args.kv_blocks[row], (head * 2 * kBlockTokens + slot) * d);
-      if (half != 0) kernels_.rotate(k, to, cos, sin, static_cast<uint32_t>(half));
-      std::memcpy(static_cast<char*>(to) + rotated_bytes, static_cast<const char*>(k) + rotated_bytes,
-                  bytes - rotated_bytes);
-      std::memcpy(static_cast<char*>(to) + kBlockTokens * bytes, element(args.v, row * args.kv_stride + head * d),
-                  bytes);
-    }
+    if (row.block != nullptr) store_kv(args, row, cos);
   });
+}
+
+void CpuBackend::store_kv(const RopeArgs& args, const RopeRow& row, const float* cos) {
+  const size_t d = args.shape.head_dim, half = args.table.rotary_dim / 2;
+  const size_t bytes = d * size_of(info_.compute), rotated_bytes = 2 * half * size_of(info_.compute);
+  const size_t slot = row.position % kBlockTokens;
+  for (size_t head = 0; head < args.shape.kv_heads; ++head) {
+    const void* k = element(args.k, size_t{row.row} * args.kv_stride + head * d);
+    void* to = element(row.block, (head * 2 * kBlockTokens + slot) * d);
+    if (half != 0) kernels_.rotate(k, to, cos, cos + half, static_cast<uint32_t>(half));
+    std::memcpy(static_cast<char*>(to) + rotated_bytes, static_cast<const char*>(k) + rotated_bytes,
+                bytes - rotated_bytes);
+    std::memcpy(static_cast<char*>(to) + kBlockTokens * bytes,
+                element(args.v, size_t{row.row} * args.kv_stride + head * d), bytes);
+  }
 }
 
 void CpuBackend::activate(Queue, const ActivateArgs& args) {
@@ -255,13 +325,25 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options) {
   CpuIsa isa = options.isa == CpuIsa::automatic ? cpu::best_isa(options.compute) : options.isa;
   uint32_t threads = options.threads == 0 ? cpu::allowed_cores() : options.threads;
   IOKV_TRY_ASSIGN(auto team, cpu::ThreadTeam::start(threads));
+  std::unique_ptr<cpu::Link> h2d, d2h;
+  if (options.link_bytes_per_s > 0) {
+    IOKV_TRY_ASSIGN(h2d, cpu::Link::start(options.link_bytes_per_s));
+    IOKV_TRY_ASSIGN(d2h, cpu::Link::start(options.link_bytes_per_s));
+  }
   DeviceInfo info;
   info.name = "cpu (" + std::string(name_of(isa)) + ", " + std::to_string(threads) +
-              (threads == 1 ? " thread)" : " threads)");
+              (threads == 1 ? " thread" : " threads");
+  if (h2d != nullptr) {
+    char rate[32];
+    std::snprintf(rate, sizeof rate, ", link %.3g GB/s", options.link_bytes_per_s / 1e9);
+    info.name += rate;
+  }
+  info.name += ")";
   info.compute = options.compute;
-  info.host_addressable = true;
+  info.host_addressable = h2d == nullptr;
   const cpu::Kernels& kernels = cpu::kernels_for(isa, options.compute);
-  return std::unique_ptr<Backend>(std::make_unique<cpu::CpuBackend>(std::move(info), kernels, std::move(team)));
+  return std::unique_ptr<Backend>(
+      std::make_unique<cpu::CpuBackend>(std::move(info), kernels, std::move(team), std::move(h2d), std::move(d2h)));
 }
 
 }  // namespace iokv

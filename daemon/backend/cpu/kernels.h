@@ -53,9 +53,15 @@ struct AttendUnit {
   uint32_t head_dim = 0;
   float scale = 1.0f;
   uint32_t first_position = 0;             // of the first token
-  const void* const* kv_blocks = nullptr;  // of the sequence
+  const void* const* kv_blocks = nullptr;  // of the pieces from begin_piece on
+  uint32_t begin_piece = 0;
   size_t k_offset = 0;                     // elements from a block's start to the KV head's K; V follows K
   uint32_t first_piece = 0, end_piece = 0;
+  uint32_t pieces = 0;       // up to the last token's: with the last of them `out` is written
+  // What has been merged before first_piece, and where it is left for the next operation: at the first token's first
+  // head of the group, a head's attend_state_floats(d) behind the one before it.
+  float* state = nullptr;
+  size_t state_stride = 0;   // floats between tokens
   float* scratch = nullptr;  // attend_scratch_floats(...)
 };
 
@@ -84,10 +90,11 @@ struct NormRow {
 struct Kernels {
   void (*gemm)(const GemmTile& tile);
 
-  // Attends over all of a unit's pieces and writes `out`; first_piece is 0.
+  // Attends over a unit's pieces, continuing `state` unless they begin with the first one, and writes `out` if they end
+  // with the last one, else `state`.
   void (*attend)(const AttendUnit& unit);
   // The same in two steps for a unit that several threads share: each of its pieces into `results`, at
-  // (piece - first_piece) · attend_result_floats(...), and all pieces' results into `out`.
+  // (piece - first_piece) · attend_result_floats(...), and all pieces' results into `out` or `state`.
   void (*attend_pieces)(const AttendUnit& unit, float* results);
   void (*attend_merge)(const AttendUnit& unit, const float* results);
 
