@@ -12,8 +12,22 @@ namespace iokv {
 
 using wire::Counter;
 
+namespace {
+
+ConductorConfig with_units_of(const BlockPool& pool, ConductorConfig config) {
+  config.staging.kv_units = pool.units_for(BlockForm::kv).value;
+  config.staging.x_units = pool.units_for(BlockForm::x).value;
+  return config;
+}
+
+}  // namespace
+
 Conductor::Conductor(const ConductorConfig& config, BlockPool& pool, Effects& effects)
-    : config_(config), pool_(pool), effects_(effects), clients_(config.max_clients) {
+    : config_(with_units_of(pool, config)),
+      pool_(pool),
+      effects_(effects),
+      clients_(config.max_clients),
+      builder_(config_.staging) {
   IOKV_ASSERT(config.plans_in_flight >= 1 && config.plans_in_flight <= 2);
   IOKV_ASSERT(config.vocabulary > 0 && config.max_context > 0);
   for (uint32_t i = 0; i < config.plans_in_flight; i++) {
@@ -173,7 +187,7 @@ void Conductor::verify() const {
     IOKV_ASSERT(sequence->tokens.size() <= config_.max_context);
     IOKV_ASSERT(sequence->plans_in_flight <= in_flight_.size());
     IOKV_ASSERT(sequence->parked.empty() || !sequence->operations.empty());
-    for (const SequenceBlock& block : sequence->blocks) references[block.id]++;
+    sequence->blocks.each([&](SequenceBlock block) { references[block.id]++; });
     for (const Request& request : sequence->operations) operations += request.part ? 0 : 1;
   }
   IOKV_ASSERT(operations == operations_);

@@ -27,6 +27,7 @@
 #include "daemon/pool/block_pool.h"
 #include "daemon/sched/batch.h"
 #include "daemon/sched/plan.h"
+#include "daemon/sched/plan_build.h"
 #include "daemon/sched/request.h"
 #include "daemon/sched/sequence.h"
 #include "daemon/session/credits.h"
@@ -45,6 +46,7 @@ struct ConductorConfig {
   BlockForm form = BlockForm::kv;    // of new blocks: recompute = never | always
   uint32_t logits_rows_each = 8;     // rows of a Plan of an operation that keeps logits of every row
   BatchLimits batch;
+  StagingShape staging;              // of the device; units are taken from the pool
   bool verify_always = false;        // after every event: for tests
 };
 
@@ -161,7 +163,7 @@ class Conductor {
   int32_t start_step(Sequence& sequence, Request& request);
   int32_t run_truncate(Sequence& sequence, const Request& request);
   int32_t add_child(Client& client, ClientId id, const Request& request);
-  int32_t run_fork(const Sequence& parent, const Request& request);
+  int32_t run_fork(Sequence& parent, const Request& request);
   void disown(Client& client, const Request& fork);
   int32_t refusal_by_length(uint64_t length) const;
   void deliver(Sequence& sequence, Outcome&& outcome);
@@ -185,6 +187,7 @@ class Conductor {
   void admit_candidates();
   std::optional<Candidate> candidate_of(const Sequence& sequence) const;
   void add_span(Plan& plan, Sequence& sequence, uint32_t rows);
+  static void add_runs(Plan& plan, PlanSpan& span, const Sequence& sequence);
   void add_draws(Plan& plan, PlanSpan& span, Sequence& sequence);
   void accept(Sequence& sequence, const PlanSpan& span, Plan& plan);
   bool reserve_blocks(Sequence& sequence);
@@ -217,6 +220,7 @@ class Conductor {
   std::vector<Candidate> candidates_;
   std::vector<uint32_t> to_be_released_;      // by block id: see could_reserve
   BatchChooser chooser_;
+  PlanBuilder builder_;
   Counters counters_{};
 };
 

@@ -161,7 +161,7 @@ int32_t Conductor::add_child(Client& client, ClientId id, const Request& request
 
 // The child refers to the parent's full blocks; what is beyond them it computes again, to the same bits, when it is first
 // stepped. Full blocks are never written, so neither disturbs the other.
-int32_t Conductor::run_fork(const Sequence& parent, const Request& request) {
+int32_t Conductor::run_fork(Sequence& parent, const Request& request) {
   const uint32_t length = static_cast<uint32_t>(parent.tokens.size());
   const uint32_t shared = request.n == UINT32_MAX ? length : request.n;
   if (shared > length) return IOKV_EINVAL;
@@ -178,6 +178,8 @@ int32_t Conductor::run_fork(const Sequence& parent, const Request& request) {
     pool_.retain(parent.blocks[i].id);
     child.blocks.push_back(parent.blocks[i]);
   }
+  parent.blocks.share(full_blocks);
+  child.blocks.share(full_blocks);
   child.cached = full_blocks * kBlockTokens;
   child.last_plan = parent.last_plan;  // as recently used
   return 0;
@@ -389,6 +391,7 @@ Sequence* Conductor::add_sequence(Client& client, ClientId owner, uint64_t id) {
   sequence.slot = slot;
   sequence.generation = generation;
   sequence.open = true;
+  sequence.blocks = BlockTable({config_.staging.kv_units, config_.staging.x_units}, config_.staging.in_place);
   sequence.client = owner;
   sequence.id = id;
   client.sequences.emplace(id, slot);

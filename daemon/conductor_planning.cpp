@@ -31,6 +31,7 @@ bool Conductor::build_plan(Plan& plan) {
                                    [=](const Candidate& c) { return c.client != first_client; });
   for (const Pick& pick : chooser_.choose(candidates_, config_.batch)) add_span(plan, *sequences_[pick.slot], pick.rows);
   IOKV_ASSERT(!plan.spans.empty());
+  builder_.build(plan);
   std::vector<uint32_t> clients;
   for (const PlanSpan& span : plan.spans) clients.push_back(span.client_slot);
   std::sort(clients.begin(), clients.end());
@@ -95,12 +96,7 @@ void Conductor::add_span(Plan& plan, Sequence& sequence, uint32_t rows) {
     plan.tokens.push_back(from_draw ? 0 : sequence.tokens[sequence.cached + i]);
     plan.positions.push_back(sequence.cached + i);
   }
-  span.first_block = static_cast<uint32_t>(plan.blocks.size());
-  span.blocks = blocks_for(Tokens(sequence.cached + rows)).value;
-  for (uint32_t i = 0; i < span.blocks; i++) {
-    plan.blocks.push_back(sequence.blocks[i].id);
-    plan.forms.push_back(sequence.blocks[i].form);
-  }
+  add_runs(plan, span, sequence);
   add_draws(plan, span, sequence);
   plan.spans.push_back(span);
   if (sequence.taken_ns != 0) plan.taken_ns = std::max(plan.taken_ns, sequence.taken_ns);
@@ -109,6 +105,20 @@ void Conductor::add_span(Plan& plan, Sequence& sequence, uint32_t rows) {
   sequence.plans_in_flight++;
   sequence.last_plan = issued_ + 1;
   bump(span.decode ? Counter::decode_tokens : Counter::prefill_tokens, rows);
+}
+
+// The runs of the blocks of what is cached and of the new rows; the sequence may have reserved more.
+void Conductor::add_runs(Plan& plan, PlanSpan& span, const Sequence& sequence) {
+  uint32_t blocks = blocks_for(Tokens(span.first_position + span.rows)).value;
+  span.first_run = static_cast<uint32_t>(plan.runs.size());
+  for (const BlockRun& run : sequence.blocks.runs()) {
+    if (blocks == 0) break;
+    plan.runs.push_back(run);
+    plan.runs.back().blocks = std::min(run.blocks, blocks);
+    blocks -= plan.runs.back().blocks;
+  }
+  IOKV_ASSERT(blocks == 0);
+  span.runs = static_cast<uint32_t>(plan.runs.size()) - span.first_run;
 }
 
 // A step that samples draws at the last known row. EACH also predicts at every appended row but that one, once each: rows
@@ -147,7 +157,7 @@ void Conductor::on(const PlanRetired& event) {
   retired_ = plan.id;
   bump(Counter::steps);
   bump(Counter::step_ns, static_cast<int64_t>(plan.ended_ns - plan.started_ns));
-  bump(Counter::recomputed_tokens, static_cast<int64_t>(plan.recomputed_tokens));
+  bump(Counter::recomputed_tokens, static_cast<int64_t>(plan.measured.recomputed_tokens));
   if (plan.taken_ns != 0 && plan.started_ns >= plan.taken_ns) {
     bump(Counter::first_works);
     bump(Counter::first_work_ns, static_cast<int64_t>(plan.started_ns - plan.taken_ns));
@@ -252,7 +262,7 @@ bool Conductor::could_reserve(const Sequence& sequence, Blocks missing) {
   for (const LimboBlock& limbo : limbo_) count(limbo.block);
   for (const auto& other : sequences_) {
     if (!other->open || other.get() == &sequence || !more_urgent(sequence, *other)) continue;
-    for (SequenceBlock block : other->blocks) count(block);
+    other->blocks.each(count);
   }
   return units >= needed;
 }

@@ -19,6 +19,7 @@ namespace {
 
 constexpr uint32_t kMaxRows = 256;   // of a step
 constexpr uint32_t kMaxDraws = 64;
+constexpr uint64_t kStagingBytes = uint64_t{64} << 20;
 
 void start_log(const std::string& level) {
   spdlog::set_default_logger(spdlog::stderr_color_mt("iokvd"));
@@ -32,17 +33,18 @@ DType dtype_of(const Config& config) {
 }
 
 // Everything that the device's thread does before the first Plan.
-Result<std::unique_ptr<Executor>> load(Backend& backend, const ModelFiles& files, uint32_t max_context, BlockForm form,
-                                       const HostPool& memory, const LoadProgress& progress) {
+Result<std::unique_ptr<Executor>> load(Backend& backend, const ModelFiles& files, BlockForm form,
+                                       const StagingShape& staging, const HostPool& memory,
+                                       const LoadProgress& progress) {
   IOKV_TRY_ASSIGN(Weights weights, load_weights(backend, files, progress));
   ModelLimits limits;
   limits.max_rows = kMaxRows;
-  limits.max_spans = kMaxRows;
-  limits.max_context = max_context;
-  limits.x_blocks = form == BlockForm::x;
+  limits.recompute_rows = form == BlockForm::x ? staging.tile_tokens : 0;
   IOKV_TRY_ASSIGN(auto model, Model::make(backend, files.spec(), std::move(weights), limits));
-  const PoolView pool{memory.base(), memory.layer_stride_bytes(), memory.unit_bytes()};
-  IOKV_TRY_ASSIGN(auto executor, Executor::make(backend, std::move(model), pool, {kMaxRows, kMaxDraws}));
+  PipelineOptions options;
+  options.staging = staging;
+  options.host = options.device = {memory.base(), memory.layer_stride_bytes(), memory.unit_bytes()};
+  IOKV_TRY_ASSIGN(auto executor, Executor::make(backend, std::move(model), options, {kMaxRows, kMaxDraws}));
   IOKV_TRY(executor->self_test(form));
   return executor;
 }
@@ -60,6 +62,13 @@ Status serve(const Config& config) {
   const PoolLayout layout{spec.layers, block_bytes(spec, compute, BlockForm::kv), block_bytes(spec, compute, BlockForm::x)};
   IOKV_TRY_ASSIGN(HostPool memory, HostPool::create(layout, config.pool_bytes));
   BlockPool blocks(memory.shape());
+  StagingChoice choice;
+  choice.device_bytes = kStagingBytes;
+  choice.recomputes = form == BlockForm::x;
+  choice.in_place = backend->info().host_addressable;
+  choice.kv_units = blocks.units_for(BlockForm::kv).value;
+  choice.x_units = blocks.units_for(BlockForm::x).value;
+  IOKV_TRY_ASSIGN(const StagingShape staging, choose_staging(spec, compute, choice));
 
   OfferLimits limits;
   limits.max_context = max_context;
@@ -76,6 +85,7 @@ Status serve(const Config& config) {
   options.conductor.max_sequences = config.max_sequences;
   options.conductor.stall_lease_ns = config.stall_lease_ms * 1'000'000;
   options.conductor.form = form;
+  options.conductor.staging = staging;
   options.conductor.batch.max_rows = kMaxRows;
   options.conductor.batch.max_draws = kMaxDraws;
   spdlog::info("{}: {}, {} layers, {} on {}, pool for {} tokens as {}", spec.name, spec.family, spec.layers,
@@ -84,7 +94,7 @@ Status serve(const Config& config) {
   // The device's thread drops this function once it has run, and with it the mapped files.
   auto files = std::make_shared<const ModelFiles>(std::move(opened));
   DeviceThread::Load load_model = [&, files = std::move(files)](const LoadProgress& progress) {
-    return load(*backend, *files, max_context, form, memory, progress);
+    return load(*backend, *files, form, staging, memory, progress);
   };
   IOKV_TRY_ASSIGN(auto service, Service::make(options, std::move(listener), std::move(offer), blocks, memory,
                                               std::move(load_model)));

@@ -24,15 +24,12 @@
 #include <string>
 
 #include "daemon/base/dtype.h"
+#include "daemon/base/queue.h"
 #include "daemon/base/result.h"
 #include "daemon/base/sampling.h"
 #include "daemon/base/units.h"
 
 namespace iokv {
-
-// Work of one queue runs in order. On a GPU: two compute streams and one a copy direction.
-enum class Queue : uint8_t { dense, recompute, h2d, d2h };
-inline constexpr size_t kQueues = 4;
 
 // A point in a queue's work: reached when everything issued to the queue before the record has completed.
 struct Ticket {

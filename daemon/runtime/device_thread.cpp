@@ -34,12 +34,14 @@ void DeviceThread::run() {
   ::pthread_setname_np(::pthread_self(), "iokvd-device");
   load();
   if (executor_ == nullptr) return;
+  // Only this thread takes from the queue: what is seen at its front stays there.
+  const Pipeline::Next next = [this]() -> const Plan* { return issued_.read_available() > 0 ? issued_.front() : nullptr; };
   for (uint32_t seen = 0;;) {
     // The count is loaded before the queue is looked at, so that a Plan pushed in between ends the wait at once.
     const uint32_t pushed = pushed_.load(std::memory_order_acquire);
     Plan* plan = nullptr;
     while (issued_.pop(plan)) {
-      executor_->run(*plan);
+      executor_->run(*plan, next);
       IOKV_ASSERT(retired_.push(plan));
       notify_();
     }

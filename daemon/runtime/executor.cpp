@@ -10,67 +10,55 @@
 
 namespace iokv {
 
-Result<std::unique_ptr<Executor>> Executor::make(Backend& backend, std::unique_ptr<Model> model, const PoolView& pool,
-                                                 const ExecutorLimits& limits) {
+Result<std::unique_ptr<Executor>> Executor::make(Backend& backend, std::unique_ptr<Model> model,
+                                                 const PipelineOptions& options, const ExecutorLimits& limits) {
   IOKV_ASSERT(limits.max_rows <= model->limits().max_rows && limits.max_draws <= limits.max_rows);
-  std::unique_ptr<Executor> executor(new Executor(backend, std::move(model), pool, limits));
+  std::unique_ptr<Executor> executor(new Executor(backend, std::move(model), limits));
+  IOKV_TRY_ASSIGN(executor->pipeline_, Pipeline::make(backend, *executor->model_, options));
   const size_t bytes = size_t{limits.max_draws} * executor->model_->spec().vocab * sizeof(float);
   IOKV_TRY_ASSIGN(executor->logits_, backend.alloc(bytes));
   return executor;
 }
 
-Executor::Executor(Backend& backend, std::unique_ptr<Model> model, const PoolView& pool, const ExecutorLimits& limits)
+Executor::Executor(Backend& backend, std::unique_ptr<Model> model, const ExecutorLimits& limits)
     : backend_(backend),
       model_(std::move(model)),
-      pool_(pool),
       limits_(limits),
       drawn_tokens_(limits.max_draws),
       drawn_logprobs_(limits.max_draws) {}
 
-void Executor::run(Plan& plan) {
+void Executor::run(Plan& plan, const Pipeline::Next& next) {
   plan.started_ns = monotonic_ns();
-  Status done = forward(plan);
-  if (done) done = draw(plan);
-  if (!done) plan.failure = done.failure().message;
+  Status done = compute(plan, next);
+  if (!done) {
+    plan.failure = done.failure().message;
+    pipeline_->abandon();
+  }
   plan.ended_ns = monotonic_ns();
 }
 
-Status Executor::forward(Plan& plan) {
+Status Executor::compute(Plan& plan, const Pipeline::Next& next) {
   IOKV_ASSERT(plan.tokens.size() <= limits_.max_rows && plan.draws.size() <= limits_.max_draws);
-  spans_.clear();
-  plan.recomputed_tokens = 0;
-  for (const PlanSpan& span : plan.spans) {
-    if (span.token_from_draw) {
-      IOKV_ASSERT(span.rows == 1 && span.slot < latest_draw_.size());
-      plan.tokens[span.first_row] = latest_draw_[span.slot];
-    }
-    StepSpan step;
-    step.first_row = span.first_row;
-    step.rows = span.rows;
-    step.first_position = span.first_position;
-    step.blocks = std::span(plan.blocks).subspan(span.first_block, span.blocks);
-    step.forms = std::span(plan.forms).subspan(span.first_block, span.blocks);
-    spans_.push_back(step);
-    for (uint32_t i = 0; i < blocks_for(Tokens(span.first_position)).value; i++) {
-      if (step.forms[i] != BlockForm::x) continue;
-      plan.recomputed_tokens += uint64_t{std::min(kBlockTokens, span.first_position - i * kBlockTokens)};
-    }
-  }
-  plan.recomputed_tokens *= model_->spec().layers;
+  fill_in_tokens(plan);
+  model_->begin(plan.tokens, plan.positions);
+  pipeline_->run(plan, next);
   logits_rows_.clear();
   for (const PlanDraw& draw : plan.draws) logits_rows_.push_back(draw.row);
+  model_->logits(logits_rows_, static_cast<float*>(logits_->data()));
+  IOKV_TRY(draw(plan));
+  IOKV_TRY(pipeline_->settle(plan.measured));
+  return {};
+}
 
-  StepInputs inputs;
-  inputs.tokens = plan.tokens;
-  inputs.positions = plan.positions;
-  inputs.spans = spans_;
-  inputs.logits_rows = logits_rows_;
-  inputs.logits = static_cast<float*>(logits_->data());
-  return model_->forward(inputs, pool_);
+void Executor::fill_in_tokens(Plan& plan) {
+  for (const PlanSpan& span : plan.spans) {
+    if (!span.token_from_draw) continue;
+    IOKV_ASSERT(span.rows == 1 && span.slot < latest_draw_.size());
+    plan.tokens[span.first_row] = latest_draw_[span.slot];
+  }
 }
 
 Status Executor::draw(Plan& plan) {
-  if (plan.draws.empty()) return {};
   const uint32_t vocab = model_->spec().vocab;
   const float* logits = static_cast<const float*>(logits_->data());
   sample_rows_.clear();
@@ -83,13 +71,15 @@ Status Executor::draw(Plan& plan) {
   args.rows = sample_rows_;
   args.tokens = drawn_tokens_.data();
   args.logprobs = drawn_logprobs_.data();
-  backend_.sample(Queue::dense, args);
+  if (!plan.draws.empty()) backend_.sample(Queue::dense, args);
   for (uint32_t i = 0; i < plan.draws.size(); i++) {
     if (!plan.draws[i].keep_logits) continue;
     plan.draws[i].logits.resize(vocab);
     backend_.copy(Queue::dense, plan.draws[i].logits.data(), logits + size_t{i} * vocab, size_t{vocab} * sizeof(float));
   }
-  IOKV_TRY(backend_.poll(backend_.record(Queue::dense), true));
+  const Ticket end = backend_.record(Queue::dense);
+  IOKV_TRY(backend_.poll(end, true));
+  plan.measured.ended_ns = backend_.reached_ns(end);
   for (uint32_t i = 0; i < plan.draws.size(); i++) {
     plan.draws[i].token = drawn_tokens_[i];
     plan.draws[i].logprob = drawn_logprobs_[i];
@@ -118,25 +108,34 @@ Status Executor::self_test(BlockForm form) {
 }
 
 Result<std::vector<float>> Executor::logits_after(std::span<const int32_t> tokens, uint32_t step_rows, BlockForm form) {
-  const uint32_t block = 0;
-  std::vector<float> logits(model_->spec().vocab);
+  PlanBuilder builder(pipeline_->staging().shape());
+  BlockRun run;
+  run.blocks = 1;
+  run.form = run.device_form = form;
+  if (builder.shape().in_place) run.device_id = run.id;
+  Plan plan;
   for (uint32_t first = 0; first < tokens.size(); first += step_rows) {
     const uint32_t rows = std::min(step_rows, static_cast<uint32_t>(tokens.size()) - first);
-    std::vector<uint32_t> positions;
-    for (uint32_t i = 0; i < rows; i++) positions.push_back(first + i);
-    const StepSpan span{0, rows, first, std::span(&block, 1), std::span(&form, 1)};
-    const uint32_t last_row = rows - 1;
-    StepInputs inputs;
-    inputs.tokens = tokens.subspan(first, rows);
-    inputs.positions = positions;
-    inputs.spans = std::span(&span, 1);
-    inputs.logits_rows = std::span(&last_row, 1);
-    inputs.logits = static_cast<float*>(logits_->data());
-    IOKV_TRY(model_->forward(inputs, pool_));
+    plan.clear();
+    PlanSpan span;
+    span.rows = rows;
+    span.first_position = first;
+    span.runs = span.draws = 1;
+    plan.spans.push_back(span);
+    plan.runs.push_back(run);
+    for (uint32_t i = 0; i < rows; i++) {
+      plan.tokens.push_back(tokens[first + i]);
+      plan.positions.push_back(first + i);
+    }
+    PlanDraw draw;
+    draw.row = rows - 1;
+    draw.position = first + rows;
+    draw.keep_logits = true;
+    plan.draws.push_back(draw);
+    builder.build(plan);
+    IOKV_TRY(compute(plan, {}));
   }
-  backend_.copy(Queue::dense, logits.data(), logits_->data(), logits.size() * sizeof(float));
-  IOKV_TRY(backend_.poll(backend_.record(Queue::dense), true));
-  return logits;
+  return std::move(plan.draws.front().logits);
 }
 
 }  // namespace iokv

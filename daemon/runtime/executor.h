@@ -5,6 +5,7 @@
 // Invariants
 //  1. A Plan's results depend on the Plan, the pool's contents and the draws of earlier Plans only.
 //  2. run allocates nothing once the largest step has been seen, except for logits that a Plan keeps.
+//  3. When a Plan has run, all that it writes back to the host pool is there.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +14,7 @@
 
 #include "daemon/backend/backend.h"
 #include "daemon/model/layers.h"
+#include "daemon/runtime/pipeline.h"
 #include "daemon/sched/plan.h"
 
 namespace iokv {
@@ -24,32 +26,34 @@ struct ExecutorLimits {
 
 class Executor {
  public:
-  // The backend and the pool's memory outlive the executor.
-  static Result<std::unique_ptr<Executor>> make(Backend& backend, std::unique_ptr<Model> model, const PoolView& pool,
-                                                const ExecutorLimits& limits);
+  // The backend and the pools' memory outlive the executor.
+  static Result<std::unique_ptr<Executor>> make(Backend& backend, std::unique_ptr<Model> model,
+                                                const PipelineOptions& options, const ExecutorLimits& limits);
 
-  // Fills in the Plan's results; plan.failure says when the device is lost.
-  void run(Plan& plan);
+  // Fills in the Plan's results; plan.failure says when the device is lost. `next` is asked for the Plan behind it, for
+  // which the link is used once this one has no more use for it.
+  void run(Plan& plan, const Pipeline::Next& next = {});
 
   // Whether the device computes: the same tokens in one step and in several must give the same finite logits, bit for
   // bit. Writes to block 0 of the pool, in the given form.
   Status self_test(BlockForm form);
 
   const Model& model() const { return *model_; }
+  const Pipeline& pipeline() const { return *pipeline_; }
 
  private:
-  Executor(Backend& backend, std::unique_ptr<Model> model, const PoolView& pool, const ExecutorLimits& limits);
-  Status forward(Plan& plan);
+  Executor(Backend& backend, std::unique_ptr<Model> model, const ExecutorLimits& limits);
+  Status compute(Plan& plan, const Pipeline::Next& next);
+  void fill_in_tokens(Plan& plan);
   Status draw(Plan& plan);
   Result<std::vector<float>> logits_after(std::span<const int32_t> tokens, uint32_t step_rows, BlockForm form);
 
   Backend& backend_;
   std::unique_ptr<Model> model_;
-  const PoolView pool_;
   const ExecutorLimits limits_;
+  std::unique_ptr<Pipeline> pipeline_;
   std::unique_ptr<DeviceMemory> logits_;  // [max_draws, vocab] f32
   std::vector<int32_t> latest_draw_;      // by sequence slot
-  std::vector<StepSpan> spans_;
   std::vector<uint32_t> logits_rows_;     // [draws]
   std::vector<SampleRow> sample_rows_;    // [draws]
   std::vector<int32_t> drawn_tokens_;     // [max_draws]

@@ -1,24 +1,53 @@
 // SPDX-License-Identifier: Apache-2.0
 // A Plan is one step of the model over rows of many sequences, complete in itself: the executor needs nothing else and
-// decides nothing. The conductor builds it, the executor runs it and fills in the results, the conductor retires it.
-// Exactly one of the two threads owns a Plan at any time; they hand it over through bounded queues (runtime/executor.h).
+// decides nothing. The conductor fills in what is to be computed, plan_build.h turns it into operations, the executor
+// runs them and fills in the results, the conductor retires the Plan. Exactly one of the two threads owns a Plan at any
+// time; they hand it over through bounded queues (daemon/runtime/device_thread.h).
+//
+// Operations. All layers do the same with other weights and other parts of the pool, so one list of operations, the
+// program, stands for every layer. It is cut into rounds: a round brings K,V of some blocks to the device, straight or
+// by recomputing them from X, into the areas of a slot of the staging ring, and attention goes over the slot. While one
+// round is attended to, the link fills the slots behind it, those of the next layer and of the next Plan included.
 //
 // Invariants
 //  1. Plans run in the order in which they were issued. A span with token_from_draw reads what the latest earlier Plan
 //     with a span of the same slot has drawn.
-//  2. blocks cover positions [0, first_position + rows) of their sequence; rows are written to blocks that no other
-//     sequence refers to.
-//  3. Vectors keep their capacity when a Plan is used again: the steady state does not allocate.
+//  2. The runs of a span cover the blocks of positions [0, first_position + rows); rows are written to blocks that no
+//     other sequence refers to.
+//  3. Of a span pieces are attended to in position order, and none of them twice in one round's attention.
+//  4. Vectors keep their capacity when a Plan is used again: the steady state does not allocate.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "daemon/base/block_form.h"
+#include "daemon/base/queue.h"
 #include "daemon/base/sampling.h"
+#include "daemon/sched/cost.h"
 
 namespace iokv {
+
+inline constexpr uint32_t kNoBlock = UINT32_MAX;
+
+// Consecutive blocks of one sequence whose ids follow each other, each a block's units behind the one before it.
+struct BlockRun {
+  uint32_t id = 0;                       // in the host pool, of the first block
+  uint32_t device_id = kNoBlock;         // of its copy that the device reads in place; it is what is used then
+  uint32_t blocks = 0;
+  BlockForm form = BlockForm::kv;        // in the host pool
+  BlockForm device_form = BlockForm::kv; // of the copy
+  bool shared = false;                   // other sequences may refer to them: they are full
+  // One block that is stored as both, form == x: of its tokens the first x_tokens are recomputed from block `id`, the
+  // others come from block kv_id. Elsewhere kNoBlock.
+  uint32_t kv_id = kNoBlock;
+  uint32_t x_tokens = 0;
+
+  bool resident() const { return device_id != kNoBlock; }
+  BlockForm used_form() const { return resident() ? device_form : form; }
+};
 
 // Consecutive rows of the step that belong to one sequence: positions first_position, first_position + 1, ...
 struct PlanSpan {
@@ -28,8 +57,8 @@ struct PlanSpan {
   uint32_t client_slot = 0;
   uint32_t first_row = 0, rows = 0;
   uint32_t first_position = 0;   // tokens already cached
-  uint32_t first_block = 0, blocks = 0;  // in Plan::blocks
-  uint32_t first_draw = 0, draws = 0;    // in Plan::draws; the rows drawn at are the span's last `draws` rows
+  uint32_t first_run = 0, runs = 0;    // in Plan::runs
+  uint32_t first_draw = 0, draws = 0;  // in Plan::draws; the rows drawn at are the span's last `draws` rows
   bool token_from_draw = false;  // rows == 1, and its token is what the slot's latest draw gave
   bool decode = false;           // its one token was sampled in the step before: counted apart from prefill
 };
@@ -45,24 +74,116 @@ struct PlanDraw {
   std::vector<float> logits;     // [vocab] if keep_logits, else empty
 };
 
+// ---- the program ----------------------------------------------------------------------------------------------------
+
+// Cached tokens of one span that are brought, or recomputed, together: of blocks that follow each other in the pool
+// from `first_token` of block `id` on, into as many neighbouring areas.
+struct PlanPart {
+  uint32_t id = 0;               // in the host pool, or of a resident part on the device
+  uint32_t first_token = 0;      // of the first block, < kBlockTokens
+  uint32_t tokens = 0;
+  uint32_t position = 0;         // of the first token in its sequence
+  uint32_t area = 0;             // of the first block, in the round's slot
+  uint32_t x_row = 0;            // of the first token in the slot's X, when X is staged
+};
+
+// New rows of one span within one block: their K,V go to an area or a resident block, so that attention finds them, and
+// they are written back to the host as the block's form says.
+struct PlanStore {
+  uint32_t row = 0, rows = 0;    // of the step
+  uint32_t position = 0;         // of the first row
+  uint32_t area = 0;             // in the round's slot; not used where device_id is a block
+  uint32_t device_id = kNoBlock;
+  uint32_t id = 0;               // block of the host pool
+  BlockForm form = BlockForm::kv;         // in the host pool
+  BlockForm device_form = BlockForm::kv;  // of device_id
+};
+
+// Pieces of a span that lie behind each other, in areas of a round's slot or in resident K,V blocks.
+struct PlanAttend {
+  uint32_t round = 0;
+  uint32_t span = 0;
+  uint32_t first_piece = 0, pieces = 0;
+  uint32_t area = 0;
+  uint32_t device_id = kNoBlock;
+};
+
+enum class OpKind : uint8_t {
+  project,    // norm, q, k and v of the step's rows, q rotated
+  fetch_x,    // parts' X into the slot's X                             h2d
+  fetch_kv,   // parts' K,V into areas                                  h2d
+  recompute,  // K,V of parts from the slot's X, or from resident X     recompute
+  store,      // K,V of new rows into areas and resident blocks
+  attend,     // over the round's pieces
+  append,     // new rows to the host pool                              d2h
+  finish      // output projection and the rest of the layer
+};
+const char* name_of(OpKind kind);
+
+// What an operation waits for, besides those before it in its own queue.
+struct PlanWait {
+  enum class For : uint8_t {
+    nothing,
+    operation,  // number `op` of the program, of the same layer
+    x_slot,     // that recomputation has read what was last in the X slot
+    kv_slot,    // that attention and write-back have read what was last in the K,V slot
+    appended,   // all that earlier Plans have written back to this layer's part of the host pool
+    kept_x      // that the X of the layer before the last one has been written back: it shares a buffer with this one's
+  } what = For::nothing;
+  uint32_t op = 0;
+};
+
+struct PlanOp {
+  OpKind kind = OpKind::project;
+  Queue queue = Queue::dense;
+  uint32_t round = 0;            // of no meaning for project and finish
+  uint32_t first = 0, count = 0; // of parts, stores or attends
+  uint32_t tokens = 0;           // of the parts
+  std::array<PlanWait, 3> after{};
+};
+
+struct PlanRound {
+  uint32_t areas = 0;            // blocks of K,V in its slot; 0: it takes no K,V slot
+  uint32_t x_rows = 0;           // 0: it takes no X slot
+};
+
+// What the device has done, by its own counts and clock.
+struct StepMeasure {
+  uint64_t h2d_bytes = 0, d2h_bytes = 0;
+  uint64_t recomputed_tokens = 0;             // tokens times layers whose K,V was computed from X
+  std::array<uint64_t, kQueues> busy_ns{};    // time in operations
+  uint64_t started_ns = 0, ended_ns = 0;      // on the device's clock: its first dense operation, its last draw
+};
+
 struct Plan {
   uint64_t id = 0;               // rising from 1
   std::vector<PlanSpan> spans;
   std::vector<int32_t> tokens;   // [rows]; 0 where token_from_draw
   std::vector<uint32_t> positions;  // [rows]
-  std::vector<uint32_t> blocks;  // pool block ids of all spans
-  std::vector<BlockForm> forms;  // like blocks
+  std::vector<BlockRun> runs;    // of all spans
   std::vector<PlanDraw> draws;
   uint32_t clients = 0;          // distinct clients among the spans
   uint64_t taken_ns = 0;         // when the newest entry that this Plan is the first to serve was taken; 0: none
+
+  // The program: see plan_build.h.
+  std::vector<PlanRound> rounds;
+  std::vector<PlanOp> ops;       // project first, finish last; of a round together, rounds in order
+  std::vector<PlanPart> parts;
+  std::vector<PlanStore> stores;
+  std::vector<PlanAttend> attends;  // of a round together
+  LayerWork work;                // of one layer
+  StepCost predicted;            // all zero where nothing is known of the device
+
   // Results
   uint64_t started_ns = 0, ended_ns = 0;
-  uint64_t recomputed_tokens = 0;  // tokens times layers whose K,V was computed from X
+  StepMeasure measured;
   std::string failure;           // not empty: the device failed and no result is valid
 
   void clear() {
-    spans.clear(), tokens.clear(), positions.clear(), blocks.clear(), forms.clear(), draws.clear();
-    clients = 0, taken_ns = started_ns = ended_ns = recomputed_tokens = 0;
+    spans.clear(), tokens.clear(), positions.clear(), runs.clear(), draws.clear();
+    rounds.clear(), ops.clear(), parts.clear(), stores.clear(), attends.clear();
+    clients = 0, taken_ns = started_ns = ended_ns = 0;
+    work = {}, predicted = {}, measured = {};
     failure.clear();
   }
 };

@@ -13,16 +13,11 @@
 #include <deque>
 #include <vector>
 
-#include "daemon/base/block_form.h"
 #include "daemon/base/units.h"
+#include "daemon/sched/block_table.h"
 #include "daemon/sched/request.h"
 
 namespace iokv {
-
-struct SequenceBlock {
-  uint32_t id = 0;
-  BlockForm form = BlockForm::kv;
-};
 
 struct Sequence {
   bool open = false;
@@ -34,7 +29,7 @@ struct Sequence {
   int16_t priority = 0;
 
   std::vector<int32_t> tokens;
-  std::vector<SequenceBlock> blocks;
+  BlockTable blocks;
   uint32_t cached = 0;
   uint32_t plans_in_flight = 0;
   uint64_t last_plan = 0;         // id of the latest Plan with a span of this sequence

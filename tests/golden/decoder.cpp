@@ -8,6 +8,9 @@
 #include <cstring>
 #include <numeric>
 
+#include "daemon/sched/block_table.h"
+#include "daemon/sched/plan_check.h"
+
 namespace iokv::test {
 
 void end_with(const Error& failure) {
@@ -17,23 +20,32 @@ void end_with(const Error& failure) {
 
 Decoder::Decoder(Backend& backend, const ModelFiles& files, const DecoderOptions& options)
     : backend_(backend), options_(options) {
-  ModelLimits limits;
-  limits.max_rows = options.max_rows;
-  limits.max_spans = options.max_spans;
-  limits.max_context = options.max_context;
-  limits.poison_scratch = true;
-  model_ = must(Model::make(backend, files.spec(), must(load_weights(backend, files, {})), limits));
-
   const ModelSpec& spec = files.spec();
-  size_t x_bytes = block_bytes(spec, backend.info().compute, BlockForm::x);
-  size_t kv_bytes = block_bytes(spec, backend.info().compute, BlockForm::kv);
+  const DType compute = backend.info().compute;
+  size_t x_bytes = block_bytes(spec, compute, BlockForm::x), kv_bytes = block_bytes(spec, compute, BlockForm::kv);
   view_.unit_bytes = std::min(x_bytes, kv_bytes);
   units_a_block_ = static_cast<uint32_t>((std::max(x_bytes, kv_bytes) + view_.unit_bytes - 1) / view_.unit_bytes);
   view_.layer_stride_bytes = view_.unit_bytes * units_a_block_ * options.pool_blocks;
-  pool_ = must(backend.alloc(view_.layer_stride_bytes * spec.layers));
-  view_.base = static_cast<std::byte*>(pool_->data());
-  std::memset(view_.base, 0xff, pool_->size_bytes());
-  logits_ = must(backend.alloc(size_t{limits.max_rows} * spec.vocab * sizeof(float)));
+  memory_.assign(view_.layer_stride_bytes * spec.layers + 64, std::byte{0xff});
+  view_.base = memory_.data() + (64 - reinterpret_cast<uintptr_t>(memory_.data()) % 64) % 64;
+
+  PipelineOptions pipeline;
+  pipeline.host = pipeline.device = view_;
+  pipeline.poison = true;
+  StagingShape& ring = pipeline.staging;
+  ring.slot_blocks = options.ring.slot_blocks;
+  ring.kv_slots = options.ring.kv_slots;
+  ring.x_slots = options.ring.x_slots;
+  ring.tile_tokens = options.ring.tile_tokens != 0 ? options.ring.tile_tokens : ring.slot_blocks * kBlockTokens;
+  ring.kv_units = ring.x_units = units_a_block_;
+  ring.in_place = backend.info().host_addressable;
+  builder_ = std::make_unique<PlanBuilder>(ring);
+
+  ModelLimits limits;
+  limits.max_rows = options.max_rows;
+  limits.recompute_rows = ring.tile_tokens;
+  auto model = must(Model::make(backend, spec, must(load_weights(backend, files, {})), limits));
+  executor_ = must(Executor::make(backend, std::move(model), pipeline, {options.max_rows, options.max_rows}));
 }
 
 uint32_t Decoder::take_id() {
@@ -51,29 +63,47 @@ std::vector<float> Decoder::step(const std::vector<Append>& appends) {
 }
 
 std::vector<float> Decoder::step(const std::vector<Append>& appends, std::span<const uint32_t> logits_rows) {
-  std::vector<int32_t> tokens;
-  std::vector<uint32_t> positions;
-  std::vector<StepSpan> spans;
+  plan_.clear();
+  plan_.id++;
   for (const Append& append : appends) {
     Sequence& sequence = *append.sequence;
-    auto rows = static_cast<uint32_t>(append.tokens.size());
-    while (sequence.blocks.size() < blocks_for(Tokens(sequence.length + rows)).value) {
+    const auto rows = static_cast<uint32_t>(append.tokens.size());
+    const uint32_t blocks = blocks_for(Tokens(sequence.length + rows)).value;
+    while (sequence.blocks.size() < blocks) {
       sequence.forms.push_back(options_.form(static_cast<uint32_t>(sequence.forms.size())));
       sequence.blocks.push_back(take_id());
     }
-    spans.push_back({static_cast<uint32_t>(tokens.size()), rows, sequence.length, sequence.blocks, sequence.forms});
-    tokens.insert(tokens.end(), append.tokens.begin(), append.tokens.end());
-    for (uint32_t row = 0; row < rows; ++row) positions.push_back(sequence.length++);
+    BlockTable table({units_a_block_, units_a_block_}, builder_->shape().in_place);
+    for (uint32_t i = 0; i < blocks; ++i) table.push_back({sequence.blocks[i], sequence.forms[i]});
+    std::vector<BlockRun> runs(table.runs().begin(), table.runs().end());
+    if (change_runs) change_runs(runs);
+
+    PlanSpan span;
+    span.first_row = static_cast<uint32_t>(plan_.tokens.size());
+    span.rows = rows;
+    span.first_position = sequence.length;
+    span.first_run = static_cast<uint32_t>(plan_.runs.size());
+    span.runs = static_cast<uint32_t>(runs.size());
+    plan_.spans.push_back(span);
+    plan_.runs.insert(plan_.runs.end(), runs.begin(), runs.end());
+    plan_.tokens.insert(plan_.tokens.end(), append.tokens.begin(), append.tokens.end());
+    for (uint32_t row = 0; row < rows; ++row) plan_.positions.push_back(sequence.length++);
   }
-  StepInputs inputs;
-  inputs.tokens = tokens;
-  inputs.positions = positions;
-  inputs.spans = spans;
-  inputs.logits_rows = logits_rows;
-  inputs.logits = static_cast<float*>(logits_->data());
-  Status done = model_->forward(inputs, view_);
-  if (!done) end_with(done.failure());
-  return {inputs.logits, inputs.logits + logits_rows.size() * vocab()};
+  for (uint32_t row : logits_rows) {
+    PlanDraw draw;
+    draw.row = row;
+    draw.keep_logits = true;
+    plan_.draws.push_back(draw);
+  }
+  builder_->build(plan_);
+  const Plan* plan = &plan_;
+  const std::string violation = check_plans(std::span(&plan, 1), builder_->shape(), 2);
+  if (!violation.empty()) end_with(error(violation));
+  executor_->run(plan_);
+  if (!plan_.failure.empty()) end_with(error(plan_.failure));
+  std::vector<float> logits;
+  for (const PlanDraw& draw : plan_.draws) logits.insert(logits.end(), draw.logits.begin(), draw.logits.end());
+  return logits;
 }
 
 std::vector<float> Decoder::run(std::span<const int32_t> tokens, uint32_t chunk_tokens) {

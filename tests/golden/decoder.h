@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decoder: a model with a pool of its own, for tests that append tokens to sequences and compare logits. It stands in
-// for scheduler and executor: it chooses the blocks, their forms and ids, and what goes into a step.
+// for the conductor: it chooses the blocks, their forms and ids, and what goes into a step; Plans are built, checked and
+// executed by the daemon's own code.
 //
 // The pool starts as NaNs and ids are handed out once, so that whatever is read before it was written shows.
 #pragma once
@@ -12,8 +13,9 @@
 #include <vector>
 
 #include "daemon/backend/backend.h"
-#include "daemon/model/layers.h"
 #include "daemon/model/model_files.h"
+#include "daemon/runtime/executor.h"
+#include "daemon/sched/plan_build.h"
 
 namespace iokv::test {
 
@@ -30,13 +32,18 @@ inline BlockForm all_x(uint32_t) { return BlockForm::x; }
 inline BlockForm kv_then_x(uint32_t index) { return index % 2 == 0 ? BlockForm::kv : BlockForm::x; }
 inline BlockForm x_then_kv(uint32_t index) { return index % 2 == 0 ? BlockForm::x : BlockForm::kv; }
 
+// The staging ring of a Decoder: as small as it may be, so that small models take many rounds.
+struct Ring {
+  uint32_t slot_blocks = 2, kv_slots = 2, x_slots = 2;
+  uint32_t tile_tokens = 0;  // 0: a slot's
+};
+
 struct DecoderOptions {
   FormOf form = all_kv;
   bool descending_ids = false;  // ids of a sequence's blocks fall, and leave gaps
   uint32_t max_rows = 512;
-  uint32_t max_spans = 64;
-  uint32_t max_context = 0;
-  uint32_t pool_blocks = 80;  // of a layer
+  uint32_t pool_blocks = 80;    // of a layer
+  Ring ring = {};
 };
 
 class Decoder {
@@ -48,23 +55,32 @@ class Decoder {
     std::span<const int32_t> tokens;
   };
 
-  // One forward. Logits [rows, vocab] of all rows, or of those named.
+  // One Plan. Logits [rows, vocab] of all rows, or of those named.
   std::vector<float> step(const std::vector<Append>& appends);
   std::vector<float> step(const std::vector<Append>& appends, std::span<const uint32_t> logits_rows);
 
   // A sequence of its own, fed in chunks of that many tokens, the last one what is left: logits of all its tokens.
   std::vector<float> run(std::span<const int32_t> tokens, uint32_t chunk_tokens);
 
-  uint32_t vocab() const { return model_->spec().vocab; }
+  // The runs of a span's blocks, as a conductor would make them; a test may change what they say before Plans are built.
+  std::function<void(std::vector<BlockRun>& runs)> change_runs;
+
+  // Blocks of a sequence, ids anew: for sequences that are made up of what others have written.
+  uint32_t take_id();
+  std::byte* block(uint32_t layer, uint32_t id) const { return view_.block(layer, id); }
+  const StepMeasure& measured() const { return plan_.measured; }
+  const Plan& plan() const { return plan_; }
+  const StagingShape& staging() const { return builder_->shape(); }
+  uint32_t vocab() const { return executor_->model().spec().vocab; }
 
  private:
-  uint32_t take_id();
-
   Backend& backend_;
   DecoderOptions options_;
-  std::unique_ptr<Model> model_;
-  std::unique_ptr<DeviceMemory> pool_, logits_;
+  std::vector<std::byte> memory_;
   PoolView view_;
+  std::unique_ptr<Executor> executor_;
+  std::unique_ptr<PlanBuilder> builder_;
+  Plan plan_;
   uint32_t units_a_block_ = 0;  // ids that every block takes here, whatever its form
   uint32_t taken_ = 0;
 };

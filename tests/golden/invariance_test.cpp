@@ -158,8 +158,7 @@ void batches_of_1_8_and_32_and_a_prefill_beside_them_do_not_change_a_bit(void**)
       for (size_t batch : {1u, 8u, 32u}) {
         DecoderOptions options;
         options.form = forms.of;
-        // Scratch of three blocks: 32 sequences of two x blocks are attended in many groups.
-        options.max_context = 192;
+        // Slots of two blocks: 32 sequences of two x blocks are attended to in many rounds.
         Decoder decoder(*backend, files, options);
         std::vector<Lane> lanes(all.end() - static_cast<std::ptrdiff_t>(batch), all.end());
         std::string name = what + ", blocks " + forms.name + ", batch of " + std::to_string(batch);

@@ -35,52 +35,66 @@ struct Rig {
   HostPool memory = must(HostPool::create({files.spec().layers, block_bytes(files.spec(), DType::f32, BlockForm::kv),
                                            block_bytes(files.spec(), DType::f32, BlockForm::x)},
                                           1 << 24));
-  PoolView view{memory.base(), memory.layer_stride_bytes(), memory.unit_bytes()};
+  PipelineOptions options = [this] {
+    PipelineOptions chosen;
+    StagingChoice choice;
+    choice.in_place = true;
+    choice.kv_units = memory.shape().kv_units;
+    choice.x_units = memory.shape().x_units;
+    chosen.staging = must(choose_staging(files.spec(), DType::f32, choice));
+    chosen.host = chosen.device = {memory.base(), memory.layer_stride_bytes(), memory.unit_bytes()};
+    return chosen;
+  }();
 
   Result<std::unique_ptr<Executor>> make(const LoadProgress& progress = {}) {
     IOKV_TRY_ASSIGN(Weights weights, load_weights(*backend, files, progress));
     ModelLimits limits;
     limits.max_rows = kLimits.max_rows;
-    limits.max_spans = kLimits.max_rows;
+    limits.recompute_rows = options.staging.tile_tokens;
     IOKV_TRY_ASSIGN(auto model, Model::make(*backend, files.spec(), std::move(weights), limits));
-    return Executor::make(*backend, std::move(model), view, kLimits);
+    return Executor::make(*backend, std::move(model), options, kLimits);
   }
 };
 
 // One span of a sequence in `slot`, whose block is `block`, drawing at its last row.
-Plan plan_of(uint32_t slot, uint32_t block, uint32_t position, const std::vector<int32_t>& tokens, bool from_draw = false) {
+Plan plan_of(const Rig& rig, uint32_t slot, uint32_t block, uint32_t position, const std::vector<int32_t>& tokens,
+             bool from_draw = false, BlockForm form = BlockForm::kv) {
   Plan plan;
   PlanSpan span;
   span.slot = slot;
   span.rows = static_cast<uint32_t>(tokens.size());
   span.first_position = position;
-  span.blocks = 1;
+  span.runs = 1;
   span.draws = 1;
   span.token_from_draw = from_draw;
   plan.tokens = tokens;
   for (uint32_t i = 0; i < span.rows; i++) plan.positions.push_back(position + i);
-  plan.blocks = {block};
-  plan.forms = {BlockForm::kv};
+  BlockRun run;
+  run.id = run.device_id = block;
+  run.blocks = 1;
+  run.form = run.device_form = form;
+  plan.runs.push_back(run);
   PlanDraw draw;
   draw.row = span.rows - 1;
   draw.position = position + span.rows;
   draw.keep_logits = true;
   plan.draws.push_back(draw);
   plan.spans.push_back(span);
+  PlanBuilder(rig.options.staging).build(plan);
   return plan;
 }
 
 void a_token_left_open_is_what_the_slot_drew_last(void**) {
   Rig rig;
   auto executor = must(rig.make());
-  Plan first = plan_of(3, 0, 0, {5, 6, 7});
+  Plan first = plan_of(rig, 3, 0, 0, {5, 6, 7});
   executor->run(first);
   assert_true(first.failure.empty());
-  Plan other = plan_of(4, 8, 0, {9});  // another sequence draws in between
+  Plan other = plan_of(rig, 4, 8, 0, {9});  // another sequence draws in between
   executor->run(other);
-  Plan open = plan_of(3, 0, 3, {0}, true);
+  Plan open = plan_of(rig, 3, 0, 3, {0}, true);
   executor->run(open);
-  Plan told = plan_of(5, 16, 0, {5, 6, 7, first.draws[0].token});
+  Plan told = plan_of(rig, 5, 16, 0, {5, 6, 7, first.draws[0].token});
   executor->run(told);
   assert_int_equal(open.tokens[0], first.draws[0].token);
   assert_true(open.draws[0].logits == told.draws[0].logits);
@@ -90,7 +104,7 @@ void a_token_left_open_is_what_the_slot_drew_last(void**) {
 void greedy_draws_are_the_largest_logit_with_its_log_probability(void**) {
   Rig rig;
   auto executor = must(rig.make());
-  Plan plan = plan_of(0, 0, 0, {1, 2, 3});
+  Plan plan = plan_of(rig, 0, 0, 0, {1, 2, 3});
   executor->run(plan);
   const std::vector<float>& logits = plan.draws[0].logits;
   assert_int_equal(logits.size(), rig.files.spec().vocab);
@@ -105,14 +119,12 @@ void greedy_draws_are_the_largest_logit_with_its_log_probability(void**) {
 void recomputed_tokens_are_counted_a_layer(void**) {
   Rig rig;
   auto executor = must(rig.make());
-  Plan first = plan_of(0, 0, 0, {1, 2, 3, 4, 5});
-  first.forms = {BlockForm::x};
+  Plan first = plan_of(rig, 0, 0, 0, {1, 2, 3, 4, 5}, false, BlockForm::x);
   executor->run(first);
-  assert_int_equal(first.recomputed_tokens, 0);
-  Plan second = plan_of(0, 0, 5, {6});
-  second.forms = {BlockForm::x};
+  assert_int_equal(first.measured.recomputed_tokens, 0);
+  Plan second = plan_of(rig, 0, 0, 5, {6}, false, BlockForm::x);
   executor->run(second);
-  assert_int_equal(second.recomputed_tokens, 5 * rig.files.spec().layers);
+  assert_int_equal(second.measured.recomputed_tokens, 5 * rig.files.spec().layers);
 }
 
 void a_sound_device_passes_the_self_test_and_corrupt_weights_do_not(void**) {
@@ -125,7 +137,7 @@ void a_sound_device_passes_the_self_test_and_corrupt_weights_do_not(void**) {
   ModelLimits limits;
   limits.max_rows = kLimits.max_rows;
   auto broken = must(Executor::make(*rig.backend, must(Model::make(*rig.backend, rig.files.spec(), std::move(weights), limits)),
-                                    rig.view, kLimits));
+                                    rig.options, kLimits));
   Status tested = broken->self_test(BlockForm::kv);
   assert_false(static_cast<bool>(tested));
   assert_non_null(std::strstr(tested.failure().message.c_str(), "not finite"));
@@ -139,7 +151,7 @@ void the_thread_runs_plans_in_order_and_sleeps_between(void**) {
   assert_true(device.state() == DeviceThread::State::ready);
   assert_int_equal(device.percent(), 100);
   std::vector<Plan> plans;
-  for (uint32_t i = 0; i < 40; i++) plans.push_back(plan_of(0, 0, i, {static_cast<int32_t>(i)}));
+  for (uint32_t i = 0; i < 40; i++) plans.push_back(plan_of(rig, 0, 0, i, {static_cast<int32_t>(i)}));
   uint32_t retired = 0;
   for (uint32_t issued = 0; retired < plans.size();) {
     for (; issued < plans.size() && issued - retired < 2; issued++) device.issue(&plans[issued]);

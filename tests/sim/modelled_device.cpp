@@ -19,9 +19,11 @@ void ModelledDevice::issue(uint64_t now_ns, Plan* plan) {
     IOKV_ASSERT(span.first_row == rows && span.rows > 0);
     rows += span.rows;
     const uint32_t end = span.first_position + span.rows;
-    IOKV_ASSERT(span.blocks == blocks_for(Tokens(end)).value);
-    for (uint32_t i = span.first_position / kBlockTokens; i < span.blocks; i++) {
-      IOKV_ASSERT(pool_.references(plan->blocks[span.first_block + i]) == 1);  // rows are written to nobody else's block
+    uint32_t blocks = 0;
+    for (uint32_t i = 0; i < span.runs; i++) blocks += plan->runs[span.first_run + i].blocks;
+    IOKV_ASSERT(blocks == blocks_for(Tokens(end)).value);
+    for (uint32_t i = span.first_position / kBlockTokens; i < blocks; i++) {
+      IOKV_ASSERT(pool_.references(block_of(*plan, span, i)) == 1);  // rows are written to nobody else's block
     }
   }
   IOKV_ASSERT(rows == plan->tokens.size());
@@ -56,7 +58,7 @@ Plan* ModelledDevice::finish() {
 
 void ModelledDevice::run_span(Plan& plan, const PlanSpan& span) {
   auto at = [&](uint32_t position) -> Slot& {
-    return slot(plan.blocks[span.first_block + position / kBlockTokens], position);
+    return slot(block_of(plan, span, position / kBlockTokens), position);
   };
   if (span.token_from_draw) {
     IOKV_ASSERT(span.rows == 1 && span.slot < latest_draw_.size());
@@ -85,6 +87,16 @@ void ModelledDevice::run_span(Plan& plan, const PlanSpan& span) {
     latest_draw_[span.slot] = drawn.token;
   }
   IOKV_ASSERT(draw_index == span.draws);
+}
+
+uint32_t ModelledDevice::block_of(const Plan& plan, const PlanSpan& span, uint32_t index) const {
+  for (uint32_t i = 0; i < span.runs; i++) {
+    const BlockRun& run = plan.runs[span.first_run + i];
+    if (index < run.blocks) return run.id + index * pool_.units_for(run.form).value;
+    index -= run.blocks;
+  }
+  IOKV_ASSERT(false);
+  return kNoBlock;
 }
 
 ModelledDevice::Slot& ModelledDevice::slot(uint32_t block, uint32_t position) {

@@ -39,6 +39,7 @@ class ModelledDevice {
     uint64_t done_ns = 0;
   };
   void run_span(Plan& plan, const PlanSpan& span);
+  uint32_t block_of(const Plan& plan, const PlanSpan& span, uint32_t index) const;
   Slot& slot(uint32_t block, uint32_t position);
 
   const BlockPool& pool_;

@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/runtime/pipeline.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace iokv {
+
+Result<std::unique_ptr<Pipeline>> Pipeline::make(Backend& backend, Model& model, const PipelineOptions& options) {
+  std::unique_ptr<Pipeline> pipeline(new Pipeline(backend, model, options));
+  IOKV_TRY_ASSIGN(pipeline->staging_, Staging::make(backend, model.spec(), options.staging));
+  if (options.poison) IOKV_TRY(pipeline->poison_ring());
+  return pipeline;
+}
+
+Pipeline::Pipeline(Backend& backend, Model& model, const PipelineOptions& options)
+    : backend_(backend),
+      model_(model),
+      options_(options),
+      layers_(model.spec().layers),
+      kv_row_bytes_(model.spec().head_dim * size_of(backend.info().compute)),
+      x_free_(options.staging.x_slots),
+      kv_free_(options.staging.kv_slots),
+      appended_(layers_) {}
+
+void Pipeline::run(const Plan& plan, const Next& next) {
+  // It is fetched for already, unless it came too late for that.
+  running_ ^= 1;
+  Flight& flight = flights_[running_];
+  if (flight.plan != &plan) take_off(flight, plan);
+  rotations_.clear();
+  for (const PlanSpan& span : plan.spans) rotations_.push_back({span.first_row, span.rows, span.first_position, nullptr, 0});
+  for (compute_layer_ = 0; compute_layer_ < layers_; ++compute_layer_) {
+    for (uint32_t index = 0; index < plan.ops.size(); ++index) {
+      fetch_ahead(next);
+      if (plan.ops[index].queue != Queue::h2d) issue(flight, compute_layer_, index);
+    }
+  }
+  fetch_ahead(next);
+}
+
+Status Pipeline::settle(StepMeasure& measure) {
+  Flight& flight = flights_[running_];
+  if (last_append_.value != 0) IOKV_TRY(backend_.poll(last_append_, true));
+  const Plan& plan = *flight.plan;
+  std::array<uint64_t, kQueues> latest{};
+  for (const IssuedOp& op : flight.issued) {
+    uint64_t& value = latest[static_cast<size_t>(op.end.queue)];
+    value = std::max(value, op.end.value);
+  }
+  for (const IssuedOp& op : flight.issued) {
+    // The backend keeps the latest times only; the link may have been issued further ahead than this Plan.
+    const auto queue = static_cast<size_t>(op.end.queue);
+    if (op.begin.value + Backend::kTimedTickets / 2 < latest[queue]) continue;
+    measure.busy_ns[queue] += backend_.reached_ns(op.end) - backend_.reached_ns(op.begin);
+  }
+  measure.h2d_bytes = flight.h2d_bytes;
+  measure.d2h_bytes = flight.d2h_bytes;
+  measure.recomputed_tokens = (plan.work.x_host + plan.work.x_device) * layers_;
+  measure.started_ns = backend_.reached_ns(flight.at(0, 0).begin);
+  flight.plan = nullptr;  // its storage may be used for another one
+  return {};
+}
+
+void Pipeline::abandon() {
+  for (Queue queue : {Queue::dense, Queue::recompute, Queue::h2d, Queue::d2h}) {
+    (void)backend_.poll(backend_.record(queue), true);  // a lost device has nothing more to say
+  }
+  for (Flight& flight : flights_) flight.plan = nullptr;
+  std::fill(x_free_.begin(), x_free_.end(), Ticket{});
+  std::fill(kv_free_.begin(), kv_free_.end(), KvFree{});
+  std::fill(appended_.begin(), appended_.end(), Ticket{});
+  kept_free_ = {};
+  last_append_ = {};
+  x_released_ = kv_released_ = 0;
+  for (Flight& flight : flights_) flight.x_base = flight.kv_base = flight.x_rounds = flight.kv_rounds = 0;
+}
+
+const IssuedOp& Pipeline::issued(uint32_t layer, uint32_t op) const {
+  const Flight& flight = flights_[running_];
+  return flight.issued[size_t{layer} * (flight.issued.size() / layers_) + op];
+}
+
+// ---- order ----------------------------------------------------------------------------------------------------------
+
+void Pipeline::take_off(Flight& flight, const Plan& plan) {
+  const Flight& ahead = flights_[&flight == &flights_[0] ? 1 : 0];
+  flight.x_base = ahead.x_base + uint64_t{ahead.x_rounds} * layers_;
+  flight.kv_base = ahead.kv_base + uint64_t{ahead.kv_rounds} * layers_;
+  flight.plan = &plan;
+  flight.x_before.clear(), flight.kv_before.clear();
+  flight.x_rounds = flight.kv_rounds = 0;
+  for (const PlanRound& round : plan.rounds) {
+    flight.x_before.push_back(flight.x_rounds), flight.kv_before.push_back(flight.kv_rounds);
+    flight.x_rounds += round.x_rows > 0 ? 1 : 0;
+    flight.kv_rounds += round.areas > 0 ? 1 : 0;
+  }
+  flight.last_recompute.assign(plan.rounds.size(), kNoBlock);
+  flight.appends = false;
+  for (uint32_t index = 0; index < plan.ops.size(); ++index) {
+    const PlanOp& op = plan.ops[index];
+    if (op.kind == OpKind::recompute) flight.last_recompute[op.round] = index;
+    flight.appends |= op.kind == OpKind::append;
+  }
+  flight.issued.assign(plan.ops.size() * layers_, {});
+  flight.fetch_layer = flight.fetch_op = 0;
+  flight.h2d_bytes = flight.d2h_bytes = 0;
+}
+
+// Every fetch whose slot's release has been issued: of the running Plan, then of the one behind it.
+void Pipeline::fetch_ahead(const Next& next) {
+  for (Flight* flight = &flights_[running_];;) {
+    const Plan& plan = *flight->plan;
+    while (flight->fetch_layer < layers_) {
+      for (; flight->fetch_op < plan.ops.size(); ++flight->fetch_op) {
+        const PlanOp& op = plan.ops[flight->fetch_op];
+        if (op.queue != Queue::h2d) continue;
+        if (!may_fetch(*flight, op)) return;
+        issue(*flight, flight->fetch_layer, flight->fetch_op);
+      }
+      flight->fetch_op = 0;
+      ++flight->fetch_layer;
+    }
+    if (flight != &flights_[running_]) return;
+    flight = &flights_[running_ ^ 1];
+    if (flight->plan != nullptr) continue;
+    const Plan* behind = next ? next() : nullptr;
+    if (behind == nullptr) return;
+    take_off(*flight, *behind);
+  }
+}
+
+bool Pipeline::may_fetch(const Flight& flight, const PlanOp& op) const {
+  const uint32_t layer = flight.fetch_layer;
+  // What the running Plan writes back to the layer has to be issued before the next one's wait for it.
+  const Flight& running = flights_[running_];
+  if (&flight != &running && running.appends && layer >= compute_layer_) return false;
+  if (op.kind == OpKind::fetch_x) return flight.x_round(layer, op.round) < x_released_ + x_free_.size();
+  return flight.kv_round(layer, op.round) < kv_released_ + kv_free_.size();
+}
+
+void Pipeline::issue(Flight& flight, uint32_t layer, uint32_t index) {
+  const PlanOp& op = flight.plan->ops[index];
+  wait_for(flight, layer, op);
+  IssuedOp& issued = flight.at(layer, index);
+  issued.begin = backend_.record(op.queue);
+  switch (op.kind) {
+    case OpKind::project: model_.project(layer, rotations_); break;
+    case OpKind::fetch_x: fetch_x(flight, layer, op); break;
+    case OpKind::fetch_kv: fetch_kv(flight, layer, op); break;
+    case OpKind::recompute: recompute(flight, layer, op); break;
+    case OpKind::store: store(flight, layer, op); break;
+    case OpKind::attend: attend(flight, layer, op); break;
+    case OpKind::append: append(flight, layer, op); break;
+    case OpKind::finish: model_.finish(layer); break;
+  }
+  issued.end = backend_.record(op.queue);
+  release(flight, layer, index);
+}
+
+void Pipeline::wait_for(Flight& flight, uint32_t layer, const PlanOp& op) {
+  for (const PlanWait& what : op.after) {
+    switch (what.what) {
+      case PlanWait::For::nothing: break;
+      case PlanWait::For::operation: wait(op.queue, flight.at(layer, what.op).end); break;
+      case PlanWait::For::x_slot: wait(op.queue, x_free_[x_slot(flight, layer, op.round)]); break;
+      case PlanWait::For::kv_slot: {
+        const KvFree& free = kv_free_[kv_slot(flight, layer, op.round)];
+        wait(op.queue, free.dense);
+        wait(op.queue, free.d2h);
+        break;
+      }
+      case PlanWait::For::appended: wait(op.queue, appended_[layer]); break;
+      case PlanWait::For::kept_x: wait(op.queue, kept_free_[layer % 2]); break;
+    }
+  }
+}
+
+void Pipeline::wait(Queue queue, Ticket ticket) {
+  if (ticket.value != 0 && ticket.queue != queue) backend_.wait(queue, ticket);
+}
+
+// What the operation was the last to use is free once its ticket is reached.
+void Pipeline::release(Flight& flight, uint32_t layer, uint32_t index) {
+  const Plan& plan = *flight.plan;
+  const PlanOp& op = plan.ops[index];
+  const Ticket end = flight.at(layer, index).end;
+  if (op.kind == OpKind::recompute && flight.last_recompute[op.round] == index && plan.rounds[op.round].x_rows > 0) {
+    x_free_[x_slot(flight, layer, op.round)] = end;
+    ++x_released_;
+  }
+  if (op.kind == OpKind::append) {
+    appended_[layer] = kept_free_[layer % 2] = last_append_ = end;
+  }
+  if ((op.kind != OpKind::attend && op.kind != OpKind::append) || plan.rounds[op.round].areas == 0) return;
+  KvFree& free = kv_free_[kv_slot(flight, layer, op.round)];
+  if (op.kind == OpKind::attend) free = {end, {}};
+  if (op.kind == OpKind::append) free.d2h = end;
+  if (op.kind == OpKind::attend && plan.ops[index + 1].kind == OpKind::append) return;
+  if (poison_ != nullptr) {
+    poison(flight, layer, op);
+    free = {backend_.record(Queue::dense), {}};
+  }
+  ++kv_released_;
+}
+
+void Pipeline::poison(const Flight& flight, uint32_t layer, const PlanOp& op) {
+  const uint32_t slot = kv_slot(flight, layer, op.round);
+  wait(Queue::dense, kv_free_[slot].d2h);
+  for (uint32_t area = 0; area < flight.plan->rounds[op.round].areas; ++area) {
+    backend_.copy(Queue::dense, staging_->area(slot, area), poison_->data(), poison_->size_bytes());
+  }
+}
+
+Status Pipeline::poison_ring() {
+  IOKV_TRY_ASSIGN(poison_, backend_.alloc(staging_->kv_block_bytes()));
+  const std::vector<std::byte> ones(staging_->kv_block_bytes(), std::byte{0xff});
+  backend_.copy(Queue::h2d, poison_->data(), ones.data(), ones.size());
+  IOKV_TRY(backend_.poll(backend_.record(Queue::h2d), true));
+  for (uint32_t slot = 0; slot < options_.staging.kv_slots; ++slot) {
+    for (uint32_t area = 0; area < options_.staging.slot_blocks; ++area) {
+      backend_.copy(Queue::dense, staging_->area(slot, area), poison_->data(), poison_->size_bytes());
+    }
+    kv_free_[slot].dense = backend_.record(Queue::dense);
+  }
+  return {};
+}
+
+uint32_t Pipeline::x_slot(const Flight& flight, uint32_t layer, uint32_t round) const {
+  return static_cast<uint32_t>(flight.x_round(layer, round) % x_free_.size());
+}
+
+uint32_t Pipeline::kv_slot(const Flight& flight, uint32_t layer, uint32_t round) const {
+  return static_cast<uint32_t>(flight.kv_round(layer, round) % kv_free_.size());
+}
+
+// ---- operations -----------------------------------------------------------------------------------------------------
+
+namespace {
+
+// part(first token of the block, tokens, id, area) for each block of a part.
+template <typename Do>
+void each_block(const PlanPart& part, uint32_t units, const Do& act) {
+  uint32_t token = part.first_token, left = part.tokens, id = part.id, area = part.area;
+  while (left > 0) {
+    const uint32_t tokens = std::min(left, kBlockTokens - token);
+    act(token, tokens, id, area);
+    left -= tokens;
+    token = 0;
+    id += units;
+    ++area;
+  }
+}
+
+// Neighbours in both memories become one run.
+void add_run(std::vector<CopyRun>& runs, std::byte* to, const std::byte* from, size_t bytes) {
+  if (!runs.empty()) {
+    CopyRun& last = runs.back();
+    if (last.rows == 1 && static_cast<std::byte*>(last.to) + last.bytes == to &&
+        static_cast<const std::byte*>(last.from) + last.bytes == from) {
+      last.bytes += bytes;
+      return;
+    }
+  }
+  runs.push_back({to, from, bytes, 1, 0, 0});
+}
+
+uint64_t total_bytes(const std::vector<CopyRun>& runs) {
+  uint64_t bytes = 0;
+  for (const CopyRun& run : runs) bytes += run.total_bytes();
+  return bytes;
+}
+
+}  // namespace
+
+void Pipeline::fetch_x(Flight& flight, uint32_t layer, const PlanOp& op) {
+  const uint32_t slot = x_slot(flight, layer, op.round);
+  const size_t row_bytes = staging_->x_row_bytes();
+  copies_.clear();
+  for (uint32_t p = op.first; p < op.first + op.count; ++p) {
+    const PlanPart& part = flight.plan->parts[p];
+    uint32_t row = part.x_row;
+    each_block(part, options_.staging.x_units, [&](uint32_t token, uint32_t tokens, uint32_t id, uint32_t) {
+      add_run(copies_, staging_->x_row(slot, row), options_.host.block(layer, id) + token * row_bytes, tokens * row_bytes);
+      row += tokens;
+    });
+  }
+  flight.h2d_bytes += total_bytes(copies_);
+  backend_.copy(Queue::h2d, copies_);
+}
+
+void Pipeline::fetch_kv(Flight& flight, uint32_t layer, const PlanOp& op) {
+  const uint32_t slot = kv_slot(flight, layer, op.round);
+  copies_.clear();
+  for (uint32_t p = op.first; p < op.first + op.count; ++p) {
+    each_block(flight.plan->parts[p], options_.staging.kv_units,
+               [&](uint32_t token, uint32_t tokens, uint32_t id, uint32_t area) {
+      add_tokens(staging_->area(slot, area), options_.host.block(layer, id), token, tokens);
+    });
+  }
+  flight.h2d_bytes += total_bytes(copies_);
+  backend_.copy(Queue::h2d, copies_);
+}
+
+// K,V of some tokens of a block: all of it, or a piece for each head's K and V.
+void Pipeline::add_tokens(std::byte* to, const std::byte* from, uint32_t first_token, uint32_t tokens) {
+  if (tokens == kBlockTokens) return add_run(copies_, to, from, staging_->kv_block_bytes());
+  const size_t at = first_token * kv_row_bytes_, pitch = kBlockTokens * kv_row_bytes_;
+  copies_.push_back({to + at, from + at, tokens * kv_row_bytes_, 2 * model_.spec().kv_heads, pitch, pitch});
+}
+
+void Pipeline::recompute(Flight& flight, uint32_t layer, const PlanOp& op) {
+  const uint32_t slot = kv_slot(flight, layer, op.round);
+  const Plan& plan = *flight.plan;
+  const PlanPart& first = plan.parts[op.first];
+  if (plan.rounds[op.round].x_rows > 0 && op.after[0].what == PlanWait::For::operation) {
+    rope_runs_.clear();
+    for (uint32_t p = op.first; p < op.first + op.count; ++p) {
+      const PlanPart& part = plan.parts[p];
+      rope_runs_.push_back({part.x_row - first.x_row, part.tokens, part.position, staging_->area(slot, part.area),
+                            staging_->kv_block_bytes()});
+    }
+    const uint32_t from = x_slot(flight, layer, op.round);
+    return model_.recompute(layer, staging_->x_row(from, first.x_row), op.tokens, rope_runs_);
+  }
+  // Resident X is read where it lies, a block at a time.
+  for (uint32_t p = op.first; p < op.first + op.count; ++p) {
+    const PlanPart& part = plan.parts[p];
+    uint32_t position = part.position;
+    each_block(part, options_.staging.x_units, [&](uint32_t token, uint32_t tokens, uint32_t id, uint32_t area) {
+      const RopeRun run{0, tokens, position, staging_->area(slot, area), 0};
+      model_.recompute(layer, options_.device.block(layer, id) + token * staging_->x_row_bytes(), tokens,
+                       std::span(&run, 1));
+      position += tokens;
+    });
+  }
+}
+
+void Pipeline::store(Flight& flight, uint32_t layer, const PlanOp& op) {
+  rope_runs_.clear();
+  for (uint32_t i = op.first; i < op.first + op.count; ++i) {
+    const PlanStore& store = flight.plan->stores[i];
+    std::byte* to = store.device_id != kNoBlock ? options_.device.block(layer, store.device_id)
+                                                : staging_->area(kv_slot(flight, layer, op.round), store.area);
+    rope_runs_.push_back({store.row, store.rows, store.position, to, 0});
+  }
+  model_.store(rope_runs_);
+}
+
+void Pipeline::attend(Flight& flight, uint32_t layer, const PlanOp& op) {
+  const Plan& plan = *flight.plan;
+  addresses_.clear(), attend_spans_.clear(), first_address_.clear();
+  for (uint32_t i = op.first; i < op.first + op.count; ++i) {
+    const PlanAttend& pieces = plan.attends[i];
+    if (i == op.first || plan.attends[i - 1].span != pieces.span) {
+      const PlanSpan& span = plan.spans[pieces.span];
+      attend_spans_.push_back({span.first_row, span.rows, span.first_position, pieces.first_piece, {}});
+      first_address_.push_back(addresses_.size());
+    }
+    for (uint32_t piece = 0; piece < pieces.pieces; ++piece) {
+      addresses_.push_back(pieces.device_id != kNoBlock
+                               ? options_.device.block(layer, pieces.device_id + piece * options_.staging.kv_units)
+                               : staging_->area(kv_slot(flight, layer, op.round), pieces.area + piece));
+    }
+  }
+  for (size_t i = 0; i < attend_spans_.size(); ++i) {
+    const size_t end = i + 1 < first_address_.size() ? first_address_[i + 1] : addresses_.size();
+    attend_spans_[i].kv_blocks = std::span(addresses_).subspan(first_address_[i], end - first_address_[i]);
+  }
+  model_.attend(attend_spans_);
+}
+
+// New rows to their blocks: X from what the projection read, K,V from where attention found them.
+void Pipeline::append(Flight& flight, uint32_t layer, const PlanOp& op) {
+  const size_t row_bytes = staging_->x_row_bytes();
+  copies_.clear();
+  for (uint32_t i = op.first; i < op.first + op.count; ++i) {
+    const PlanStore& store = flight.plan->stores[i];
+    std::byte* block = options_.host.block(layer, store.id);
+    const uint32_t token = store.position % kBlockTokens;
+    if (store.form == BlockForm::x) {
+      add_run(copies_, block + token * row_bytes, model_.kept_x(layer) + store.row * row_bytes, store.rows * row_bytes);
+    } else if (!options_.staging.in_place) {
+      const std::byte* from = store.device_id != kNoBlock
+                                  ? options_.device.block(layer, store.device_id)
+                                  : staging_->area(kv_slot(flight, layer, op.round), store.area);
+      add_tokens(block, from, token, store.rows);
+    }
+  }
+  if (op.queue == Queue::d2h) flight.d2h_bytes += total_bytes(copies_);
+  backend_.copy(op.queue, copies_);
+}
+
+}  // namespace iokv

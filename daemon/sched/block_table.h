@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// The blocks of one sequence, in position order, as runs of neighbours in the pool: long runs are long copies, and a
+// Plan takes a sequence's runs over as they are, however many blocks they cover. The conductor's thread.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "daemon/base/block_form.h"
+#include "daemon/sched/plan.h"
+
+namespace iokv {
+
+struct SequenceBlock {
+  uint32_t id = 0;
+  BlockForm form = BlockForm::kv;
+  bool operator==(const SequenceBlock&) const = default;
+};
+
+// Between the ids of neighbouring blocks.
+struct BlockUnits {
+  uint32_t kv = 1, x = 1;
+  uint32_t of(BlockForm form) const { return form == BlockForm::kv ? kv : x; }
+};
+
+class BlockTable {
+ public:
+  BlockTable() = default;
+  // in_place: the device reads and writes the host pool, so that every block is resident as it is.
+  BlockTable(BlockUnits units, bool in_place) : units_(units), in_place_(in_place) {}
+
+  uint32_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+  // In time proportional to the runs.
+  SequenceBlock operator[](uint32_t index) const;
+  SequenceBlock back() const;
+  std::span<const BlockRun> runs() const { return runs_; }
+
+  void push_back(SequenceBlock block);
+  void pop_back();
+  // Other sequences may refer to the first `blocks` blocks from now on.
+  void share(uint32_t blocks);
+  void clear();
+
+  template <typename Do>
+  void each(const Do& act) const {
+    for (const BlockRun& run : runs_) {
+      for (uint32_t i = 0; i < run.blocks; ++i) act(SequenceBlock{run.id + i * units_.of(run.form), run.form});
+    }
+  }
+
+ private:
+  bool continues(const BlockRun& run, SequenceBlock block) const;
+
+  std::vector<BlockRun> runs_;
+  BlockUnits units_;
+  uint32_t size_ = 0;
+  bool in_place_ = false;
+};
+
+}  // namespace iokv

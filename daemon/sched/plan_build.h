@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// From spans and the runs of their blocks to the program of a Plan: which blocks cross the link in which round, what is
+// recomputed, and what waits for what. Pure; one object is used by one thread.
+//
+// Order. In pass 0 every span's leading X blocks go, in pass 1 the K,V blocks behind them, in pass 2 X behind those, and
+// so on: all X first, so that recomputation runs while K,V are on the wire, and still the pieces of each span in
+// position order. Resident blocks and new rows take no pass of their own. A block that several spans refer to crosses
+// the link once, where the first of them has it, as long as the others have come no further.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "daemon/sched/plan.h"
+
+namespace iokv {
+
+// The staging ring of a device, as the runtime has taken it.
+struct StagingShape {
+  uint32_t slot_blocks = 1;      // areas of a K,V slot; an X slot has kBlockTokens rows for each
+  uint32_t kv_slots = 2, x_slots = 2;
+  uint32_t tile_tokens = 64;     // at most so many tokens are fetched, or recomputed in one product, by one operation
+  uint32_t kv_units = 1, x_units = 1;  // between the ids of neighbouring blocks, in either pool
+  bool in_place = false;         // the device reads and writes the host pool: nothing is written back
+};
+
+class PlanBuilder {
+ public:
+  explicit PlanBuilder(const StagingShape& shape);
+
+  // Fills in the program and plan.work; spans and runs are there. Takes time in proportion to the runs and rounds, and
+  // to the blocks of shared runs; no memory once the largest Plan has been seen.
+  void build(Plan& plan);
+
+  const StagingShape& shape() const { return shape_; }
+
+ private:
+  // Where a span's blocks have been dealt with up to.
+  struct Cursor {
+    uint32_t span = 0;
+    uint32_t run = 0;            // of Plan::runs
+    uint32_t block = 0;          // of the span
+  };
+  enum class Kind : uint8_t { none, x, kv, resident_x };
+
+  void begin(Plan& plan);
+  void finish();
+  bool emit_pass(Cursor& cursor, uint32_t pass);
+  void emit_run(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block);
+  void emit_shared(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block);
+  void emit_blocks(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t offset, uint32_t first_block,
+                   uint32_t blocks);
+  void emit_tokens(Kind kind, uint32_t id, uint32_t units, uint32_t first_token, uint32_t tokens, uint32_t position,
+                   uint32_t area);
+  void emit_stores(const PlanSpan& span, const BlockRun& run, uint32_t offset, uint32_t first_block, uint32_t blocks,
+                   uint32_t area);
+  void attend(uint32_t round, uint32_t span, uint32_t first_piece, uint32_t pieces, uint32_t area, uint32_t device_id);
+  uint32_t round();
+  void open_round();
+  void close_round();
+  void open_tile(Kind kind);
+  void close_tile();
+  PlanOp& add(OpKind kind, Queue queue);
+  void sort_attends();
+
+  // Blocks that have been brought for a span, by id, where others may refer to them.
+  struct Shared {
+    uint32_t id = kNoBlock;
+    uint32_t build = 0;          // entries of an older build are empty
+    uint32_t round = 0, area = 0;
+  };
+  Shared& shared_entry(uint32_t id);
+  void grow_shared();
+
+  const StagingShape shape_;
+  Plan* plan_ = nullptr;
+  std::vector<Cursor> cursors_, left_;
+  std::vector<Shared> shared_;
+  uint32_t shared_used_ = 0, build_ = 0;
+  std::vector<uint32_t> span_round_;  // the round of the span's latest piece
+  std::vector<PlanAttend> sorted_;
+  std::vector<uint32_t> starts_;
+
+  bool round_open_ = false, attached_ = false;
+  uint32_t areas_ = 0, x_rows_ = 0;
+  uint32_t round_first_store_ = 0;
+  uint32_t last_recompute_ = kNoBlock, last_fetch_kv_ = kNoBlock;  // operations of the round
+  Kind tile_kind_ = Kind::none;
+  uint32_t tile_first_part_ = 0, tile_tokens_ = 0;
+};
+
+}  // namespace iokv

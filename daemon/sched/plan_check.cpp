@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0
+// Time is a vector of four counts, one a queue: an operation has happened before another if the other one's vector has
+// counted it. Locations are single tokens.
+#include "daemon/sched/plan_check.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "daemon/base/units.h"
+
+namespace iokv {
+namespace {
+
+using Clock = std::array<uint32_t, kQueues>;
+
+struct Instance {
+  Queue queue = Queue::dense;
+  uint32_t index = 0;  // in its queue, from 1
+};
+
+// What a location holds: a token of a block of the pool, or of a resident one.
+struct Content {
+  uint32_t block = kNoBlock, token = 0;
+  bool x = false, device = false;
+  auto operator<=>(const Content&) const = default;
+};
+
+struct Location {
+  Content content;
+  Instance writer;              // index 0: nobody
+  std::vector<Instance> readers;
+};
+
+enum class Memory : uint64_t { x_slot, kv_slot, host_x, host_kv, device, kept_x };
+
+class Checker {
+ public:
+  Checker(const StagingShape& shape, uint32_t layers) : shape_(shape), layers_(layers), appended_(layers) {}
+
+  std::string run(std::span<const Plan* const> plans) {
+    for (const Plan* plan : plans) {
+      plan_ = plan;
+      static_checks();
+      for (layer_ = 0; layer_ < layers_ && problem_.empty(); ++layer_) layer();
+      appended_before_ = appended_;
+      if (!problem_.empty()) return "plan " + std::to_string(plan->id) + ": " + problem_;
+    }
+    return {};
+  }
+
+ private:
+  void violated(const std::string& what) {
+    if (problem_.empty()) problem_ = "layer " + std::to_string(layer_) + ", operation " + std::to_string(op_) + ": " + what;
+  }
+  void require(bool holds, const char* what) {
+    if (!holds) violated(what);
+  }
+
+  void static_checks() {
+    layer_ = 0;
+    uint32_t rounds = static_cast<uint32_t>(plan_->rounds.size());
+    for (const PlanRound& round : plan_->rounds) {
+      require(round.areas <= shape_.slot_blocks, "a round has more areas than a slot");
+      require(round.x_rows <= shape_.slot_blocks * kBlockTokens, "a round has more rows of X than a slot");
+    }
+    uint32_t round = 0;
+    for (op_ = 0; op_ < plan_->ops.size(); ++op_) {
+      const PlanOp& op = plan_->ops[op_];
+      const bool ends = op.kind == OpKind::project || op.kind == OpKind::finish;
+      require(ends == (op_ == 0 || op_ + 1 == plan_->ops.size()), "project is not first, or finish not last");
+      if (!ends) {
+        require(op.round < rounds && (op.round == round || op.round == round + 1), "rounds are not in order");
+        round = op.round;
+      }
+      for (const PlanWait& wait : op.after) {
+        require(wait.what != PlanWait::For::operation || wait.op < op_, "waits for what is issued after it");
+      }
+    }
+  }
+
+  // ---- time ----
+
+  const Clock& clock_of(Instance instance) const { return clocks_[index(instance.queue)][instance.index - 1]; }
+  static size_t index(Queue queue) { return static_cast<size_t>(queue); }
+
+  void wait(Clock& clock, Instance instance) const {
+    if (instance.index == 0) return;
+    const Clock& other = clock_of(instance);
+    for (size_t i = 0; i < kQueues; ++i) clock[i] = std::max(clock[i], other[i]);
+  }
+
+  void begin(const PlanOp& op) {
+    auto& queue = clocks_[index(op.queue)];
+    now_ = {op.queue, static_cast<uint32_t>(queue.size()) + 1};
+    Clock clock = queue.empty() ? Clock{} : queue.back();
+    for (const PlanWait& wanted : op.after) {
+      switch (wanted.what) {
+        case PlanWait::For::nothing: break;
+        case PlanWait::For::operation: wait(clock, instances_[wanted.op]); break;
+        case PlanWait::For::x_slot: wait(clock, x_free_[x_slot(op.round)]); break;
+        case PlanWait::For::kv_slot:
+          for (const Instance& user : kv_free_[kv_slot(op.round)]) wait(clock, user);
+          break;
+        case PlanWait::For::appended: wait(clock, appended_before_.empty() ? Instance{} : appended_before_[layer_]); break;
+        case PlanWait::For::kept_x: wait(clock, kept_free_[layer_ % 2]); break;
+      }
+    }
+    clock[index(op.queue)] = now_.index;
+    queue.push_back(clock);
+  }
+
+  bool happened(Instance instance) const {
+    return instance.index <= clocks_[index(now_.queue)][now_.index - 1][index(instance.queue)];
+  }
+
+  // ---- memory ----
+
+  static uint64_t key(Memory memory, uint64_t slot, uint64_t place) {
+    return static_cast<uint64_t>(memory) << 60 | slot << 40 | place;
+  }
+  Location& at(Memory memory, uint64_t slot, uint64_t place) { return memory_[key(memory, slot, place)]; }
+
+  void read(Location& location, const Content& content, const char* what) {
+    require(location.content == content, what);
+    require(location.writer.index == 0 || happened(location.writer), "reads what may not have been written yet");
+    location.readers.push_back(now_);
+  }
+  void write(Location& location, const Content& content) {
+    require(location.writer.index == 0 || happened(location.writer), "writes where something else may still write");
+    for (const Instance& reader : location.readers) require(happened(reader), "overwrites what may still be read");
+    location = {content, now_, {}};
+  }
+
+  // Pools hold what was written before the first Plan, unless a Plan has written it.
+  void read_pool(Memory memory, uint32_t block, uint32_t token, bool x) {
+    Location& location = at(memory, layer_, uint64_t{block} * kBlockTokens + token);
+    if (location.writer.index != 0) require(happened(location.writer), "fetches before the write-back has ended");
+    location.readers.push_back(now_);
+    (void)x;
+  }
+  void write_pool(Memory memory, uint32_t block, uint32_t token) {
+    Location& location = at(memory, layer_, uint64_t{block} * kBlockTokens + token);
+    for (const Instance& reader : location.readers) require(happened(reader), "writes back over what may still be read");
+    require(location.writer.index == 0 || happened(location.writer), "writes back twice at once");
+    location.writer = now_;
+    location.readers.clear();
+  }
+
+  // ---- a layer ----
+
+  uint32_t x_slot(uint32_t round) const { return (x_rounds_ + x_before_[round]) % shape_.x_slots; }
+  uint32_t kv_slot(uint32_t round) const { return (kv_rounds_ + kv_before_[round]) % shape_.kv_slots; }
+
+  void layer() {
+    const auto rounds = plan_->rounds.size();
+    x_before_.assign(rounds, 0), kv_before_.assign(rounds, 0);
+    uint32_t x = 0, kv = 0;
+    for (size_t r = 0; r < rounds; ++r) {
+      x_before_[r] = x, kv_before_[r] = kv;
+      x += plan_->rounds[r].x_rows > 0 ? 1 : 0;
+      kv += plan_->rounds[r].areas > 0 ? 1 : 0;
+    }
+    x_free_.resize(shape_.x_slots), kv_free_.resize(shape_.kv_slots);
+    instances_.assign(plan_->ops.size(), {});
+    fetched_.clear(), positions_.clear(), stored_.clear(), written_back_.clear();
+    next_piece_.assign(plan_->spans.size(), 0);
+    for (op_ = 0; op_ < plan_->ops.size() && problem_.empty(); ++op_) {
+      const PlanOp& op = plan_->ops[op_];
+      begin(op);
+      instances_[op_] = now_;
+      run_op(op);
+    }
+    for (size_t s = 0; s < plan_->spans.size() && problem_.empty(); ++s) {
+      const PlanSpan& span = plan_->spans[s];
+      require(next_piece_[s] == blocks_for(Tokens(span.first_position + span.rows)).value, "a span's last pieces are not attended to");
+      for (uint32_t row = 0; row < span.rows; ++row) {
+        require(stored_[span.first_row + row] == 1, "a new row is not stored once");
+        require(written_back_[span.first_row + row] == (needs_append(span, row) ? 1u : 0u), "a new row is not written back once");
+      }
+    }
+    x_rounds_ += x, kv_rounds_ += kv;
+  }
+
+  bool needs_append(const PlanSpan& span, uint32_t row) const {
+    return !shape_.in_place || run_of(span, (span.first_position + row) / kBlockTokens).first->form == BlockForm::x;
+  }
+
+  // The run of a span's block, and the block's place in it.
+  std::pair<const BlockRun*, uint32_t> run_of(const PlanSpan& span, uint32_t block) const {
+    for (uint32_t r = 0; r < span.runs; ++r) {
+      const BlockRun& run = plan_->runs[span.first_run + r];
+      if (block < run.blocks) return {&run, block};
+      block -= run.blocks;
+    }
+    return {nullptr, 0};
+  }
+  uint32_t units(BlockForm form) const { return form == BlockForm::kv ? shape_.kv_units : shape_.x_units; }
+
+  // Where K,V of a span's cached token come from.
+  Content source_of(const PlanSpan& span, uint32_t position) const {
+    const auto [run, offset] = run_of(span, position / kBlockTokens);
+    if (run == nullptr) return {};
+    const uint32_t token = position % kBlockTokens;
+    if (run->kv_id != kNoBlock && token >= run->x_tokens) return {run->kv_id, token, false, false};
+    const BlockForm form = run->used_form();
+    return {(run->resident() ? run->device_id : run->id) + offset * units(form), token, form == BlockForm::x, run->resident()};
+  }
+  // A new row is told from the block that it is written back to.
+  Content new_row(const PlanStore& store, uint32_t i) const {
+    return {store.id, (store.position + i) % kBlockTokens, store.form == BlockForm::x, false};
+  }
+
+  template <typename Do>
+  void each_token(const PlanPart& part, uint32_t unit, const Do& act) {
+    for (uint32_t i = 0; i < part.tokens; ++i) {
+      const uint32_t token = part.first_token + i;
+      act(i, part.id + token / kBlockTokens * unit, token % kBlockTokens, part.area + token / kBlockTokens);
+    }
+  }
+
+  void run_op(const PlanOp& op) {
+    switch (op.kind) {
+      case OpKind::project:
+        write(at(Memory::kept_x, 0, layer_ % 2), {});
+        return;
+      case OpKind::finish:
+        return;
+      case OpKind::fetch_x:
+      case OpKind::fetch_kv:
+      case OpKind::recompute:
+        return parts_of(op);
+      case OpKind::store:
+        for (uint32_t i = 0; i < op.count; ++i) store(op, plan_->stores[op.first + i]);
+        return;
+      case OpKind::attend:
+        for (uint32_t i = 0; i < op.count; ++i) attend(op, plan_->attends[op.first + i]);
+        if (plan_->rounds[op.round].areas > 0) kv_free_[kv_slot(op.round)] = {now_};
+        return;
+      case OpKind::append:
+        for (uint32_t i = 0; i < op.count; ++i) append(op, plan_->stores[op.first + i]);
+        if (plan_->rounds[op.round].areas > 0) kv_free_[kv_slot(op.round)].push_back(now_);
+        appended_[layer_] = kept_free_[layer_ % 2] = now_;
+        return;
+    }
+  }
+
+  void parts_of(const PlanOp& op) {
+    require(op.tokens <= shape_.tile_tokens, "a tile is too large");
+    uint32_t tokens = 0;
+    const bool x = op.kind != OpKind::fetch_kv;
+    const PlanRound& round = plan_->rounds[op.round];
+    for (uint32_t p = op.first; p < op.first + op.count; ++p) {
+      const PlanPart& part = plan_->parts[p];
+      tokens += part.tokens;
+      each_token(part, units(x ? BlockForm::x : BlockForm::kv), [&](uint32_t i, uint32_t block, uint32_t token, uint32_t area) {
+        require(area < round.areas, "a part is outside of its round's areas");
+        Location& in_area = at(Memory::kv_slot, kv_slot(op.round), uint64_t{area} * kBlockTokens + token);
+        if (op.kind == OpKind::fetch_kv) {
+          read_pool(Memory::host_kv, block, token, false);
+          fetch_once(block, token, false);
+          return write(in_area, {block, token, false, false});
+        }
+        const uint32_t row = part.x_row + i;
+        Location& in_x = at(Memory::x_slot, round.x_rows > 0 ? x_slot(op.round) : 0, row);
+        if (op.kind == OpKind::fetch_x) {
+          require(row < round.x_rows, "a part is outside of its round's X");
+          read_pool(Memory::host_x, block, token, true);
+          fetch_once(block, token, true);
+          return write(in_x, {block, token, true, false});
+        }
+        const bool staged = fetched_.contains({block, token, true, false});
+        if (staged) {
+          read(in_x, {block, token, true, false}, "recomputes from other X than its own");
+        } else {
+          require(shape_.in_place, "recomputes from X that was not fetched");
+          read_pool(Memory::host_x, block, token, true);
+        }
+        write(in_area, {block, token, true, !staged});
+        require(positions_.emplace(std::pair(block, token), part.position + i).first->second == part.position + i,
+                "recomputes a token for another position than before");
+      });
+    }
+    require(tokens == op.tokens, "a tile's tokens are not those of its parts");
+    if (op.kind == OpKind::recompute && round.x_rows > 0) x_free_[x_slot(op.round)] = now_;
+  }
+
+  void fetch_once(uint32_t block, uint32_t token, bool x) {
+    require(fetched_.emplace(Content{block, token, x, false}, true).second, "a token crosses the link twice");
+  }
+
+  void store(const PlanOp& op, const PlanStore& store) {
+    for (uint32_t i = 0; i < store.rows; ++i) {
+      ++stored_[store.row + i];
+      const uint32_t token = (store.position + i) % kBlockTokens;
+      require(token >= store.position % kBlockTokens, "a store goes beyond its block");
+      if (store.device_id != kNoBlock) {
+        write_pool(Memory::device, store.device_id, token);
+      } else {
+        require(store.area < plan_->rounds[op.round].areas, "a store is outside of its round's areas");
+        write(at(Memory::kv_slot, kv_slot(op.round), uint64_t{store.area} * kBlockTokens + token), new_row(store, i));
+      }
+    }
+  }
+
+  void append(const PlanOp& op, const PlanStore& store) {
+    const bool x = store.form == BlockForm::x;
+    if (!x && shape_.in_place) return;
+    for (uint32_t i = 0; i < store.rows; ++i) {
+      ++written_back_[store.row + i];
+      const uint32_t token = (store.position + i) % kBlockTokens;
+      if (x) {
+        at(Memory::kept_x, 0, layer_ % 2).readers.push_back(now_);
+      } else if (store.device_id == kNoBlock) {
+        read(at(Memory::kv_slot, kv_slot(op.round), uint64_t{store.area} * kBlockTokens + token), new_row(store, i),
+             "writes back something else than the new row");
+      }
+      write_pool(x ? Memory::host_x : Memory::host_kv, store.id, token);
+    }
+  }
+
+  void attend(const PlanOp& op, const PlanAttend& attend) {
+    require(attend.round == op.round, "attends in another round");
+    const PlanSpan& span = plan_->spans[attend.span];
+    require(attend.first_piece == next_piece_[attend.span], "pieces are not attended to in order");
+    next_piece_[attend.span] = attend.first_piece + attend.pieces;
+    const uint32_t end = span.first_position + span.rows;
+    for (uint32_t i = 0; i < attend.pieces * kBlockTokens; ++i) {
+      const uint32_t position = attend.first_piece * kBlockTokens + i, token = i % kBlockTokens;
+      if (position >= end) break;
+      const auto [run, offset] = run_of(span, position / kBlockTokens);
+      if (run == nullptr) return violated("attends to a block that the span does not have");
+      if (attend.device_id != kNoBlock) {
+        require(run->resident() && run->device_form == BlockForm::kv &&
+                    attend.device_id + i / kBlockTokens * shape_.kv_units == run->device_id + offset * shape_.kv_units,
+                "attends to another resident block than the span's");
+        Location& location = at(Memory::device, layer_, uint64_t{run->device_id + offset * shape_.kv_units} * kBlockTokens + token);
+        require(location.writer.index == 0 || happened(location.writer), "attends to a row before it is stored");
+        location.readers.push_back(now_);
+        continue;
+      }
+      Content expected = source_of(span, position);
+      if (position >= span.first_position) {
+        expected = {run->id + offset * units(run->form), token, run->form == BlockForm::x, false};
+      }
+      require(attend.area + i / kBlockTokens < plan_->rounds[op.round].areas, "attends outside of its round's areas");
+      read(at(Memory::kv_slot, kv_slot(op.round), uint64_t{attend.area} * kBlockTokens + i), expected,
+           "attends to something else than the span's token");
+    }
+  }
+
+  const StagingShape shape_;
+  const uint32_t layers_;
+  const Plan* plan_ = nullptr;
+  uint32_t layer_ = 0;
+  size_t op_ = 0;
+  std::string problem_;
+
+  std::array<std::vector<Clock>, kQueues> clocks_;
+  Instance now_;
+  std::vector<Instance> instances_;  // of the layer's operations
+  std::vector<Instance> x_free_, appended_, appended_before_;
+  std::vector<std::vector<Instance>> kv_free_;
+  std::array<Instance, 2> kept_free_;
+  uint32_t x_rounds_ = 0, kv_rounds_ = 0;
+  std::vector<uint32_t> x_before_, kv_before_;
+
+  std::unordered_map<uint64_t, Location> memory_;
+  std::map<Content, bool> fetched_;
+  std::map<std::pair<uint32_t, uint32_t>, uint32_t> positions_;
+  std::unordered_map<uint32_t, uint32_t> stored_, written_back_;  // by row: how often
+  std::vector<uint32_t> next_piece_;                              // by span
+};
+
+}  // namespace
+
+std::string check_plans(std::span<const Plan* const> plans, const StagingShape& shape, uint32_t layers) {
+  return Checker(shape, layers).run(plans);
+}
+
+}  // namespace iokv
