@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// `iokv`, the administrator's command line. Exit status: 0, 1 when there is no answer from a daemon, CLI11's code for
-// wrong usage.
+// `iokv`, the administrator's command line. Exit status: 0, 1 when there is no answer (no daemon, no such hardware),
+// CLI11's code for wrong usage.
 #include <cstdint>
 #include <cstdio>
 #include <ctime>
+#include <filesystem>
+#include <fstream>
 #include <string>
 
 #include <CLI/CLI.hpp>
 
+#include "daemon/model/model_files.h"
+#include "daemon/model/shapes.h"
 #include "tools/observer.h"
+#include "tools/plan.h"
 #include "tools/status.h"
 
 namespace {
@@ -19,20 +24,54 @@ uint64_t monotonic_ns() {
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
 }
 
+int fail(const std::string& message) {
+  std::fprintf(stderr, "iokv: %s\n", message.c_str());
+  return 1;
+}
+
+int print(const std::string& text) {
+  std::fputs(text.c_str(), stdout);
+  return std::fflush(stdout) == 0 ? 0 : 1;
+}
+
 int status(const std::string& socket_path, bool json) {
   iokv::Result<iokv::CounterSnapshot> snapshot = iokv::read_counters(socket_path);
-  if (!snapshot) {
-    std::fprintf(stderr, "iokv: %s\n", snapshot.failure().message.c_str());
-    return 1;
+  if (!snapshot) return fail(snapshot.failure().message);
+  return print(json ? iokv::status_json(*snapshot) : iokv::status_text(*snapshot, monotonic_ns()));
+}
+
+// A model's shape by its name, or of the files of a path.
+iokv::Result<iokv::ModelSpec> model_of(const std::string& name_or_path) {
+  if (name_or_path.find('/') == std::string::npos && !std::filesystem::exists(name_or_path)) {
+    return iokv::known_shape(name_or_path);
   }
-  std::fputs((json ? iokv::status_json(*snapshot) : iokv::status_text(*snapshot, monotonic_ns())).c_str(), stdout);
-  return std::fflush(stdout) == 0 ? 0 : 1;
+  IOKV_TRY_ASSIGN(const iokv::ModelFiles files, iokv::open_model(name_or_path));
+  return files.spec();
+}
+
+int plan(iokv::PlanQuestion question, const std::string& hardware, const std::string& model, bool json,
+         const std::string& svg_path) {
+  iokv::Result<iokv::Hardware> found = iokv::find_hardware(hardware);
+  if (!found) return fail(found.failure().message);
+  question.hardware = *found;
+  iokv::Result<iokv::ModelSpec> spec = model_of(model);
+  if (!spec) return fail(spec.failure().message);
+  question.model = *spec;
+  iokv::Result<iokv::PlanAnswer> answer = iokv::plan(question);
+  if (!answer) return fail(answer.failure().message);
+  if (!svg_path.empty()) {
+    std::ofstream file(svg_path);
+    file << iokv::plan_svg(question, iokv::plan_curve(question));
+    file.close();
+    if (!file) return fail(svg_path + ": cannot be written");
+  }
+  return print(json ? iokv::plan_json(question, *answer) : iokv::plan_text(question, *answer));
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App application("Looks at a running iokvd.");
+  CLI::App application("Looks at a running iokvd, and plans for hardware that is not here.", "iokv");
   application.require_subcommand(1);
   std::string socket_path;
   bool json = false;
@@ -40,6 +79,24 @@ int main(int argc, char** argv) {
   status_command->add_option("--socket", socket_path,
                              "default: $IOKV_SOCKET, else $XDG_RUNTIME_DIR/iokv.sock, else /run/iokv/iokv.sock");
   status_command->add_flag("--json", json, "as one JSON object, counters by name");
+
+  iokv::PlanQuestion question;
+  std::string hardware, model, weights = "device", svg_path;
+  CLI::App* plan_command = application.add_subcommand("plan", "predict decoding on some hardware");
+  plan_command->add_option("--hardware", hardware, "a name (a wrong one lists them) or a .toml file")->required();
+  plan_command->add_option("--model", model, "a name (a wrong one lists them) or a model's path")->required();
+  plan_command->add_option("--batch", question.batch, "sequences")->required()->check(CLI::Range(1, 100'000));
+  plan_command->add_option("--prompt", question.prompt, "tokens of each")->required()->check(CLI::Range(0, 10'000'000));
+  plan_command->add_option("--generate", question.generate, "tokens of each")
+      ->required()->check(CLI::Range(1, 10'000'000));
+  plan_command->add_option("--weights", weights, "where they are: device (the default) or host")
+      ->check(CLI::IsMember({"device", "host"}));
+  plan_command->add_option("--device-kv", question.device_kv_bytes, "device memory for cached tokens, such as 8GiB (0)")
+      ->transform(CLI::AsSizeValue(true));
+  plan_command->add_flag("--json", json, "as one JSON object");
+  plan_command->add_option("--svg", svg_path, "draw the step's time over l to this file");
   CLI11_PARSE(application, argc, argv);
-  return status(socket_path, json);
+  if (status_command->parsed()) return status(socket_path, json);
+  question.weights_on_host = weights == "host";
+  return plan(question, hardware, model, json, svg_path);
 }

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/plan.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "daemon/runtime/expected_profile.h"
+#include "daemon/sched/split.h"
+
+namespace iokv {
+namespace {
+
+constexpr double kGiB = 1024.0 * 1024 * 1024;
+
+// The question's constants, and one step of it at a time.
+class Planner {
+ public:
+  explicit Planner(const PlanQuestion& question)
+      : question_(question),
+        profile_(expected_profile(question.hardware, question.model, question.element_bytes)),
+        shape_(cache_shape_of(question.model, question.element_bytes)) {}
+
+  uint64_t tokens(uint64_t context) const { return question_.batch * context; }
+
+  // A step of which `x_tokens` come as X, and all others as K,V.
+  LayerWork split(uint64_t context, uint64_t x_tokens) const {
+    LayerWork work = resident(context, 0, tokens(context));
+    work.x_host = x_tokens;
+    work.kv_host = tokens(context) - x_tokens;
+    return work;
+  }
+
+  LayerWork paper(uint64_t context, PaperSchedule schedule) const {
+    return split(context, question_.batch * paper_split(profile_, shape_, context, question_.batch, schedule));
+  }
+
+  // The linear programme says how many tokens lie on the device as X; the device's other room holds K,V, and what is on
+  // the host is split by the whole cost. The programme knows rates and shares only. So its neighbours in whole tokens
+  // are tried, too, and the corners where the fixed part of an operation can decide: no X on the device, as little as
+  // makes all tokens fit, as much as fits.
+  LayerWork best(uint64_t context) const {
+    const uint64_t all = tokens(context), room = question_.device_kv_bytes / shape_.layers;  // of a layer
+    const uint64_t most_x = std::min(all, room / shape_.x_bytes);
+    const double programmed = programme(context).tokens[0][static_cast<size_t>(Place::x_device)];
+    const uint64_t near = static_cast<uint64_t>(programmed);
+    LayerWork best = split_host(resident(context, 0, 0));
+    for (uint64_t x_device : {uint64_t{0}, near, near + 1, near + 2, least_x_that_fits(all, room), most_x}) {
+      if (x_device > most_x) continue;
+      const uint64_t kv_device = std::min(all - x_device, (room - x_device * shape_.x_bytes) / shape_.kv_bytes);
+      const LayerWork one = split_host(resident(context, x_device, kv_device));
+      if (streaming(one).total_ns < streaming(best).total_ns) best = one;
+    }
+    return best;
+  }
+
+  // What the link needs at least: every token in its smaller form, as many as fit on the device.
+  double bound_ns(uint64_t context) const {
+    const bool x_is_smaller = shape_.x_bytes < shape_.kv_bytes;
+    const uint64_t room =
+        question_.device_kv_bytes / (shape_.layers * std::min(shape_.x_bytes, shape_.kv_bytes));
+    LayerWork work = resident(context, 0, std::min(tokens(context), room));
+    if (x_is_smaller) std::swap(work.x_host, work.kv_host);
+    return link_ns(streaming(work));
+  }
+
+  StepCost streaming(const LayerWork& work) const { return streaming_cost(profile_, shape_, work); }
+  StepCost serial(const LayerWork& work, PaperSchedule schedule) const {
+    return serial_cost(profile_, shape_, work, schedule);
+  }
+  // What the paper does with the weights where they are.
+  PaperSchedule schedule() const {
+    return question_.weights_on_host ? PaperSchedule::column_by_column : PaperSchedule::row_by_row;
+  }
+
+  static double link_ns(const StepCost& cost) { return std::max(cost.h2d_ns, cost.d2h_ns); }
+
+ private:
+  // A step with some tokens on the device, all others on the host as K,V.
+  LayerWork resident(uint64_t context, uint64_t x_device, uint64_t kv_device) const {
+    LayerWork work;
+    work.rows = question_.batch;
+    work.attended = question_.batch * (context + 1);
+    work.new_kv = question_.batch;
+    if (question_.weights_on_host) work.weight_bytes = layer_weight_bytes(question_.model, question_.element_bytes);
+    work.x_device = x_device;
+    work.kv_host = tokens(context) - x_device - kv_device;
+    return work;
+  }
+
+  LayerWork split_host(LayerWork work) const {
+    work.x_host = best_split(profile_, shape_, work, 0, work.kv_host);
+    work.kv_host -= work.x_host;
+    return work;
+  }
+
+  Placement programme(uint64_t context) const {
+    const double all = static_cast<double>(tokens(context));
+    const TokenClass one{all, 1, all};
+    const StepCost alone = streaming(resident(context, 0, tokens(context)));
+    PlacementProblem problem;
+    problem.shape = shape_;
+    problem.h2d_ns_per_byte = profile_.h2d.each_ns;
+    problem.recompute_ns = profile_.recompute.each_ns;
+    problem.contention = profile_.contention;
+    problem.device_ns = alone.dense_ns;
+    problem.link_ns = alone.h2d_ns;
+    problem.device_bytes = question_.device_kv_bytes;
+    problem.host_bytes = tokens(context) * shape_.layers * std::max(shape_.x_bytes, shape_.kv_bytes);
+    problem.classes = std::span(&one, 1);
+    return best_placement(problem);
+  }
+
+  // With how many tokens as X, and all others as K,V, everything is in `room` bytes of a layer; if it is at all.
+  uint64_t least_x_that_fits(uint64_t all, uint64_t room) const {
+    const uint64_t as_kv = all * shape_.kv_bytes;
+    if (as_kv <= room || shape_.x_bytes >= shape_.kv_bytes) return 0;
+    const uint64_t saved = shape_.kv_bytes - shape_.x_bytes;
+    return (as_kv - room + saved - 1) / saved;
+  }
+
+  const PlanQuestion& question_;
+  const Profile profile_;
+  const CacheShape shape_;
+};
+
+void add(PlannedRun& run, const StepCost& cost, const LayerWork& work, uint32_t sequences) {
+  run.split_tokens = static_cast<double>(work.x_host + work.x_device) / sequences;
+  run.link_s += Planner::link_ns(cost) / 1e9;
+  run.device_s += cost.device_ns / 1e9;
+  run.total_s += cost.total_ns / 1e9;
+  run.binds = cost.bound;
+}
+
+std::array<uint64_t, kPlaces> places_of(const LayerWork& work, uint64_t tokens) {
+  std::array<uint64_t, kPlaces> places{};
+  places[static_cast<size_t>(Place::x_device)] = work.x_device;
+  places[static_cast<size_t>(Place::x_host)] = work.x_host;
+  places[static_cast<size_t>(Place::kv_host)] = work.kv_host;
+  places[static_cast<size_t>(Place::kv_device)] = tokens - work.x_device - work.x_host - work.kv_host;
+  return places;
+}
+
+Status check(const PlanQuestion& question, uint64_t weight_bytes) {
+  const ModelSpec& model = question.model;
+  if (uint64_t{question.prompt} + question.generate > model.max_context) {
+    return error(fmt::format("{} + {} tokens are more than {} was trained for; prompt and generated tokens together "
+                             "may be {}", question.prompt, question.generate, model.name, model.max_context));
+  }
+  const double weights = question.weights_on_host ? 0 : static_cast<double>(weight_bytes);
+  const double cached = static_cast<double>(question.device_kv_bytes);
+  if (weights + cached > question.hardware.memory_bytes) {
+    return error(fmt::format("{}'s weights take {:.1f} GiB on the device and cached tokens {:.1f}, but {} has {:.1f} "
+                             "GiB; --weights host and a smaller --device-kv take less", model.name, weights / kGiB,
+                             cached / kGiB, question.hardware.name, question.hardware.memory_bytes / kGiB));
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<PlanAnswer> plan(const PlanQuestion& question) {
+  const uint64_t end = uint64_t{question.prompt} + question.generate;
+  const CacheShape shape = cache_shape_of(question.model, question.element_bytes);
+  const uint64_t kv_bytes_of_token = uint64_t{question.batch} * shape.layers * shape.kv_bytes;
+  PlanAnswer answer;
+  answer.weight_bytes = weight_bytes(question.model, question.element_bytes);
+  IOKV_TRY(check(question, answer.weight_bytes));
+  answer.first_kv_bytes = kv_bytes_of_token * question.prompt;
+  answer.last_kv_bytes = kv_bytes_of_token * end;
+  answer.context = end - 1;
+
+  const Planner planner(question);
+  PlannedRun serial_never{"never", "serial"}, serial_paper{"paper", "serial"};
+  PlannedRun serial_waited{"paper_x_waited", "serial"};
+  PlannedRun never{"never", "streaming"}, always{"always", "streaming"}, paper{"paper", "streaming"};
+  PlannedRun best{"auto", "streaming"};
+  for (uint64_t cached = question.prompt; cached < end; ++cached) {
+    const LayerWork all_kv = planner.split(cached, 0), all_x = planner.split(cached, planner.tokens(cached));
+    const LayerWork as_paper = planner.paper(cached, planner.schedule()), as_best = planner.best(cached);
+    const LayerWork as_waited = planner.paper(cached, PaperSchedule::column_by_column);
+    add(serial_never, planner.serial(all_kv, planner.schedule()), all_kv, question.batch);
+    add(serial_paper, planner.serial(as_paper, planner.schedule()), as_paper, question.batch);
+    add(serial_waited, planner.serial(as_waited, PaperSchedule::column_by_column), as_waited, question.batch);
+    add(never, planner.streaming(all_kv), all_kv, question.batch);
+    add(always, planner.streaming(all_x), all_x, question.batch);
+    add(paper, planner.streaming(as_paper), as_paper, question.batch);
+    add(best, planner.streaming(as_best), as_best, question.batch);
+    answer.bound_s += planner.bound_ns(cached) / 1e9;
+    answer.placement = places_of(as_best, planner.tokens(cached));
+  }
+  answer.runs = {serial_never, serial_paper, serial_waited, never, always, paper, best};
+  return answer;
+}
+
+PlanCurve plan_curve(const PlanQuestion& question) {
+  constexpr uint64_t kPoints = 200;
+  PlanQuestion nothing_resident = question;
+  nothing_resident.device_kv_bytes = 0;
+  const Planner planner(nothing_resident);
+  PlanCurve curve;
+  curve.context = uint64_t{question.prompt} + question.generate - 1;
+  const uint64_t tokens = planner.tokens(curve.context);
+  for (uint64_t i = 0; i <= kPoints; ++i) {
+    const LayerWork work = planner.split(curve.context, tokens * i / kPoints);
+    curve.serial_ms.push_back(planner.serial(work, PaperSchedule::column_by_column).total_ns / 1e6);
+    curve.streaming_ms.push_back(planner.streaming(work).total_ns / 1e6);
+  }
+  const LayerWork serial = planner.paper(curve.context, PaperSchedule::column_by_column);
+  const LayerWork best = planner.best(curve.context);
+  curve.serial_best_ms = planner.serial(serial, PaperSchedule::column_by_column).total_ns / 1e6;
+  curve.best_ms = planner.streaming(best).total_ns / 1e6;
+  if (tokens != 0) {
+    curve.serial_share = static_cast<double>(serial.x_host) / static_cast<double>(tokens);
+    curve.best_share = static_cast<double>(best.x_host) / static_cast<double>(tokens);
+  }
+  return curve;
+}
+
+}  // namespace iokv
