@@ -27,7 +27,8 @@ Conductor::Conductor(const ConductorConfig& config, BlockPool& pool, Effects& ef
       pool_(pool),
       effects_(effects),
       clients_(config.max_clients),
-      builder_(config_.staging) {
+      builder_(config_.staging),
+      forms_(config.recompute) {
   IOKV_ASSERT(config.plans_in_flight >= 1 && config.plans_in_flight <= 2);
   IOKV_ASSERT(config.vocabulary > 0 && config.max_context > 0);
   for (uint32_t i = 0; i < config.plans_in_flight; i++) {
@@ -169,6 +170,7 @@ void Conductor::publish_gauges() {
   set(Counter::waiting, waiting);
   set(Counter::pool_units, pool_.total_units().value);
   set(Counter::pool_units_free, pool_.free_units().value);
+  set(Counter::x_share_ppm, static_cast<uint64_t>(forms_.x_share() * 1e6));
 }
 
 void Conductor::verify() const {

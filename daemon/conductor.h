@@ -26,6 +26,7 @@
 
 #include "daemon/pool/block_pool.h"
 #include "daemon/sched/batch.h"
+#include "daemon/sched/form_choice.h"
 #include "daemon/sched/plan.h"
 #include "daemon/sched/plan_build.h"
 #include "daemon/sched/request.h"
@@ -43,9 +44,10 @@ struct ConductorConfig {
   uint32_t max_queued_tokens = 1 << 20;  // of one client, in operations that have not started
   uint32_t plans_in_flight = 2;      // 1..2
   uint64_t stall_lease_ns = 10'000'000'000;
-  BlockForm form = BlockForm::kv;    // of new blocks: recompute = never | always
+  RecomputeSetting recompute;        // as what new blocks are stored
   uint32_t logits_rows_each = 8;     // rows of a Plan of an operation that keeps logits of every row
   BatchLimits batch;
+  CacheShape cache;                  // of the model; all zero where bytes are of no interest
   StagingShape staging;              // of the device; units are taken from the pool
   bool verify_always = false;        // after every event: for tests
 };
@@ -101,6 +103,9 @@ class Conductor {
 
   void handle(Event event);
 
+  // What is known of the device from now on: steps are predicted, and blocks stored so that steps are short.
+  void know_device(const Profile& profile) { profile_ = profile; }
+
   // The earliest time at which a PassEnded is due without any other event; 0: none.
   uint64_t next_timer_ns() const;
   // A client has sequences parked: its session must ask to be told of head movements.
@@ -117,7 +122,10 @@ class Conductor {
       wire::Counter::prefill_tokens, wire::Counter::decode_tokens, wire::Counter::sampled_tokens,
       wire::Counter::recomputed_tokens, wire::Counter::preemptions, wire::Counter::stall_releases,
       wire::Counter::parked, wire::Counter::waiting, wire::Counter::pool_units, wire::Counter::pool_units_free,
-      wire::Counter::first_work_ns, wire::Counter::first_works};
+      wire::Counter::first_work_ns, wire::Counter::first_works, wire::Counter::predicted_ns,
+      wire::Counter::measured_ns, wire::Counter::planned_h2d_bytes, wire::Counter::h2d_bytes, wire::Counter::d2h_bytes,
+      wire::Counter::h2d_busy_ns, wire::Counter::d2h_busy_ns, wire::Counter::recompute_busy_ns,
+      wire::Counter::dense_busy_ns, wire::Counter::x_blocks, wire::Counter::kv_blocks, wire::Counter::x_share_ppm};
 
   // Every invariant, in O(everything); aborts on a violation. For tests, and for an idle daemon.
   void verify() const;
@@ -192,6 +200,10 @@ class Conductor {
   void accept(Sequence& sequence, const PlanSpan& span, Plan& plan);
   bool reserve_blocks(Sequence& sequence);
   bool could_reserve(const Sequence& sequence, Blocks missing);
+  bool add_block(Sequence& sequence, BlockForm form);
+  void give_back(SequenceBlock block);
+  void count(const Plan& plan);
+  Units most_units(Blocks blocks) const;
   bool preempt_for(const Sequence& sequence);
   bool more_urgent(const Sequence& a, const Sequence& b) const;
   void forget_cache(Sequence& sequence, uint32_t keep_tokens);
@@ -221,6 +233,8 @@ class Conductor {
   std::vector<uint32_t> to_be_released_;      // by block id: see could_reserve
   BatchChooser chooser_;
   PlanBuilder builder_;
+  FormChooser forms_;
+  std::optional<Profile> profile_;
   Counters counters_{};
 };
 

@@ -140,8 +140,7 @@ int32_t Conductor::start_step(Sequence& sequence, Request& request) {
 
 int32_t Conductor::refusal_by_length(uint64_t length) const {
   if (length > config_.max_context) return IOKV_ECONTEXT;
-  uint64_t units = uint64_t{blocks_for(Tokens(static_cast<uint32_t>(length))).value} * pool_.units_for(config_.form).value;
-  return units > pool_.total_units().value ? IOKV_EPOOL : 0;
+  return most_units(blocks_for(Tokens(static_cast<uint32_t>(length)))) > pool_.total_units() ? IOKV_EPOOL : 0;
 }
 
 int32_t Conductor::run_truncate(Sequence& sequence, const Request& request) {

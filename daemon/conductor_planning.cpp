@@ -32,6 +32,10 @@ bool Conductor::build_plan(Plan& plan) {
   for (const Pick& pick : chooser_.choose(candidates_, config_.batch)) add_span(plan, *sequences_[pick.slot], pick.rows);
   IOKV_ASSERT(!plan.spans.empty());
   builder_.build(plan);
+  if (profile_) {
+    plan.predicted = streaming_cost(*profile_, config_.cache, plan.work);
+    forms_.observe(*profile_, config_.cache, plan.work);
+  }
   std::vector<uint32_t> clients;
   for (const PlanSpan& span : plan.spans) clients.push_back(span.client_slot);
   std::sort(clients.begin(), clients.end());
@@ -157,7 +161,7 @@ void Conductor::on(const PlanRetired& event) {
   retired_ = plan.id;
   bump(Counter::steps);
   bump(Counter::step_ns, static_cast<int64_t>(plan.ended_ns - plan.started_ns));
-  bump(Counter::recomputed_tokens, static_cast<int64_t>(plan.measured.recomputed_tokens));
+  count(plan);
   if (plan.taken_ns != 0 && plan.started_ns >= plan.taken_ns) {
     bump(Counter::first_works);
     bump(Counter::first_work_ns, static_cast<int64_t>(plan.started_ns - plan.taken_ns));
@@ -172,6 +176,23 @@ void Conductor::on(const PlanRetired& event) {
   if (!plan.failure.empty()) lose_device();
   empty_limbo();
   idle_plans_.push_back(&plan);
+}
+
+// What was planned beside what the device has counted and measured.
+void Conductor::count(const Plan& plan) {
+  auto add = [this](Counter counter, uint64_t by) { bump(counter, static_cast<int64_t>(by)); };
+  auto busy_ns = [&](Queue queue) { return plan.measured.busy_ns[static_cast<size_t>(queue)]; };
+  add(Counter::recomputed_tokens, plan.measured.recomputed_tokens);
+  add(Counter::predicted_ns, static_cast<uint64_t>(plan.predicted.total_ns));
+  add(Counter::measured_ns, plan.measured.step_ns);
+  add(Counter::planned_h2d_bytes, (plan.work.x_host * config_.cache.x_bytes + plan.work.kv_host * config_.cache.kv_bytes) *
+                                      config_.cache.layers);
+  add(Counter::h2d_bytes, plan.measured.h2d_bytes);
+  add(Counter::d2h_bytes, plan.measured.d2h_bytes);
+  add(Counter::h2d_busy_ns, busy_ns(Queue::h2d));
+  add(Counter::d2h_busy_ns, busy_ns(Queue::d2h));
+  add(Counter::recompute_busy_ns, busy_ns(Queue::recompute));
+  add(Counter::dense_busy_ns, busy_ns(Queue::dense));
 }
 
 // What the device has computed is lost with it: in the failed Plan, in those behind it, and in every block.
@@ -234,26 +255,54 @@ bool Conductor::reserve_blocks(Sequence& sequence) {
   const uint32_t length = static_cast<uint32_t>(sequence.tokens.size()) + sequence.draws_in_flight;
   const uint32_t wanted = blocks_for(Tokens(length)).value;
   if (sequence.blocks.size() >= wanted) return true;
-  uint32_t missing = wanted - static_cast<uint32_t>(sequence.blocks.size());
+  const uint32_t missing = wanted - sequence.blocks.size();
   if (!could_reserve(sequence, Blocks(missing))) {
     forget_cache(sequence, sequence.cached);
     return false;
   }
+  const auto last = sequence.blocks.empty() ? std::nullopt : std::optional(sequence.blocks.back().form);
+  uint32_t as_x = forms_.x_of(missing, last);
   while (sequence.blocks.size() < wanted) {
-    uint32_t hint = sequence.blocks.empty() ? UINT32_MAX : sequence.blocks.back().id;
-    auto block = pool_.acquire(config_.form, hint);
-    if (!block && preempt_for(sequence)) continue;
-    if (!block) return false;
-    sequence.blocks.push_back({*block, config_.form});
+    const BlockForm form = as_x > 0 ? BlockForm::x : BlockForm::kv;
+    if (!add_block(sequence, form)) {
+      if (preempt_for(sequence)) continue;
+      return false;
+    }
+    if (as_x > 0) as_x--;
   }
   return true;
+}
+
+// In the other form where the pool has room for that alone: what one form has left free of a frame.
+bool Conductor::add_block(Sequence& sequence, BlockForm form) {
+  const uint32_t hint = sequence.blocks.empty() ? UINT32_MAX : sequence.blocks.back().id;
+  auto block = pool_.acquire(form, hint);
+  const bool mixed = config_.recompute.mode == Recompute::fraction || config_.recompute.mode == Recompute::automatic;
+  if (!block && mixed) {
+    form = form == BlockForm::x ? BlockForm::kv : BlockForm::x;
+    block = pool_.acquire(form, hint);
+  }
+  if (!block) return false;
+  forms_.added(form);
+  bump(form == BlockForm::x ? Counter::x_blocks : Counter::kv_blocks);
+  sequence.blocks.push_back({*block, form});
+  return true;
+}
+
+// Of so many blocks in the larger of the forms that they may take.
+Units Conductor::most_units(Blocks blocks) const {
+  const uint32_t kv = pool_.units_for(BlockForm::kv).value, x = pool_.units_for(BlockForm::x).value;
+  const uint32_t each = config_.recompute.mode == Recompute::never    ? kv
+                        : config_.recompute.mode == Recompute::always ? x
+                                                                      : std::max(kv, x);
+  return Units(blocks.value * each);
 }
 
 // Whether so many blocks are free, or will be once everyone less urgent has lost theirs: a block comes free with the last
 // of the references that are counted here.
 bool Conductor::could_reserve(const Sequence& sequence, Blocks missing) {
   uint64_t units = pool_.free_units().value;
-  const uint64_t needed = uint64_t{missing.value} * pool_.units_for(config_.form).value;
+  const uint64_t needed = most_units(missing).value;
   if (units >= needed) return true;
   to_be_released_.assign(pool_.total_units().value, 0);
   auto count = [&](SequenceBlock block) {
@@ -313,7 +362,15 @@ void Conductor::release_block(const Sequence& sequence, SequenceBlock block) {
     limbo_.push_back({sequence.last_plan, block});
     return;
   }
-  if (pool_.references(block.id) == 1) effects_.discarded(block.id, block.form);
+  give_back(block);
+}
+
+void Conductor::give_back(SequenceBlock block) {
+  if (pool_.references(block.id) == 1) {
+    effects_.discarded(block.id, block.form);
+    forms_.removed(block.form);
+    bump(block.form == BlockForm::x ? Counter::x_blocks : Counter::kv_blocks, -1);
+  }
   pool_.release(block.id);
 }
 
@@ -321,8 +378,7 @@ void Conductor::release_block(const Sequence& sequence, SequenceBlock block) {
 void Conductor::empty_limbo() {
   std::erase_if(limbo_, [this](const LimboBlock& limbo) {
     if (limbo.plan > retired_) return false;
-    if (pool_.references(limbo.block.id) == 1) effects_.discarded(limbo.block.id, limbo.block.form);
-    pool_.release(limbo.block.id);
+    give_back(limbo.block);
     return true;
   });
 }

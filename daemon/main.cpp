@@ -84,7 +84,7 @@ Status serve(const Config& config) {
   options.conductor.max_clients = config.max_clients;
   options.conductor.max_sequences = config.max_sequences;
   options.conductor.stall_lease_ns = config.stall_lease_ms * 1'000'000;
-  options.conductor.form = form;
+  options.conductor.recompute.mode = config.recompute ? Recompute::always : Recompute::never;
   options.conductor.staging = staging;
   options.conductor.batch.max_rows = kMaxRows;
   options.conductor.batch.max_draws = kMaxDraws;

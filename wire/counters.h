@@ -43,7 +43,19 @@ namespace iokv::wire {
   X(doorbells_sent, "1", "wake-ups sent to clients")                                                          \
   X(doorbells_received, "1", "wake-ups received from clients")                                                \
   X(first_work_ns, "ns", "sum over batches that ended an idle time: from taking the entry to the backend's start") \
-  X(first_works, "1", "batches that ended an idle time")
+  X(first_works, "1", "batches that ended an idle time")                                                      \
+  X(predicted_ns, "ns", "sum of the predicted times of batches; 0 while nothing is known of the device")      \
+  X(measured_ns, "ns", "sum of their times on the device's clock, each from the end of the one before it")    \
+  X(planned_h2d_bytes, "bytes", "cached tokens that batches were planned to bring to the device")             \
+  X(h2d_bytes, "bytes", "bytes that the executor has copied to the device for them")                          \
+  X(d2h_bytes, "bytes", "bytes of new tokens that it has written back to the host")                           \
+  X(h2d_busy_ns, "ns", "time in copies to the device")                                                        \
+  X(d2h_busy_ns, "ns", "time in copies to the host")                                                          \
+  X(recompute_busy_ns, "ns", "time in recomputing K,V from X")                                                \
+  X(dense_busy_ns, "ns", "time in everything else that the device computes for the layers")                   \
+  X(x_blocks, "1", "blocks in the pool that are stored as X")                                                 \
+  X(kv_blocks, "1", "blocks in the pool that are stored as K,V")                                              \
+  X(x_share_ppm, "1e-6", "share of cached tokens that is aimed at to be stored as X")
 
 enum class Counter : uint32_t {
 #define IOKV_COUNTER_NAME(name, unit, meaning) name,

@@ -53,6 +53,7 @@ class Executor {
   const ExecutorLimits limits_;
   std::unique_ptr<Pipeline> pipeline_;
   std::unique_ptr<DeviceMemory> logits_;  // [max_draws, vocab] f32
+  uint64_t ended_ns_ = 0;                 // of the latest Plan, on the device's clock
   std::vector<int32_t> latest_draw_;      // by sequence slot
   std::vector<uint32_t> logits_rows_;     // [draws]
   std::vector<SampleRow> sample_rows_;    // [draws]

@@ -58,6 +58,9 @@ Status Pipeline::settle(StepMeasure& measure) {
   measure.d2h_bytes = flight.d2h_bytes;
   measure.recomputed_tokens = (plan.work.x_host + plan.work.x_device) * layers_;
   measure.started_ns = backend_.reached_ns(flight.at(0, 0).begin);
+  for (uint32_t index = 1; index < plan.ops.size() && plan.ops[index].queue == Queue::h2d; ++index) {
+    measure.started_ns = std::min(measure.started_ns, backend_.reached_ns(flight.at(0, index).begin));
+  }
   flight.plan = nullptr;  // its storage may be used for another one
   return {};
 }

@@ -152,7 +152,8 @@ struct StepMeasure {
   uint64_t h2d_bytes = 0, d2h_bytes = 0;
   uint64_t recomputed_tokens = 0;             // tokens times layers whose K,V was computed from X
   std::array<uint64_t, kQueues> busy_ns{};    // time in operations
-  uint64_t started_ns = 0, ended_ns = 0;      // on the device's clock: its first dense operation, its last draw
+  uint64_t started_ns = 0, ended_ns = 0;      // on the device's clock: its first operation, its last draw
+  uint64_t step_ns = 0;                       // from its start, or the end of the Plan before it if that was later
 };
 
 struct Plan {

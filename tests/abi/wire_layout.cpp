@@ -205,5 +205,17 @@ static_assert(static_cast<uint32_t>(Counter::doorbells_sent) == 31);
 static_assert(static_cast<uint32_t>(Counter::doorbells_received) == 32);
 static_assert(static_cast<uint32_t>(Counter::first_work_ns) == 33);
 static_assert(static_cast<uint32_t>(Counter::first_works) == 34);
+static_assert(static_cast<uint32_t>(Counter::predicted_ns) == 35);
+static_assert(static_cast<uint32_t>(Counter::measured_ns) == 36);
+static_assert(static_cast<uint32_t>(Counter::planned_h2d_bytes) == 37);
+static_assert(static_cast<uint32_t>(Counter::h2d_bytes) == 38);
+static_assert(static_cast<uint32_t>(Counter::d2h_bytes) == 39);
+static_assert(static_cast<uint32_t>(Counter::h2d_busy_ns) == 40);
+static_assert(static_cast<uint32_t>(Counter::d2h_busy_ns) == 41);
+static_assert(static_cast<uint32_t>(Counter::recompute_busy_ns) == 42);
+static_assert(static_cast<uint32_t>(Counter::dense_busy_ns) == 43);
+static_assert(static_cast<uint32_t>(Counter::x_blocks) == 44);
+static_assert(static_cast<uint32_t>(Counter::kv_blocks) == 45);
+static_assert(static_cast<uint32_t>(Counter::x_share_ppm) == 46);
 
 }  // namespace iokv::wire

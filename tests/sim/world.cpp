@@ -23,7 +23,8 @@ World::World(uint64_t seed) : random_(seed) {
   config_.max_sequences = 4 + below(5);
   config_.plans_in_flight = 1 + below(2);
   config_.stall_lease_ns = 1'000'000 + below(20'000'000);
-  config_.form = below(2) == 0 ? BlockForm::kv : BlockForm::x;
+  config_.recompute.mode = static_cast<Recompute>(below(3));
+  config_.recompute.fraction = below(101) / 100.0;
   config_.logits_rows_each = 1 + below(8);
   config_.batch.max_rows = 16 + below(100);
   config_.batch.max_draws = 4 + below(16);
@@ -45,7 +46,8 @@ World::World(uint64_t seed) : random_(seed) {
   surroundings_.max_context = config_.max_context;
   surroundings_.max_sequences = config_.max_sequences;
   surroundings_.max_operations = Exchange::max_operations(kGeometry);
-  surroundings_.pool_tokens = uint64_t{shape.units} / pool_->units_for(config_.form).value * kBlockTokens;
+  const bool all_x = config_.recompute.mode == Recompute::always;
+  surroundings_.pool_tokens = uint64_t{shape.units} / (all_x ? shape.x_units : shape.kv_units) * kBlockTokens;
   to_come_ = 2 + below(5);
   if (below(10) == 0) stops_at_turn_ = 1 + below(20'000);
 }

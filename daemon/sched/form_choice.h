@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// As what new blocks are stored: so that, of all tokens that steps read from the host, the share that is stored as X
+// follows the one with which a step is shortest. What is stored bounds what a step can do: K,V never become X again.
+// Pure; the conductor's thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "daemon/base/block_form.h"
+#include "daemon/sched/cost.h"
+#include "daemon/sched/profile.h"
+
+namespace iokv {
+
+enum class Recompute : uint8_t { never, always, fraction, automatic };
+
+struct RecomputeSetting {
+  Recompute mode = Recompute::never;
+  double fraction = 0;  // with Recompute::fraction: 0 ... 1
+};
+
+class FormChooser {
+ public:
+  explicit FormChooser(const RecomputeSetting& setting);
+
+  // Of the blocks that a sequence gets now, so many of the first are to be X and the others K,V; `last` is the form of
+  // the block before them. X first, so that its recomputation runs while K,V are on the wire.
+  uint32_t x_of(uint32_t blocks, std::optional<BlockForm> last) const;
+  void added(BlockForm form) { ++blocks_[static_cast<size_t>(form)]; }
+  void removed(BlockForm form) { --blocks_[static_cast<size_t>(form)]; }
+
+  // Recompute::automatic: what a step that does `work` says of the best share. The share moves only when that makes
+  // such a step shorter by kLeastGain: a plan that hardly gains moves nothing.
+  void observe(const Profile& profile, const CacheShape& shape, const LayerWork& work);
+  static constexpr double kLeastGain = 0.01;
+
+  double x_share() const { return x_share_; }
+
+ private:
+  const Recompute mode_;
+  double x_share_ = 0;                // that is aimed at
+  uint64_t blocks_[2] = {0, 0};       // in use, by form
+};
+
+}  // namespace iokv
