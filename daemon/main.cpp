@@ -12,6 +12,7 @@
 #include "daemon/config.h"
 #include "daemon/model/model_files.h"
 #include "daemon/pool/host_pool.h"
+#include "daemon/runtime/profile_choice.h"
 #include "daemon/service.h"
 
 namespace iokv {
@@ -33,8 +34,10 @@ DType dtype_of(const Config& config) {
 
 // Everything that the device's thread does before the first Plan.
 Result<std::unique_ptr<Executor>> load(Backend& backend, const ModelFiles& files, uint32_t max_context, BlockForm form,
-                                       const HostPool& memory, const LoadProgress& progress) {
+                                       const HostPool& memory, const ProfileChoice& profile,
+                                       const LoadProgress& progress) {
   IOKV_TRY_ASSIGN(Weights weights, load_weights(backend, files, progress));
+  IOKV_TRY(profile_for(backend, files.spec(), weights, profile));
   ModelLimits limits;
   limits.max_rows = kMaxRows;
   limits.max_spans = kMaxRows;
@@ -81,10 +84,11 @@ Status serve(const Config& config) {
   spdlog::info("{}: {}, {} layers, {} on {}, pool for {} tokens as {}", spec.name, spec.family, spec.layers,
                name_of(backend->info().compute), backend->info().name, limits.pool_tokens,
                config.recompute ? "activations" : "K,V");
+  const ProfileChoice profile{config.profile, config.state_directory, {}};
   // The device's thread drops this function once it has run, and with it the mapped files.
   auto files = std::make_shared<const ModelFiles>(std::move(opened));
   DeviceThread::Load load_model = [&, files = std::move(files)](const LoadProgress& progress) {
-    return load(*backend, *files, max_context, form, memory, progress);
+    return load(*backend, *files, max_context, form, memory, profile, progress);
   };
   IOKV_TRY_ASSIGN(auto service, Service::make(options, std::move(listener), std::move(offer), blocks, memory,
                                               std::move(load_model)));
