@@ -82,6 +82,13 @@ std::vector<Setting> settings_of(Config& config) {
        number(config.stall_lease_ms, 1, 86'400'000)},
       {"spin-us", "how long to look for work before sleeping, while no step runs (20)",
        number(config.spin_us, 0, 1'000'000)},
+      {"profile", "of this device and model: auto uses the stored one or measures; measure; off (auto)",
+       one_of({{"auto", [&config] { config.profile = ProfileMode::automatic; }},
+               {"measure", [&config] { config.profile = ProfileMode::measure; }},
+               {"off", [&config] { config.profile = ProfileMode::off; }}})},
+      {"state-directory",
+       "where profiles are kept ($IOKV_STATE_DIRECTORY, $STATE_DIRECTORY, $XDG_STATE_HOME/iokv, ~/.local/state/iokv)",
+       text_of(config.state_directory)},
       {"log-level", "debug, info, warning or error (info)",
        one_of({level("debug"), level("info"), level("warning"), level("error")})},
   };

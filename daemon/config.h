@@ -9,6 +9,7 @@
 
 #include "daemon/base/dtype.h"
 #include "daemon/base/result.h"
+#include "daemon/runtime/profile_choice.h"
 
 namespace iokv {
 
@@ -24,6 +25,8 @@ struct Config {
   uint32_t max_context = 0;      // tokens; 0: as trained
   uint64_t stall_lease_ms = 10'000;
   uint64_t spin_us = 20;         // how long the conductor looks for work before it sleeps, while no step runs
+  ProfileMode profile = ProfileMode::automatic;
+  std::string state_directory;   // empty: see choose_state_directory
   std::string log_level = "info";
 };
 

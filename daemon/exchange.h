@@ -50,6 +50,8 @@ class Exchange final : private Effects {
   // A Plan that has run; the next pass makes its outcomes visible.
   void retire(uint64_t now_ns, Plan* plan);
   void shut_down(uint64_t now_ns);
+  // See Conductor.
+  void know_device(const Profile& profile) { conductor_.know_device(profile); }
 
   // true: something was taken or posted, and another pass may find more.
   bool pass(uint64_t now_ns);

@@ -12,6 +12,7 @@
 #include "daemon/config.h"
 #include "daemon/model/model_files.h"
 #include "daemon/pool/host_pool.h"
+#include "daemon/runtime/profile_choice.h"
 #include "daemon/service.h"
 
 namespace iokv {
@@ -32,21 +33,26 @@ DType dtype_of(const Config& config) {
   return cpu_supports(CpuIsa::avx512_bf16) ? DType::bf16 : DType::f32;
 }
 
+struct LoadPlan {
+  BlockForm self_test_form = BlockForm::kv;
+  bool recomputes = false;
+  PipelineOptions pipeline;
+  ProfileChoice profile;
+};
+
 // Everything that the device's thread does before the first Plan.
-Result<std::unique_ptr<Executor>> load(Backend& backend, const ModelFiles& files, BlockForm form,
-                                       const StagingShape& staging, const HostPool& memory,
-                                       const LoadProgress& progress) {
+Result<LoadedDevice> load(Backend& backend, const ModelFiles& files, const LoadPlan& plan,
+                          const LoadProgress& progress) {
+  LoadedDevice loaded;
   IOKV_TRY_ASSIGN(Weights weights, load_weights(backend, files, progress));
+  IOKV_TRY_ASSIGN(loaded.profile, profile_for(backend, files.spec(), weights, plan.profile));
   ModelLimits limits;
   limits.max_rows = kMaxRows;
-  limits.recompute_rows = form == BlockForm::x ? staging.tile_tokens : 0;
+  limits.recompute_rows = plan.recomputes ? plan.pipeline.staging.tile_tokens : 0;
   IOKV_TRY_ASSIGN(auto model, Model::make(backend, files.spec(), std::move(weights), limits));
-  PipelineOptions options;
-  options.staging = staging;
-  options.host = options.device = {memory.base(), memory.layer_stride_bytes(), memory.unit_bytes()};
-  IOKV_TRY_ASSIGN(auto executor, Executor::make(backend, std::move(model), options, {kMaxRows, kMaxDraws}));
-  IOKV_TRY(executor->self_test(form));
-  return executor;
+  IOKV_TRY_ASSIGN(loaded.executor, Executor::make(backend, std::move(model), plan.pipeline, {kMaxRows, kMaxDraws}));
+  IOKV_TRY(loaded.executor->self_test(plan.self_test_form));
+  return loaded;
 }
 
 Status serve(const Config& config) {
@@ -91,10 +97,16 @@ Status serve(const Config& config) {
   spdlog::info("{}: {}, {} layers, {} on {}, pool for {} tokens as {}", spec.name, spec.family, spec.layers,
                name_of(backend->info().compute), backend->info().name, limits.pool_tokens,
                config.recompute ? "activations" : "K,V");
+  LoadPlan plan;
+  plan.self_test_form = form;
+  plan.recomputes = form == BlockForm::x;
+  plan.pipeline.staging = staging;
+  plan.pipeline.host = plan.pipeline.device = {memory.base(), memory.layer_stride_bytes(), memory.unit_bytes()};
+  plan.profile = {config.profile, config.state_directory, {}};
   // The device's thread drops this function once it has run, and with it the mapped files.
   auto files = std::make_shared<const ModelFiles>(std::move(opened));
   DeviceThread::Load load_model = [&, files = std::move(files)](const LoadProgress& progress) {
-    return load(*backend, *files, form, staging, memory, progress);
+    return load(*backend, *files, plan, progress);
   };
   IOKV_TRY_ASSIGN(auto service, Service::make(options, std::move(listener), std::move(offer), blocks, memory,
                                               std::move(load_model)));

@@ -124,6 +124,7 @@ void Service::take_from_device() {
     load_failure_ = device_->failure();
   } else if (state == DeviceThread::State::ready) {
     loaded_ = true;
+    exchange_.know_device(device_->profile());
     offer_.counters().set(wire::Counter::weights_bytes, device_->model().weight_bytes());
     offer_.counters().set(wire::Counter::loading_percent, 100);
     offer_.counters().set(wire::Counter::ready, 1);

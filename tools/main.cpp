@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// `iokv`, the administrator's command line. Exit status: 0, 1 when there is no answer (no daemon, no such hardware),
-// CLI11's code for wrong usage.
+// `iokv`, the administrator's command line. Exit status: 0, 1 when there is no answer (no daemon, no such hardware, no
+// sound profile), CLI11's code for wrong usage.
 #include <cstdint>
 #include <cstdio>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <utility>
 
 #include <CLI/CLI.hpp>
 
@@ -14,6 +15,7 @@
 #include "daemon/model/shapes.h"
 #include "tools/observer.h"
 #include "tools/plan.h"
+#include "tools/profile.h"
 #include "tools/status.h"
 
 namespace {
@@ -68,10 +70,30 @@ int plan(iokv::PlanQuestion question, const std::string& hardware, const std::st
   return print(json ? iokv::plan_json(question, *answer) : iokv::plan_text(question, *answer));
 }
 
+// Prints those that are sound, and says of the others why they are not.
+int profile(const std::string& path, const std::string& state_directory, bool json) {
+  auto found = iokv::find_profiles(path, state_directory);
+  if (!found) return fail(found.failure().message);
+  const auto now_unix_s = static_cast<int64_t>(std::time(nullptr));
+  bool sound = true;
+  std::string text;
+  for (iokv::FoundProfile& one : *found) {
+    if (one.profile) {
+      text += (text.empty() ? "" : "\n") + iokv::profile_text(one.path, *one.profile, now_unix_s);
+    } else {
+      fail(one.profile.failure().message);
+      sound = false;
+    }
+  }
+  const int printed = print(json ? iokv::profiles_json(*found, now_unix_s) : text);
+  return sound ? printed : 1;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App application("Looks at a running iokvd, and plans for hardware that is not here.", "iokv");
+  CLI::App application("Looks at a running iokvd and at what it has measured, and plans for hardware that is not here.",
+                       "iokv");
   application.require_subcommand(1);
   std::string socket_path;
   bool json = false;
@@ -95,8 +117,16 @@ int main(int argc, char** argv) {
       ->transform(CLI::AsSizeValue(true));
   plan_command->add_flag("--json", json, "as one JSON object");
   plan_command->add_option("--svg", svg_path, "draw the step's time over l to this file");
+
+  std::string profile_path, state_directory;
+  CLI::App* profile_command = application.add_subcommand("profile", "print what the daemon has measured of its device");
+  profile_command->add_option("file", profile_path, "one profile (default: all of the state directory)");
+  profile_command->add_option("--state-directory", state_directory,
+                              "default: $IOKV_STATE_DIRECTORY, else $XDG_STATE_HOME/iokv, else ~/.local/state/iokv");
+  profile_command->add_flag("--json", json, "as a JSON array, with the samples");
   CLI11_PARSE(application, argc, argv);
   if (status_command->parsed()) return status(socket_path, json);
+  if (profile_command->parsed()) return profile(profile_path, state_directory, json);
   question.weights_on_host = weights == "host";
   return plan(question, hardware, model, json, svg_path);
 }

@@ -33,7 +33,7 @@ Plan* DeviceThread::retired() {
 void DeviceThread::run() {
   ::pthread_setname_np(::pthread_self(), "iokvd-device");
   load();
-  if (executor_ == nullptr) return;
+  if (device_.executor == nullptr) return;
   // Only this thread takes from the queue: what is seen at its front stays there.
   const Pipeline::Next next = [this]() -> const Plan* { return issued_.read_available() > 0 ? issued_.front() : nullptr; };
   for (uint32_t seen = 0;;) {
@@ -41,7 +41,7 @@ void DeviceThread::run() {
     const uint32_t pushed = pushed_.load(std::memory_order_acquire);
     Plan* plan = nullptr;
     while (issued_.pop(plan)) {
-      executor_->run(*plan, next);
+      device_.executor->run(*plan, next);
       IOKV_ASSERT(retired_.push(plan));
       notify_();
     }
@@ -59,11 +59,11 @@ void DeviceThread::load() {
   });
   load_ = nullptr;
   if (loaded) {
-    executor_ = *std::move(loaded);
+    device_ = *std::move(loaded);
   } else {
     failure_ = loaded.failure().message;
   }
-  // Release: with the acquire in state(), for executor_ and failure_.
+  // Release: with the acquire in state(), for device_ and failure_.
   state_.store(loaded ? State::ready : State::failed, std::memory_order_release);
   notify_();
 }

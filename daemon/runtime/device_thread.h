@@ -23,10 +23,15 @@
 
 namespace iokv {
 
+struct LoadedDevice {
+  std::unique_ptr<Executor> executor;
+  Profile profile;
+};
+
 class DeviceThread {
  public:
   // Runs on the new thread; reports percentages on its way.
-  using Load = std::function<Result<std::unique_ptr<Executor>>(const LoadProgress& progress)>;
+  using Load = std::function<Result<LoadedDevice>(const LoadProgress& progress)>;
   // Called from the new thread whenever percent(), state() or retired() may have changed.
   using Notify = std::function<void()>;
 
@@ -39,7 +44,8 @@ class DeviceThread {
   // With State::failed: why.
   const std::string& failure() const { return failure_; }
   // With State::ready.
-  const Model& model() const { return executor_->model(); }
+  const Model& model() const { return device_.executor->model(); }
+  const Profile& profile() const { return device_.profile; }
 
   // Conductor's thread. At most kQueued Plans may be out.
   void issue(Plan* plan);
@@ -55,7 +61,7 @@ class DeviceThread {
 
   Load load_;
   Notify notify_;
-  std::unique_ptr<Executor> executor_;
+  LoadedDevice device_;
   std::string failure_;
   std::atomic<State> state_{State::loading};
   std::atomic<uint32_t> percent_{0};

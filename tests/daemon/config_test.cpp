@@ -42,13 +42,16 @@ void assert_refused(Result<CommandLine> result, const char* mentions) {
 }
 
 void options_set_what_they_say(void**) {
-  auto line = read({"--model", "m", "--pool-bytes", "3GiB", "--dtype", "f32", "--recompute", "always", "--max-clients", "7"});
+  auto line = read({"--model", "m", "--pool-bytes", "3GiB", "--dtype", "f32", "--recompute", "always", "--max-clients", "7",
+                    "--profile", "off", "--state-directory", "/state"});
   assert_true(static_cast<bool>(line));
   assert_string_equal(line->config.model.c_str(), "m");
   assert_int_equal(line->config.pool_bytes, uint64_t{3} << 30);
   assert_true(line->config.dtype == DType::f32);
   assert_true(line->config.recompute);
   assert_int_equal(line->config.max_clients, 7);
+  assert_true(line->config.profile == ProfileMode::off);
+  assert_string_equal(line->config.state_directory.c_str(), "/state");
 }
 
 void the_command_line_beats_the_file(void**) {

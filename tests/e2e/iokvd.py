@@ -53,6 +53,7 @@ class Daemon:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            env={"IOKV_STATE_DIRECTORY": str(self.directory / "state"), **os.environ},
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -146,7 +146,11 @@ void a_sound_device_passes_the_self_test_and_corrupt_weights_do_not(void**) {
 void the_thread_runs_plans_in_order_and_sleeps_between(void**) {
   Rig rig;
   std::counting_semaphore<> news{0};
-  DeviceThread device([&](const LoadProgress& progress) { return rig.make(progress); }, [&] { news.release(); });
+  DeviceThread device([&](const LoadProgress& progress) -> Result<LoadedDevice> {
+    LoadedDevice loaded;
+    IOKV_TRY_ASSIGN(loaded.executor, rig.make(progress));
+    return loaded;
+  }, [&] { news.release(); });
   while (device.state() == DeviceThread::State::loading) news.acquire();
   assert_true(device.state() == DeviceThread::State::ready);
   assert_int_equal(device.percent(), 100);
@@ -163,14 +167,14 @@ void the_thread_runs_plans_in_order_and_sleeps_between(void**) {
 void a_load_that_fails_says_why_and_one_that_is_not_wanted_stops(void**) {
   Rig rig;
   std::counting_semaphore<> news{0};
-  DeviceThread failing([](const LoadProgress&) -> Result<std::unique_ptr<Executor>> { return error("no such thing"); },
+  DeviceThread failing([](const LoadProgress&) -> Result<LoadedDevice> { return error("no such thing"); },
                        [&] { news.release(); });
   while (failing.state() == DeviceThread::State::loading) news.acquire();
   assert_true(failing.state() == DeviceThread::State::failed);
   assert_string_equal(failing.failure().c_str(), "no such thing");
   std::binary_semaphore stopped{0};
   {
-    DeviceThread endless([&](const LoadProgress& progress) -> Result<std::unique_ptr<Executor>> {
+    DeviceThread endless([&](const LoadProgress& progress) -> Result<LoadedDevice> {
       while (progress(1)) std::this_thread::yield();
       stopped.release();
       return error("interrupted");

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// The parts of a step, each by itself, on random data: what the profiler takes the time of. A Probe owns bounded
+// buffers on both sides of the link and goes round them, and round the model's layers, so that no operation finds in a
+// processor's cache what a step would have to fetch. The executor's thread runs it.
+//
+// Invariants
+//  1. It uses the backend through its seam alone, and only operations that Model (daemon/model/layers.h) issues.
+//  2. Operations are issued, not waited for. Values stay finite whatever is issued how often.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "daemon/backend/backend.h"
+#include "daemon/model/spec.h"
+#include "daemon/model/weights.h"
+
+namespace iokv {
+
+struct ProbeLimits {
+  uint32_t max_rows = 256;          // of a step
+  uint32_t max_draws = 64;
+  uint32_t max_tokens = 4096;       // of a recomputation
+  uint32_t max_attended = 1 << 16;  // tokens, over all rows
+  size_t max_cache_bytes = size_t{64} << 20;
+  size_t max_copy_bytes = size_t{64} << 20;
+};
+
+class Probe {
+ public:
+  // Fails when the backend has no memory for the buffers. Backend, spec and weights outlive the Probe.
+  static Result<std::unique_ptr<Probe>> make(Backend& backend, const ModelSpec& spec, const Weights& weights,
+                                             const ProbeLimits& limits);
+  ~Probe();
+  Probe(const Probe&) = delete;
+  Probe& operator=(const Probe&) = delete;
+
+  // 0 < bytes <= max_copy_bytes(), which is 0 where operations read the host's memory in place. Copies of at most half
+  // of that use other memory a direction, and may run both ways at once.
+  void h2d(size_t bytes);
+  void d2h(size_t bytes);
+  size_t max_copy_bytes() const { return copied_ == nullptr ? 0 : copied_->size_bytes(); }
+
+  // K,V of one layer from X, rope included, on the recompute queue. 0 < tokens <= max_tokens(), which is 0 for a model
+  // whose K,V cannot be recomputed (Model::make).
+  void recompute(uint32_t tokens);
+  uint32_t max_tokens() const { return max_tokens_; }
+
+  // The rest is on the dense queue. One layer's attention of as many rows as it takes for each to attend to about
+  // context_tokens().
+  void attend(uint32_t attended_tokens);
+  uint32_t max_attended() const { return max_attended_; }
+  uint32_t context_tokens() const { return context_; }
+
+  // A layer without attention: norms, products, rope and K,V stored, for rows of as many sequences.
+  void dense(uint32_t rows);
+  uint32_t max_rows() const { return limits_.max_rows; }
+
+  // Embedding, final norm, logits and greedy draws.
+  void head(uint32_t rows);
+  uint32_t max_draws() const { return limits_.max_draws; }
+
+ private:
+  Probe(Backend& backend, const ModelSpec& spec, const Weights& weights, const ProbeLimits& limits);
+  Status take_buffers();
+  Status take(std::unique_ptr<DeviceMemory>& memory, size_t elements, DType type);
+  Status fill(const DeviceMemory& memory, DType type);
+  const LayerWeights& next_layer();
+  std::byte* next_blocks(uint32_t blocks);
+  size_t next_offset(size_t bytes, size_t& at) const;
+  void norm(const NormWeights& weights, const float* x, void* y, uint32_t rows);
+  void product(const LinearWeights& weights, const void* x, void* y, uint32_t rows, GemmOutput output);
+  RopeArgs rope_args() const;
+
+  Backend& backend_;
+  const ModelSpec& spec_;
+  const Weights& weights_;
+  ProbeLimits limits_;
+  const size_t element_bytes_;   // of the compute type
+  const uint32_t qkv_width_;     // (heads + 2·kv_heads)·d
+  const size_t block_bytes_;     // of K,V
+  uint32_t blocks_ = 0;          // that cache_ holds
+  uint32_t max_tokens_ = 0, max_attended_ = 0, context_ = 0;
+
+  // Device buffers of the compute type unless f32; M = max_rows.
+  std::unique_ptr<DeviceMemory> hidden_;      // [M, h] f32
+  std::unique_ptr<DeviceMemory> normed_;      // [M, h]
+  std::unique_ptr<DeviceMemory> qkv_;         // [M, qkv_width]
+  std::unique_ptr<DeviceMemory> attended_;    // [M, heads·d]
+  std::unique_ptr<DeviceMemory> gate_up_;     // [M, 2·ffn], or [M, ffn] without a gate
+  std::unique_ptr<DeviceMemory> activated_;   // [M, ffn]
+  std::unique_ptr<DeviceMemory> x_;           // [max_tokens, h], or null
+  std::unique_ptr<DeviceMemory> recomputed_;  // [max_tokens, 2·kv_heads·d], or null
+  std::unique_ptr<DeviceMemory> cache_;       // [blocks] of K,V
+  std::unique_ptr<DeviceMemory> logits_;      // [max_draws, vocab] f32
+  std::unique_ptr<DeviceMemory> copied_;      // [max_copy_bytes], or null where nothing is copied
+  std::byte* host_ = nullptr;                 // host_bytes, pinned
+  size_t host_bytes_ = 0;
+
+  std::vector<RopeRun> runs_;
+  std::vector<const void*> addresses_;
+  std::vector<AttendSpan> spans_;
+  std::vector<int32_t> tokens_, drawn_;       // [M], [max_draws]
+  std::vector<uint32_t> positions_;           // [M]
+  std::vector<SampleRow> sample_rows_;        // [max_draws]
+  std::vector<float> logprobs_;               // [max_draws]
+
+  uint32_t layer_ = 0, block_ = 0;            // where the round is
+  size_t up_offset_ = 0, down_offset_ = 0;
+};
+
+}  // namespace iokv
