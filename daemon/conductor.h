@@ -54,6 +54,7 @@ struct ClientJoined {
   ClientId client;
   wire::Geometry geometry;
   uint32_t max_operations = 0;  // as WELCOME told the client
+  uint32_t weight = 1;          // in what clients share: batch.h
 };
 struct ClientGone {
   ClientId client;
@@ -124,6 +125,7 @@ class Conductor {
   struct Client {
     bool present = false;
     uint32_t generation = 0;
+    uint32_t weight = 1;
     std::optional<Credits> credits;
     std::map<uint64_t, uint32_t> sequences;  // the client's id -> slot
     uint64_t queued_tokens = 0;
@@ -183,6 +185,7 @@ class Conductor {
   void plan_steps();
   bool build_plan(Plan& plan);
   void admit_candidates();
+  BatchLimits limits_of_step() const;
   std::optional<Candidate> candidate_of(const Sequence& sequence) const;
   void add_span(Plan& plan, Sequence& sequence, uint32_t rows);
   void add_draws(Plan& plan, PlanSpan& span, Sequence& sequence);
@@ -212,6 +215,7 @@ class Conductor {
   std::vector<Plan*> idle_plans_;
   std::deque<Plan*> in_flight_;
   uint64_t issued_ = 0, retired_ = 0;         // Plan ids
+  uint64_t step_ns_ = 0;                      // how long a Plan takes: an average in which each new one is an eighth
   std::deque<LimboBlock> limbo_;
   std::vector<Sequence*> runnable_;
   std::vector<Candidate> candidates_;

@@ -29,7 +29,7 @@ bool Conductor::build_plan(Plan& plan) {
   const uint32_t first_client = candidates_.front().client;
   const bool several = std::any_of(candidates_.begin(), candidates_.end(),
                                    [=](const Candidate& c) { return c.client != first_client; });
-  for (const Pick& pick : chooser_.choose(candidates_, config_.batch)) add_span(plan, *sequences_[pick.slot], pick.rows);
+  for (const Pick& pick : chooser_.choose(candidates_, limits_of_step())) add_span(plan, *sequences_[pick.slot], pick.rows);
   IOKV_ASSERT(!plan.spans.empty());
   std::vector<uint32_t> clients;
   for (const PlanSpan& span : plan.spans) clients.push_back(span.client_slot);
@@ -38,6 +38,13 @@ bool Conductor::build_plan(Plan& plan) {
   if (several) bump(Counter::steps_multiclient_possible);
   if (several && plan.clients >= 2) bump(Counter::steps_shared);
   return true;
+}
+
+BatchLimits Conductor::limits_of_step() const {
+  BatchLimits limits = config_.batch;
+  limits.now_ns = now_ns_;
+  limits.step_ns = step_ns_;
+  return limits;
 }
 
 // Sequences with something to compute and the blocks for it. Whoever is more urgent has blocks first, so nobody who is in
@@ -74,7 +81,11 @@ std::optional<Candidate> Conductor::candidate_of(const Sequence& sequence) const
   candidate.rows = request.each && request.logits ? std::min(rows, config_.logits_rows_each) : rows;
   candidate.decode = rows == 1 && request.max_tokens > 0;
   candidate.priority = std::clamp<int16_t>(static_cast<int16_t>(sequence.priority + request.priority), -100, 100);
-  candidate.last_plan = sequence.last_plan;
+  candidate.weight = clients_[sequence.client.slot].weight;
+  candidate.context = length;
+  candidate.draws_left = request.max_tokens - std::min(request.max_tokens, sequence.sampled + sequence.draws_in_flight);
+  candidate.deadline_ns = request.deadline_ns;
+  candidate.waits_since = std::max(sequence.last_plan, sequence.started_plan);
   candidate.arrival = sequence.arrival;
   return candidate;
 }
@@ -147,6 +158,7 @@ void Conductor::on(const PlanRetired& event) {
   retired_ = plan.id;
   bump(Counter::steps);
   bump(Counter::step_ns, static_cast<int64_t>(plan.ended_ns - plan.started_ns));
+  step_ns_ = step_ns_ == 0 ? plan.ended_ns - plan.started_ns : (7 * step_ns_ + plan.ended_ns - plan.started_ns) / 8;
   bump(Counter::recomputed_tokens, static_cast<int64_t>(plan.recomputed_tokens));
   if (plan.taken_ns != 0 && plan.started_ns >= plan.taken_ns) {
     bump(Counter::first_works);

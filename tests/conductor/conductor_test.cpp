@@ -87,6 +87,58 @@ void a_lone_prompt_has_the_whole_step(void**) {
   assert_int_equal(harness.issued[0]->tokens.size(), 128);
 }
 
+void prompts_of_clients_are_read_by_weight(void**) {
+  ConductorConfig config;
+  config.batch.prefill_rows = 12;
+  Harness harness(config);
+  constexpr wire::Geometry kRoomy{16, 1024, 4096, 4096};
+  const ClientId decoder = harness.join(0, kRoomy), light = harness.join(1), heavy = harness.join(2, kRoomy, 3);
+  harness.open(decoder, kA);
+  harness.submit(decoder, Harness::step(kA, 1, 200));
+  harness.plan();
+  harness.retire();
+  for (ClientId client : {light, heavy}) {
+    harness.open(client, kA);
+    harness.submit(client, Harness::step(kA, 900, 1));
+  }
+  uint32_t rows[3] = {};
+  for (int i = 0; i < 40; i++) {
+    harness.plan();
+    for (const PlanSpan& span : harness.issued.front()->spans) rows[span.client_slot] += span.rows;
+    harness.retire();
+  }
+  // The first Plan was out already.
+  assert_int_equal(rows[1] + rows[2], 39 * 12);
+  assert_true(rows[2] >= 3 * rows[1] - 4 && rows[2] <= 3 * rows[1] + 4);
+}
+
+// Three that are more urgent by priority could take both rows of all 29 steps that there is time for.
+void a_deadline_in_danger_is_kept_against_priorities(void**) {
+  ConductorConfig config;
+  config.batch.max_draws = 2;
+  config.plans_in_flight = 1;
+  Harness harness(config);
+  const ClientId client = harness.join(0, {16, 1024, 4096, 4096});
+  for (uint64_t id : {kA, kB, kC}) {
+    harness.open(client, id, 50);
+    harness.submit(client, Harness::step(id, 1, 100));
+  }
+  const uint64_t id = 4 | uint64_t{1} << 32;
+  harness.open(client, id);
+  Request request = Harness::step(id, 1, 20);
+  request.deadline_ns = 29'500;
+  const uint64_t urgent = harness.submit(client, request);
+  for (int i = 0; i < 29; i++) {
+    harness.plan();
+    harness.issued.front()->started_ns = harness.now_ns;
+    harness.now_ns += 1000;
+    harness.issued.front()->ended_ns = harness.now_ns;
+    harness.retire();
+  }
+  assert_int_equal(harness.outcomes(urgent).size(), 20);
+  assert_int_equal(harness.outcomes(urgent).back().result, 0);
+}
+
 void the_less_urgent_lose_blocks_and_keep_tokens(void**) {
   Harness harness({}, 4);
   const ClientId client = harness.join(0);
@@ -325,6 +377,8 @@ int main() {
       cmocka_unit_test(what_was_drawn_beyond_a_stop_token_is_dropped),
       cmocka_unit_test(a_long_prompt_is_cut_while_somebody_decodes),
       cmocka_unit_test(a_lone_prompt_has_the_whole_step),
+      cmocka_unit_test(prompts_of_clients_are_read_by_weight),
+      cmocka_unit_test(a_deadline_in_danger_is_kept_against_priorities),
       cmocka_unit_test(the_less_urgent_lose_blocks_and_keep_tokens),
       cmocka_unit_test(idle_sequences_give_way_before_running_ones),
       cmocka_unit_test(a_sequence_that_could_never_fit_is_refused_at_once),
