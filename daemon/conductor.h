@@ -45,6 +45,7 @@ struct ConductorConfig {
   BlockForm form = BlockForm::kv;    // of new blocks: recompute = never | always
   uint32_t logits_rows_each = 8;     // rows of a Plan of an operation that keeps logits of every row
   BatchLimits batch;
+  StepModel step_model;              // how long steps take; nothing known: batch.prefill_rows
   bool verify_always = false;        // after every event: for tests
 };
 
@@ -99,6 +100,12 @@ class Conductor {
   Conductor(const ConductorConfig& config, BlockPool& pool, Effects& effects);
 
   void handle(Event event);
+
+  // What has been measured of the device; from the next Plan on.
+  void set_profile(const Profile& profile, const CacheShape& shape) {
+    config_.step_model.profile = profile;
+    config_.step_model.shape = shape;
+  }
 
   // The earliest time at which a PassEnded is due without any other event; 0: none.
   uint64_t next_timer_ns() const;

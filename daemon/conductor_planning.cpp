@@ -29,7 +29,9 @@ bool Conductor::build_plan(Plan& plan) {
   const uint32_t first_client = candidates_.front().client;
   const bool several = std::any_of(candidates_.begin(), candidates_.end(),
                                    [=](const Candidate& c) { return c.client != first_client; });
-  for (const Pick& pick : chooser_.choose(candidates_, limits_of_step())) add_span(plan, *sequences_[pick.slot], pick.rows);
+  for (const Pick& pick : chooser_.choose(candidates_, limits_of_step(), config_.step_model)) {
+    add_span(plan, *sequences_[pick.slot], pick.rows);
+  }
   IOKV_ASSERT(!plan.spans.empty());
   std::vector<uint32_t> clients;
   for (const PlanSpan& span : plan.spans) clients.push_back(span.client_slot);

@@ -30,31 +30,48 @@ auto urgency(const Candidate& candidate, const BatchLimits& limits) {
 
 auto wait(const Candidate& candidate) { return std::tuple(candidate.waits_since, candidate.arrival, candidate.slot); }
 
+// All cached tokens are taken to be on the device. Those on the host are to be added here, and what is written back to
+// prompt_row_.
+void add_decode(LayerWork& work, const Candidate& candidate) {
+  work.rows++;
+  work.attended += candidate.context;
+}
+
 }  // namespace
 
-std::span<const Pick> BatchChooser::choose(std::span<const Candidate> candidates, const BatchLimits& limits) {
+std::span<const Pick> BatchChooser::choose(std::span<const Candidate> candidates, const BatchLimits& limits,
+                                           const StepModel& model) {
   IOKV_ASSERT(limits.max_rows >= 2 && limits.max_draws >= 2 && limits.prefill_rows >= 1);
   steps_++;
   picks_.clear();
   candidates_ = candidates;
   rows_left_ = limits.max_rows;
   draws_left_ = limits.max_draws;
+  decodes_ = {};
   const bool decoding = std::any_of(candidates.begin(), candidates.end(), [](const Candidate& c) { return c.decode; });
   const bool reading = std::any_of(candidates.begin(), candidates.end(), [](const Candidate& c) { return !c.decode; });
-  const uint32_t prefill_rows = decoding ? std::min(limits.prefill_rows, limits.max_rows) : limits.max_rows;
+  const bool bounded = decoding && !model.known();
   // A prompt's last rows need a draw: some are kept for them.
   const uint32_t kept_draws = reading ? std::max(1u, limits.max_draws / 8) : 0;
   const uint32_t kept_rows = reading ? std::max(1u, limits.max_rows / 8) : 0;
 
-  collect(candidates, prefill_rows);
-  limit_greed(limits);
-  for (Kind kind : {kDecode, kPrefill}) {
-    divide(kind, kind == kDecode ? std::min(draws_left_ - kept_draws, rows_left_ - kept_rows)
-                                 : std::min(prefill_rows, rows_left_));
-    for (const Turn& turn : turns_) serve(shares_[turn.share], kind, limits);
-    settle(kind);
+  collect(candidates, bounded ? std::min(limits.prefill_rows, limits.max_rows) : limits.max_rows);
+  limit_greed(limits.free_rows);
+  fill(kDecode, std::min(draws_left_ - kept_draws, rows_left_ - kept_rows), limits);
+  const PrefillRows prefill = prefill_rows(limits, model);
+  for (Share& share : shares_) {
+    share.rows[kPrefill] = std::max(share.rows[kPrefill], std::min(share.prefill_wanted, prefill.free));
   }
+  fill(kPrefill, std::min(prefill.most, rows_left_), limits);
   return picks_;
+}
+
+// Beside the decodes that have been picked.
+PrefillRows BatchChooser::prefill_rows(const BatchLimits& limits, const StepModel& model) const {
+  if (decodes_.rows == 0) return {0, limits.max_rows};
+  if (!model.known()) return {0, limits.prefill_rows};
+  const PrefillRows rows = prefill_beside(model, decodes_, prompt_row_, rows_left_);
+  return {rows.free, std::max(1u, rows.most)};  // 1: else prompts would wait for as long as anybody decodes
 }
 
 void BatchChooser::join(uint32_t client, uint32_t weight) {
@@ -66,6 +83,7 @@ void BatchChooser::join(uint32_t client, uint32_t weight) {
 // One share a client, with what it wants, and its candidates side by side in order_.
 void BatchChooser::collect(std::span<const Candidate> candidates, uint32_t prefill_rows) {
   shares_.clear();
+  uint64_t prompts = 0, context = 0;
   for (const Candidate& candidate : candidates) {
     if (candidate.client >= accounts_.size()) accounts_.resize(candidate.client + 1);
     Account& account = accounts_[candidate.client];
@@ -77,9 +95,14 @@ void BatchChooser::collect(std::span<const Candidate> candidates, uint32_t prefi
     Share& share = shares_[account.share];
     const Kind kind = candidate.decode ? kDecode : kPrefill;
     share.candidates[kind]++;
-    share.rows[kind] = candidate.decode ? share.rows[kind] + 1
-                                        : std::min(share.rows[kind] + std::min(candidate.rows, prefill_rows), prefill_rows);
+    share.rows[kind] += std::min(candidate.rows, prefill_rows);
+    if (candidate.decode) continue;
+    share.prefill_wanted = share.rows[kind] = std::min(share.rows[kind], prefill_rows);
+    prompts++;
+    context += candidate.context;
   }
+  prompt_row_ = {};
+  if (prompts > 0) prompt_row_.attended = static_cast<double>(context) / static_cast<double>(prompts);
   uint32_t places = 0;
   for (Share& share : shares_) {
     for (Kind kind : {kDecode, kPrefill}) {
@@ -99,7 +122,7 @@ void BatchChooser::collect(std::span<const Candidate> candidates, uint32_t prefi
 }
 
 // Cuts what each share wants to what it may have.
-void BatchChooser::limit_greed(const BatchLimits& limits) {
+void BatchChooser::limit_greed(uint32_t free_rows) {
   std::sort(shares_.begin(), shares_.end(), [](const Share& a, const Share& b) {
     const uint64_t left = uint64_t{a.wanted()} * b.weight, right = uint64_t{b.wanted()} * a.weight;
     return std::tuple(left, a.client) < std::tuple(right, b.client);
@@ -111,7 +134,7 @@ void BatchChooser::limit_greed(const BatchLimits& limits) {
     if (heaviest > 0) {
       const uint64_t doubled = sum * std::min<uint64_t>(share.weight, heaviest) / heaviest;
       const uint64_t alike = before * share.weight / before_weight;
-      const uint64_t most = std::max({uint64_t{2}, uint64_t{limits.free_rows}, doubled, alike});  // 2: decode and prompt
+      const uint64_t most = std::max({uint64_t{2}, uint64_t{free_rows}, doubled, alike});  // 2: decode and prompt
       share.may = static_cast<uint32_t>(std::min<uint64_t>(share.may, most));
     }
     before = share.may;
@@ -137,8 +160,14 @@ void BatchChooser::limit_greed(const BatchLimits& limits) {
     const uint32_t decodes = share.rows[kDecode], prefill = share.rows[kPrefill];
     const uint32_t reading = std::min(prefill, std::max(may / 2, may - std::min(may, decodes)));
     share.rows[kDecode] = std::min(decodes, may - reading);
-    share.rows[kPrefill] = std::max(reading, std::min(prefill, limits.free_prefill_rows));
+    share.rows[kPrefill] = reading;
   }
+}
+
+void BatchChooser::fill(Kind kind, uint32_t capacity, const BatchLimits& limits) {
+  divide(kind, capacity);
+  for (const Turn& turn : turns_) serve(shares_[turn.share], kind, limits);
+  settle(kind);
 }
 
 // Leaves in turns_ who wants rows of the kind, in the order of their tags, and in `granted` how many each gets.
@@ -259,6 +288,7 @@ uint32_t BatchChooser::pick(const Candidate& candidate, uint32_t budget) {
   if (candidate.each) rows = std::min(rows, draws_left_);
   if (rows == 0 || draws_left_ == 0) return 0;
   picks_.push_back({candidate.slot, rows});
+  if (candidate.decode) add_decode(decodes_, candidate);
   rows_left_ -= rows;
   draws_left_ -= candidate.each ? rows : 1;
   return rows;

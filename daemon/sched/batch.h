@@ -10,8 +10,7 @@
 //     that cuts divide what they may have max-min fairly by weight. So clients that want alike for their weight are
 //     served in full, a lone client has everything, and no single greedy client makes the step of others of its weight
 //     more than about twice as long, whatever it submits: rows beyond free_rows, the number that rides along while the
-//     weights are read once, cost in proportion. Rows of prompts that lengthen nothing (free_prefill_rows) are not
-//     limited so.
+//     weights are read once, cost in proportion. Rows of prompts that lengthen nothing (prefill.h) are not limited so.
 //  2. Who goes first when a step cannot take what is left (draws, rows of prompts): start-time fair queueing (Goyal, Vin
 //     and Cheng, SIGCOMM 1996), a packet being a row and each kind of row a link of its own. A client's rows are tagged
 //     1/weight apart, from where its last one ended or from the tag now served, whichever is later, and the lowest tag
@@ -23,6 +22,9 @@
 // client's turns that leave somebody out every kAgedTurns-th goes to the longest wait, whatever else it has: seven
 // eighths honour priorities.
 //
+// How many rows of prompts there are while anybody decodes follows from the decodes that go in and from how long the
+// device takes for what (prefill.h); where that is not known it is a constant.
+//
 // Starvation is impossible: while client c lacks rows of a kind it gets one in every 2 + sum/C steps, where sum is
 // weight_g/weight_c + 1 of every other client g and C >= 1 the rows of the kind that a step takes (1 where EACH uses up
 // the draws); and the last of its n candidates of that kind is taken within kAgedTurns·n such turns.
@@ -33,6 +35,8 @@
 #include <span>
 #include <vector>
 
+#include "daemon/sched/prefill.h"
+
 namespace iokv {
 
 struct Candidate {
@@ -40,7 +44,7 @@ struct Candidate {
   uint32_t client = 0;       // slot of the client
   uint32_t weight = 1;       // of the client, >= 1: the same in all of its candidates
   uint32_t rows = 0;         // tokens that could be computed now, >= 1
-  uint32_t context = 0;      // tokens that the last of them attends to
+  uint32_t context = 0;      // tokens that the last of its operation's rows attends to
   uint32_t draws_left = 0;   // that the operation asks for, at the most
   bool decode = false;       // one row, which draws
   bool each = false;         // draws at every row
@@ -53,8 +57,7 @@ struct Candidate {
 struct BatchLimits {
   uint32_t max_rows = 256;         // of a step, >= 2
   uint32_t max_draws = 64;         // rows of logits of a step, >= 2
-  uint32_t prefill_rows = 64;      // of prompts in a step, while anybody decodes; >= 1
-  uint32_t free_prefill_rows = 0;  // of those, how many make it no longer
+  uint32_t prefill_rows = 64;      // of prompts in a step while anybody decodes, if no StepModel says more; >= 1
   uint32_t free_rows = 8;
   uint64_t now_ns = 0, step_ns = 0;  // for deadlines: the time, and that of a step; 0: not known, none is in danger
 };
@@ -71,7 +74,8 @@ class BatchChooser {
   // The result is valid until the next call; not empty unless `candidates` is. O(candidates + clients log clients + rows
   // log clients), but the few turns that leave somebody out cost a logarithm of the client's candidates each. Allocates
   // only for more candidates, clients or rows than ever before.
-  std::span<const Pick> choose(std::span<const Candidate> candidates, const BatchLimits& limits);
+  std::span<const Pick> choose(std::span<const Candidate> candidates, const BatchLimits& limits,
+                               const StepModel& model = {});
 
   // The slot of a client has a new owner. It begins like one who has just had a row, so that nobody gains by leaving and
   // coming back.
@@ -100,6 +104,7 @@ class BatchChooser {
     ByKind<uint32_t> candidates{}, end{};  // how many, and the end of their places in order_
     ByKind<uint32_t> rows{};               // wanted; then what of `may` is for them
     uint32_t may = 0;                      // rows of both kinds
+    uint32_t prefill_wanted = 0;
     ByKind<uint32_t> granted{}, used{};
     uint32_t wanted() const { return rows[kDecode] + rows[kPrefill]; }
   };
@@ -109,8 +114,10 @@ class BatchChooser {
     uint32_t share = 0;
   };
 
+  PrefillRows prefill_rows(const BatchLimits& limits, const StepModel& model) const;
   void collect(std::span<const Candidate> candidates, uint32_t prefill_rows);
-  void limit_greed(const BatchLimits& limits);
+  void limit_greed(uint32_t free_rows);
+  void fill(Kind kind, uint32_t capacity, const BatchLimits& limits);
   void divide(Kind kind, uint32_t capacity);
   void grant_by_tag(Kind kind, uint32_t capacity);
   void settle(Kind kind);
@@ -129,6 +136,8 @@ class BatchChooser {
   std::vector<uint8_t> taken_;     // by candidate
   std::vector<Turn> turns_, heap_;
   std::vector<Pick> picks_;
+  LayerWork decodes_;              // picked
+  PromptRow prompt_row_;           // on the average
   uint32_t rows_left_ = 0, draws_left_ = 0;
 };
 

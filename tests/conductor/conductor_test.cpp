@@ -75,6 +75,23 @@ void a_long_prompt_is_cut_while_somebody_decodes(void**) {
   }
 }
 
+// Up to 40 rows cost the same, and 60 half as much again: a decode and 59 of the prompt.
+void a_prompt_gets_what_the_profile_allows(void**) {
+  ConductorConfig config;
+  config.batch.prefill_rows = 16;
+  Harness harness(config);
+  Profile profile;
+  profile.dense = {4000, 0, 100};
+  harness.conductor.set_profile(profile, {1, 100, 100});
+  const ClientId client = harness.join(0);
+  harness.open(client, kA);
+  harness.submit(client, Harness::step(kA, 1, 100));
+  harness.open(client, kB);
+  harness.submit(client, Harness::step(kB, 500, 1));
+  harness.plan();
+  assert_int_equal(harness.issued[0]->tokens.size(), 60);
+}
+
 void a_lone_prompt_has_the_whole_step(void**) {
   ConductorConfig config;
   config.batch.prefill_rows = 16;
@@ -376,6 +393,7 @@ int main() {
       cmocka_unit_test(the_next_plan_is_out_before_the_first_is_back),
       cmocka_unit_test(what_was_drawn_beyond_a_stop_token_is_dropped),
       cmocka_unit_test(a_long_prompt_is_cut_while_somebody_decodes),
+      cmocka_unit_test(a_prompt_gets_what_the_profile_allows),
       cmocka_unit_test(a_lone_prompt_has_the_whole_step),
       cmocka_unit_test(prompts_of_clients_are_read_by_weight),
       cmocka_unit_test(a_deadline_in_danger_is_kept_against_priorities),

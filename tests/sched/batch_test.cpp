@@ -10,19 +10,22 @@
 #include <set>
 #include <vector>
 
+#include "tests/sched/profiles.h"
+
 #include "tests/cmocka_cpp.h"
 
 namespace {
 uint64_t allocations = 0;
 }
 
-void* operator new(std::size_t size) {
+// Not inlined: the compiler would see malloc on one side only.
+[[gnu::noinline]] void* operator new(std::size_t size) {
   allocations++;
   if (void* memory = std::malloc(size)) return memory;
   throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace iokv {
 namespace {
@@ -55,11 +58,12 @@ std::vector<Candidate> candidates_of(const std::vector<Wish>& wishes) {
 }
 
 // Rows a client gets.
-std::map<uint32_t, uint32_t> rows_by_client(const std::vector<Wish>& wishes, const BatchLimits& limits) {
+std::map<uint32_t, uint32_t> rows_by_client(const std::vector<Wish>& wishes, const BatchLimits& limits,
+                                            const StepModel& model = {}) {
   std::vector<Candidate> candidates = candidates_of(wishes);
   BatchChooser chooser;
   std::map<uint32_t, uint32_t> rows;
-  for (const Pick& pick : chooser.choose(candidates, limits)) rows[wishes[pick.slot].client] += pick.rows;
+  for (const Pick& pick : chooser.choose(candidates, limits, model)) rows[wishes[pick.slot].client] += pick.rows;
   return rows;
 }
 
@@ -165,16 +169,53 @@ void a_flood_is_limited_by_its_weight(void**) {
   assert_int_equal(rows.at(1), 32);
 }
 
+// A row takes 1,000 ns and the least is 80,000: 80 rows in all cost what 4 do, and half as long again is 120.
+StepModel model_of_rows() {
+  StepModel model;
+  model.profile.dense = {80'000, 0, 1000};
+  model.shape.layers = 1;
+  return model;
+}
+
 void rows_of_prompts_that_are_free_are_not_limited(void**) {
   BatchLimits limits;
   limits.free_rows = 1;
-  limits.prefill_rows = 100;
   const std::vector<Wish> wishes = together(decodes(0, 4), {{1, 1000}});
   assert_int_equal(rows_by_client(wishes, limits).at(1), 4);
-  limits.free_prefill_rows = 80;
-  const auto rows = rows_by_client(wishes, limits);
+  const auto rows = rows_by_client(wishes, limits, model_of_rows());
   assert_int_equal(rows.at(0), 4);
-  assert_int_equal(rows.at(1), 80);
+  assert_int_equal(rows.at(1), 76);
+}
+
+void prompts_lengthen_a_step_by_the_bound_at_most(void**) {
+  BatchLimits limits;
+  assert_int_equal(rows_by_client(together(decodes(0, 40), {{0, 1000}}), limits, model_of_rows()).at(0), 120);
+  std::mt19937_64 random(test_seed());
+  for (int round = 0; round < 300; round++) {
+    StepModel machine{random_profile(random), cache_shape(1 + random() % 40, 1024, 1024)};
+    machine.prefill_delay = 0.1 * static_cast<double>(random() % 20);
+    std::vector<Candidate> candidates;
+    for (uint32_t i = 0; i < 1 + random() % 100; i++) {
+      Candidate candidate;
+      candidate.slot = i;
+      candidate.client = static_cast<uint32_t>(random() % 5);
+      candidate.decode = i == 0 || random() % 2 == 0;
+      candidate.rows = candidate.decode ? 1 : 1 + static_cast<uint32_t>(random() % 500);
+      candidate.context = 700;
+      candidates.push_back(candidate);
+    }
+    BatchChooser chooser;
+    LayerWork alone, all;
+    for (const Pick& pick : chooser.choose(candidates, limits, machine)) {
+      all.rows += pick.rows;
+      if (candidates[pick.slot].decode) alone.rows++;
+    }
+    alone.attended = 700 * alone.rows;
+    all.attended = 700 * all.rows;
+    if (all.rows == alone.rows + 1) continue;  // one row of a prompt may always go
+    const double bound = (1 + machine.prefill_delay) * streaming_cost(machine.profile, machine.shape, alone).total_ns;
+    assert_true(streaming_cost(machine.profile, machine.shape, all).total_ns <= bound * (1 + 1e-6));
+  }
 }
 
 // What start-time fair queueing promises, for every span of time in which two clients lack rows: others come and go.
@@ -323,7 +364,8 @@ void no_limit_is_exceeded_and_nobody_waits_beyond_the_bound(void**) {
     limits.max_draws = 2 + below(below(2) == 0 ? 3 : limits.max_rows);
     limits.prefill_rows = 1 + below(32);
     limits.free_rows = 1 + below(8);
-    limits.free_prefill_rows = below(2) * below(8);
+    StepModel model;
+    if (below(2) == 0) model = {random_profile(random), cache_shape(4, 1024, 1024)};
     limits.step_ns = below(2) * 10;
     constexpr uint32_t kClients = 5;
     std::vector<uint32_t> weights(kClients);
@@ -344,6 +386,7 @@ void no_limit_is_exceeded_and_nobody_waits_beyond_the_bound(void**) {
         candidate.weight = weights[candidate.client];
         candidate.decode = below(2) == 0;
         candidate.rows = candidate.decode ? 1 : 1 + below(200);
+        candidate.context = 1 + below(4000);
         candidate.each = !candidate.decode && below(4) == 0;
         candidate.priority = static_cast<int16_t>(below(3));
         candidate.deadline_ns = below(3) == 0 ? limits.now_ns + below(1000) : 0;
@@ -365,7 +408,7 @@ void no_limit_is_exceeded_and_nobody_waits_beyond_the_bound(void**) {
       const bool reading = !std::all_of(candidates.begin(), candidates.end(), decodes);
       uint32_t rows = 0, picks = 0, prefill = 0;
       std::set<uint32_t> ended;
-      for (const Pick& pick : chooser.choose(candidates, limits)) {
+      for (const Pick& pick : chooser.choose(candidates, limits, model)) {
         Live& one = live[pick.slot];
         assert_true(pick.rows > 0 && pick.rows <= one.candidate.rows);
         rows += pick.rows;
@@ -377,7 +420,7 @@ void no_limit_is_exceeded_and_nobody_waits_beyond_the_bound(void**) {
         if (below(30) == 0) ended.insert(pick.slot);
       }
       assert_true(picks > 0 && rows <= limits.max_rows && picks <= limits.max_draws);
-      assert_true(!decoding || prefill <= limits.prefill_rows);
+      assert_true(!decoding || model.known() || prefill <= limits.prefill_rows);
       const uint32_t capacity = std::min(limits.max_draws - (reading ? std::max(1u, limits.max_draws / 8) : 0),
                                          limits.max_rows - (reading ? std::max(1u, limits.max_rows / 8) : 0));
       for (const Live& one : live) {
@@ -435,6 +478,7 @@ int main() {
       cmocka_unit_test(a_decoding_client_keeps_half_of_its_share_for_its_prompts),
       cmocka_unit_test(a_flood_is_limited_by_its_weight),
       cmocka_unit_test(rows_of_prompts_that_are_free_are_not_limited),
+      cmocka_unit_test(prompts_lengthen_a_step_by_the_bound_at_most),
       cmocka_unit_test(who_lacks_rows_gets_them_by_weight),
       cmocka_unit_test(greedy_clients_share_by_weight_what_they_may_have),
       cmocka_unit_test(priority_takes_nothing_from_other_clients),

@@ -29,6 +29,11 @@ World::World(uint64_t seed) : random_(seed) {
   config_.batch.max_draws = 4 + below(16);
   config_.batch.prefill_rows = 4 + below(60);
   config_.batch.free_rows = 1 + below(8);
+  if (below(2) == 0) {
+    config_.step_model.profile.dense = {1.0 * below(50'000), 0, 1.0 + below(2'000)};
+    config_.step_model.shape.layers = 1;
+    config_.step_model.prefill_delay = 0.1 * below(20);
+  }
   config_.verify_always = true;
   PoolShape shape;
   shape.units = below(2) == 0 ? 5 + below(12) : 12 + below(60);  // half of them too small for what is wanted
