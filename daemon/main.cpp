@@ -70,12 +70,14 @@ Status serve(const Config& config) {
 
   ServiceOptions options;
   options.spin_ns = config.spin_us * 1000;
+  options.client_weights = config.client_weights;
   options.conductor.vocabulary = spec.vocab;
   options.conductor.max_context = max_context;
   options.conductor.max_clients = config.max_clients;
   options.conductor.max_sequences = config.max_sequences;
   options.conductor.stall_lease_ns = config.stall_lease_ms * 1'000'000;
   options.conductor.form = form;
+  options.conductor.step_model.prefill_delay = config.prefill_delay_percent / 100.0;
   options.conductor.batch.max_rows = kMaxRows;
   options.conductor.batch.max_draws = kMaxDraws;
   spdlog::info("{}: {}, {} layers, {} on {}, pool for {} tokens as {}", spec.name, spec.family, spec.layers,

@@ -109,7 +109,7 @@ void World::invite() {
   }
   if (!honest || below(5) == 0) guest.dies_at_ns = now_ns_ + below(40'000'000);
   RingClient& rings = honest ? guest.honest->rings : guest.hostile->rings;
-  guest.id = exchange_->join(now_ns_, kGeometry, rings.up(), rings.down());
+  guest.id = exchange_->join(now_ns_, kGeometry, rings.up(), rings.down(), 1 + below(8));
   guests_.push_back(std::move(guest));
   wake_daemon();
 }
