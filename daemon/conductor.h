@@ -197,6 +197,7 @@ class Conductor {
   void add_span(Plan& plan, Sequence& sequence, uint32_t rows);
   void add_draws(Plan& plan, PlanSpan& span, Sequence& sequence);
   void accept(Sequence& sequence, const PlanSpan& span, Plan& plan);
+  void give_turns();
   bool reserve_blocks(Sequence& sequence);
   bool could_reserve(const Sequence& sequence, Blocks missing);
   bool preempt_for(const Sequence& sequence);
@@ -224,7 +225,7 @@ class Conductor {
   uint64_t issued_ = 0, retired_ = 0;         // Plan ids
   uint64_t step_ns_ = 0;                      // how long a Plan takes: an average in which each new one is an eighth
   std::deque<LimboBlock> limbo_;
-  std::vector<Sequence*> runnable_;
+  std::vector<Sequence*> runnable_, started_;
   std::vector<Candidate> candidates_;
   std::vector<uint32_t> to_be_released_;      // by block id: see could_reserve
   BatchChooser chooser_;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Blocks and Plans: who computes what next, on which blocks, and what is made of the draws when a Plan retires.
 #include <algorithm>
+#include <climits>
+#include <tuple>
 #include <utility>
 
 #include "daemon/conductor.h"
@@ -54,6 +56,7 @@ BatchLimits Conductor::limits_of_step() const {
 void Conductor::admit_candidates() {
   candidates_.clear();
   runnable_.clear();
+  give_turns();
   for (const auto& sequence : sequences_) {
     if (candidate_of(*sequence)) runnable_.push_back(sequence.get());
   }
@@ -231,6 +234,30 @@ void Conductor::accept(Sequence& sequence, const PlanSpan& span, Plan& plan) {
 
 // ---- blocks ---------------------------------------------------------------------------------------------------------
 
+// Clients take turns at the pool, in each with as many operations as their weight. A client's own are in the order of
+// priority, then age; but one after which kMostLater others have started, whoever's, is before them all. In a turn the
+// eldest goes first. So whatever a client starts, and with whatever priority, it comes behind the others' first turn; and
+// what has a turn keeps it until an operation of its client that goes before it starts.
+void Conductor::give_turns() {
+  constexpr uint64_t kMostLater = 1024;  // as many as one client may have open at once unless told otherwise
+  started_.clear();
+  for (const auto& sequence : sequences_) {
+    if (sequence->open && sequence->started) started_.push_back(sequence.get());
+  }
+  auto key = [this](const Sequence& s) {
+    const bool overtaken = arrivals_ - s.arrival > kMostLater;
+    const int priority = std::clamp(s.priority + s.operations.front().priority, -100, 100);
+    return std::tuple(s.client.slot, overtaken ? INT_MIN : -priority, s.arrival);
+  };
+  std::sort(started_.begin(), started_.end(), [&](const Sequence* a, const Sequence* b) { return key(*a) < key(*b); });
+  uint32_t place = 0;
+  for (size_t i = 0; i < started_.size(); i++) {
+    const uint32_t client = started_[i]->client.slot;
+    place = i > 0 && started_[i - 1]->client.slot == client ? place + 1 : 0;
+    started_[i]->turn = place / clients_[client].weight;
+  }
+}
+
 // Blocks for all that the sequence has to compute, taken from who is less urgent if need be; for all of it, since admitting
 // it bit by bit would have it preempt and be preempted in turn. false: it has to wait, for more urgent ones to end or for
 // Plans in flight to give up what was taken; in the second case it keeps what it has got.
@@ -290,8 +317,7 @@ bool Conductor::more_urgent(const Sequence& a, const Sequence& b) const {
   auto active = [](const Sequence& s) { return s.started && s.parked.empty(); };
   if (active(a) != active(b)) return active(a);
   if (!active(a)) return a.last_plan > b.last_plan || (a.last_plan == b.last_plan && a.slot < b.slot);
-  auto priority = [](const Sequence& s) { return s.priority + s.operations.front().priority; };
-  if (priority(a) != priority(b)) return priority(a) > priority(b);
+  if (a.turn != b.turn) return a.turn < b.turn;
   return a.arrival < b.arrival;
 }
 

@@ -173,6 +173,54 @@ void the_less_urgent_lose_blocks_and_keep_tokens(void**) {
   assert_int_equal(outcomes.back().length, 150);
 }
 
+// Each of the first client's operations fills the pool, has the highest priority, and is followed by another.
+void priority_does_not_keep_blocks_from_other_clients(void**) {
+  Harness harness({}, 4);
+  constexpr wire::Geometry kRoomy{16, 4096, 4096, 4096};
+  const ClientId flood = harness.join(0, kRoomy), other = harness.join(1);
+  for (uint64_t id : {kA, kB}) harness.open(flood, id, 100);
+  uint64_t last[2] = {};
+  for (int i = 0; i < 2; i++) last[i] = harness.submit(flood, Harness::step(i == 0 ? kA : kB, 130, 2));
+  harness.plan();
+  harness.open(other, kA, -100);
+  const uint64_t waits = harness.submit(other, Harness::step(kA, 130, 2));
+  for (int round = 0; round < 40 && harness.outcomes(waits).size() < 2; round++) {
+    harness.plan();
+    if (!harness.issued.empty()) harness.retire();
+    for (int i = 0; i < 2; i++) {
+      if (harness.outcomes(last[i]).size() < 2) continue;
+      const uint64_t id = i == 0 ? kA : kB;
+      harness.submit(flood, Harness::other(RequestKind::truncate, id, 0));
+      last[i] = harness.submit(flood, Harness::step(id, 130, 2));
+    }
+  }
+  assert_int_equal(harness.outcomes(waits).size(), 2);
+}
+
+void an_operation_that_many_have_overtaken_gets_blocks(void**) {
+  Harness harness({}, 4, false);
+  const ClientId client = harness.join(0, {16, 65536, 4096, 4096});
+  harness.open(client, kA, 100);
+  harness.open(client, kB, 100);
+  harness.open(client, kC, 0);
+  const uint64_t waits = harness.submit(client, Harness::step(kC, 130, 1));
+  uint64_t last[2] = {};
+  uint32_t others = 0;
+  while (harness.outcomes(waits).empty()) {
+    for (int i = 0; i < 2; i++) {
+      if (last[i] != 0 && harness.outcomes(last[i]).empty()) continue;
+      const uint64_t id = i == 0 ? kA : kB;
+      if (last[i] != 0) harness.submit(client, Harness::other(RequestKind::truncate, id, 0));
+      last[i] = harness.submit(client, Harness::step(id, 130, 1));
+      others++;
+    }
+    harness.plan();
+    if (!harness.issued.empty()) harness.retire();
+    assert_true(others < 1100);
+  }
+  assert_true(others > 1000);
+}
+
 void idle_sequences_give_way_before_running_ones(void**) {
   Harness harness({}, 6);
   const ClientId client = harness.join(0);
@@ -398,6 +446,8 @@ int main() {
       cmocka_unit_test(prompts_of_clients_are_read_by_weight),
       cmocka_unit_test(a_deadline_in_danger_is_kept_against_priorities),
       cmocka_unit_test(the_less_urgent_lose_blocks_and_keep_tokens),
+      cmocka_unit_test(priority_does_not_keep_blocks_from_other_clients),
+      cmocka_unit_test(an_operation_that_many_have_overtaken_gets_blocks),
       cmocka_unit_test(idle_sequences_give_way_before_running_ones),
       cmocka_unit_test(a_sequence_that_could_never_fit_is_refused_at_once),
       cmocka_unit_test(a_fork_shares_full_blocks_and_its_child_may_be_stepped_at_once),
