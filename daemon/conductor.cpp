@@ -50,8 +50,10 @@ void Conductor::on(const ClientJoined& event) {
   client = Client{};
   client.present = true;
   client.generation = event.client.generation;
+  client.weight = event.weight;
   client.max_operations = event.max_operations;
   client.credits.emplace(event.geometry, event.max_operations);
+  chooser_.join(event.client.slot, event.weight);
   bump(Counter::clients);
   bump(Counter::clients_total);
 }

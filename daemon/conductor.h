@@ -47,8 +47,8 @@ struct ConductorConfig {
   RecomputeSetting recompute;        // as what new blocks are stored
   uint32_t logits_rows_each = 8;     // rows of a Plan of an operation that keeps logits of every row
   BatchLimits batch;
-  CacheShape cache;                  // of the model; all zero where bytes are of no interest
   StagingShape staging;              // of the device; units are taken from the pool
+  StepModel step_model;              // how long steps take; nothing known: batch.prefill_rows
   bool verify_always = false;        // after every event: for tests
 };
 
@@ -58,6 +58,7 @@ struct ClientJoined {
   ClientId client;
   wire::Geometry geometry;
   uint32_t max_operations = 0;  // as WELCOME told the client
+  uint32_t weight = 1;          // in what clients share: batch.h
 };
 struct ClientGone {
   ClientId client;
@@ -103,8 +104,9 @@ class Conductor {
 
   void handle(Event event);
 
-  // What is known of the device from now on: steps are predicted, and blocks stored so that steps are short.
-  void know_device(const Profile& profile) { profile_ = profile; }
+  // What has been measured of the device: from the next Plan on steps are predicted with it, and blocks stored so that
+  // steps are short. A profile of zeros says nothing.
+  void know_device(const Profile& profile) { config_.step_model.profile = profile; }
 
   // The earliest time at which a PassEnded is due without any other event; 0: none.
   uint64_t next_timer_ns() const;
@@ -134,6 +136,7 @@ class Conductor {
   struct Client {
     bool present = false;
     uint32_t generation = 0;
+    uint32_t weight = 1;
     std::optional<Credits> credits;
     std::map<uint64_t, uint32_t> sequences;  // the client's id -> slot
     uint64_t queued_tokens = 0;
@@ -193,11 +196,13 @@ class Conductor {
   void plan_steps();
   bool build_plan(Plan& plan);
   void admit_candidates();
+  BatchLimits limits_of_step() const;
   std::optional<Candidate> candidate_of(const Sequence& sequence) const;
   void add_span(Plan& plan, Sequence& sequence, uint32_t rows);
   static void add_runs(Plan& plan, PlanSpan& span, const Sequence& sequence);
   void add_draws(Plan& plan, PlanSpan& span, Sequence& sequence);
   void accept(Sequence& sequence, const PlanSpan& span, Plan& plan);
+  void give_turns();
   bool reserve_blocks(Sequence& sequence);
   bool could_reserve(const Sequence& sequence, Blocks missing);
   bool add_block(Sequence& sequence, BlockForm form);
@@ -227,14 +232,14 @@ class Conductor {
   std::vector<Plan*> idle_plans_;
   std::deque<Plan*> in_flight_;
   uint64_t issued_ = 0, retired_ = 0;         // Plan ids
+  uint64_t step_ns_ = 0;                      // how long a Plan takes: an average in which each new one is an eighth
   std::deque<LimboBlock> limbo_;
-  std::vector<Sequence*> runnable_;
+  std::vector<Sequence*> runnable_, started_;
   std::vector<Candidate> candidates_;
   std::vector<uint32_t> to_be_released_;      // by block id: see could_reserve
   BatchChooser chooser_;
   PlanBuilder builder_;
   FormChooser forms_;
-  std::optional<Profile> profile_;
   Counters counters_{};
 };
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Blocks and Plans: who computes what next, on which blocks, and what is made of the draws when a Plan retires.
 #include <algorithm>
+#include <climits>
+#include <tuple>
 #include <utility>
 
 #include "daemon/conductor.h"
@@ -29,12 +31,14 @@ bool Conductor::build_plan(Plan& plan) {
   const uint32_t first_client = candidates_.front().client;
   const bool several = std::any_of(candidates_.begin(), candidates_.end(),
                                    [=](const Candidate& c) { return c.client != first_client; });
-  for (const Pick& pick : chooser_.choose(candidates_, config_.batch)) add_span(plan, *sequences_[pick.slot], pick.rows);
+  for (const Pick& pick : chooser_.choose(candidates_, limits_of_step(), config_.step_model)) {
+    add_span(plan, *sequences_[pick.slot], pick.rows);
+  }
   IOKV_ASSERT(!plan.spans.empty());
   builder_.build(plan);
-  if (profile_) {
-    plan.predicted = streaming_cost(*profile_, config_.cache, plan.work);
-    forms_.observe(*profile_, config_.cache, plan.work);
+  if (const StepModel& model = config_.step_model; model.known()) {
+    plan.predicted = streaming_cost(model.profile, model.shape, plan.work);
+    forms_.observe(model.profile, model.shape, plan.work);
   }
   std::vector<uint32_t> clients;
   for (const PlanSpan& span : plan.spans) clients.push_back(span.client_slot);
@@ -45,11 +49,19 @@ bool Conductor::build_plan(Plan& plan) {
   return true;
 }
 
+BatchLimits Conductor::limits_of_step() const {
+  BatchLimits limits = config_.batch;
+  limits.now_ns = now_ns_;
+  limits.step_ns = step_ns_;
+  return limits;
+}
+
 // Sequences with something to compute and the blocks for it. Whoever is more urgent has blocks first, so nobody who is in
 // loses them to a later one; who finds none is not in, and so takes no rows from those who can use them.
 void Conductor::admit_candidates() {
   candidates_.clear();
   runnable_.clear();
+  give_turns();
   for (const auto& sequence : sequences_) {
     if (candidate_of(*sequence)) runnable_.push_back(sequence.get());
   }
@@ -79,8 +91,20 @@ std::optional<Candidate> Conductor::candidate_of(const Sequence& sequence) const
   candidate.rows = request.each && request.logits ? std::min(rows, config_.logits_rows_each) : rows;
   candidate.decode = rows == 1 && request.max_tokens > 0;
   candidate.priority = std::clamp<int16_t>(static_cast<int16_t>(sequence.priority + request.priority), -100, 100);
-  candidate.last_plan = sequence.last_plan;
+  candidate.weight = clients_[sequence.client.slot].weight;
+  candidate.context = length;
+  candidate.draws_left = request.max_tokens - std::min(request.max_tokens, sequence.sampled + sequence.draws_in_flight);
+  candidate.deadline_ns = request.deadline_ns;
+  candidate.waits_since = std::max(sequence.last_plan, sequence.started_plan);
   candidate.arrival = sequence.arrival;
+  if (!config_.staging.in_place) {
+    uint32_t left = sequence.cached;
+    for (const BlockRun& run : sequence.blocks.runs()) {
+      const uint32_t tokens = run.resident() ? 0 : std::min(left, run.blocks * kBlockTokens);
+      (run.form == BlockForm::x ? candidate.x_host : candidate.kv_host) += tokens;
+      left -= std::min(left, run.blocks * kBlockTokens);
+    }
+  }
   return candidate;
 }
 
@@ -162,6 +186,7 @@ void Conductor::on(const PlanRetired& event) {
   bump(Counter::steps);
   bump(Counter::step_ns, static_cast<int64_t>(plan.ended_ns - plan.started_ns));
   count(plan);
+  step_ns_ = step_ns_ == 0 ? plan.ended_ns - plan.started_ns : (7 * step_ns_ + plan.ended_ns - plan.started_ns) / 8;
   if (plan.taken_ns != 0 && plan.started_ns >= plan.taken_ns) {
     bump(Counter::first_works);
     bump(Counter::first_work_ns, static_cast<int64_t>(plan.started_ns - plan.taken_ns));
@@ -185,8 +210,8 @@ void Conductor::count(const Plan& plan) {
   add(Counter::recomputed_tokens, plan.measured.recomputed_tokens);
   add(Counter::predicted_ns, static_cast<uint64_t>(plan.predicted.total_ns));
   add(Counter::measured_ns, plan.measured.step_ns);
-  add(Counter::planned_h2d_bytes, (plan.work.x_host * config_.cache.x_bytes + plan.work.kv_host * config_.cache.kv_bytes) *
-                                      config_.cache.layers);
+  add(Counter::planned_h2d_bytes, (plan.work.x_host * config_.step_model.shape.x_bytes + plan.work.kv_host * config_.step_model.shape.kv_bytes) *
+                                      config_.step_model.shape.layers);
   add(Counter::h2d_bytes, plan.measured.h2d_bytes);
   add(Counter::d2h_bytes, plan.measured.d2h_bytes);
   add(Counter::h2d_busy_ns, busy_ns(Queue::h2d));
@@ -247,6 +272,30 @@ void Conductor::accept(Sequence& sequence, const PlanSpan& span, Plan& plan) {
 }
 
 // ---- blocks ---------------------------------------------------------------------------------------------------------
+
+// Clients take turns at the pool, in each with as many operations as their weight. A client's own are in the order of
+// priority, then age; but one after which kMostLater others have started, whoever's, is before them all. In a turn the
+// eldest goes first. So whatever a client starts, and with whatever priority, it comes behind the others' first turn; and
+// what has a turn keeps it until an operation of its client that goes before it starts.
+void Conductor::give_turns() {
+  constexpr uint64_t kMostLater = 1024;  // as many as one client may have open at once unless told otherwise
+  started_.clear();
+  for (const auto& sequence : sequences_) {
+    if (sequence->open && sequence->started) started_.push_back(sequence.get());
+  }
+  auto key = [this](const Sequence& s) {
+    const bool overtaken = arrivals_ - s.arrival > kMostLater;
+    const int priority = std::clamp(s.priority + s.operations.front().priority, -100, 100);
+    return std::tuple(s.client.slot, overtaken ? INT_MIN : -priority, s.arrival);
+  };
+  std::sort(started_.begin(), started_.end(), [&](const Sequence* a, const Sequence* b) { return key(*a) < key(*b); });
+  uint32_t place = 0;
+  for (size_t i = 0; i < started_.size(); i++) {
+    const uint32_t client = started_[i]->client.slot;
+    place = i > 0 && started_[i - 1]->client.slot == client ? place + 1 : 0;
+    started_[i]->turn = place / clients_[client].weight;
+  }
+}
 
 // Blocks for all that the sequence has to compute, taken from who is less urgent if need be; for all of it, since admitting
 // it bit by bit would have it preempt and be preempted in turn. false: it has to wait, for more urgent ones to end or for
@@ -335,8 +384,7 @@ bool Conductor::more_urgent(const Sequence& a, const Sequence& b) const {
   auto active = [](const Sequence& s) { return s.started && s.parked.empty(); };
   if (active(a) != active(b)) return active(a);
   if (!active(a)) return a.last_plan > b.last_plan || (a.last_plan == b.last_plan && a.slot < b.slot);
-  auto priority = [](const Sequence& s) { return s.priority + s.operations.front().priority; };
-  if (priority(a) != priority(b)) return priority(a) > priority(b);
+  if (a.turn != b.turn) return a.turn < b.turn;
   return a.arrival < b.arrival;
 }
 

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/config.h"
 
+#include <pwd.h>
+
 #include <array>
 #include <charconv>
 #include <functional>
 #include <limits>
 #include <map>
 #include <sstream>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -20,6 +23,7 @@ struct Setting {
   std::string name;  // as on the command line, without dashes
   std::string help;
   std::function<Status(const std::string& text)> set;
+  bool many = false;  // may be given several times, in the file as an array: then set once for each
 };
 
 template <typename Integer>
@@ -55,6 +59,30 @@ std::function<Status(const std::string&)> one_of(std::map<std::string, std::func
   };
 }
 
+constexpr uint32_t kMostWeight = 1000;  // daemon/sched/batch.cpp, kRebase
+
+Result<uint32_t> uid_of(const std::string& user) {
+  uint32_t uid = 0;
+  auto [end, failed] = std::from_chars(user.data(), user.data() + user.size(), uid);
+  // The last one is nobody's: calls mean "unchanged" by it.
+  if (failed == std::errc() && end == user.data() + user.size() && uid != UINT32_MAX) return uid;
+  if (const passwd* entry = ::getpwnam(user.c_str())) return entry->pw_uid;  // before there are other threads
+  return error(fmt::format("this machine has no user \"{}\"", user));
+}
+
+// "alice=4" or "1000=4"
+Status add_weight(std::map<uint32_t, uint32_t>& weights, const std::string& text) {
+  const size_t sign = text.rfind('=');
+  if (sign == std::string::npos || sign == 0) {
+    return error(fmt::format("\"{}\" is not USER=WEIGHT, such as alice=4 or 1000=4", text));
+  }
+  uint32_t weight = 0;
+  if (Status set = number(weight, 1, kMostWeight)(text.substr(sign + 1)); !set) return std::move(set.failure()).within(text);
+  IOKV_TRY_ASSIGN(const uint32_t uid, uid_of(text.substr(0, sign)));
+  weights[uid] = weight;
+  return {};
+}
+
 std::vector<Setting> settings_of(Config& config) {
   auto level = [&config](const char* name) {
     return std::pair<std::string, std::function<void()>>(name, [&config, name] { config.log_level = name; });
@@ -78,6 +106,11 @@ std::vector<Setting> settings_of(Config& config) {
       {"max-clients", "connected at once (64)", number(config.max_clients, 1, 4096)},
       {"max-sequences", "open at once, each client (1024)", number(config.max_sequences, 1, 1u << 20)},
       {"max-context", "tokens of a sequence; 0: as the model was trained (0)", number(config.max_context, 0, 1u << 30)},
+      {"client-weight", "USER=WEIGHT: what each process of a user (name or uid) gets where others get 1; may be "
+                        "given for several users",
+       [&config](const std::string& text) { return add_weight(config.client_weights, text); }, true},
+      {"prefill-delay-percent", "how much longer prompts may make a step, beyond what is idle in it (50)",
+       number(config.prefill_delay_percent, 0, 1000)},
       {"stall-lease-ms", "how long a sequence whose client does not reap keeps its cache (10000)",
        number(config.stall_lease_ms, 1, 86'400'000)},
       {"spin-us", "how long to look for work before sleeping, while no step runs (20)",
@@ -99,6 +132,25 @@ std::string key_of(std::string name) {
   return name;
 }
 
+// A value of the file as one would type it.
+Result<std::string> text_of(const toml::node& value) {
+  if (value.is_string()) return *value.value<std::string>();
+  if (value.is_integer()) return std::to_string(*value.value<int64_t>());
+  return error("must be a string or an integer");
+}
+
+Status set_from(const Setting& setting, const toml::node& value) {
+  std::vector<const toml::node*> values;
+  const toml::array* array = setting.many ? value.as_array() : nullptr;
+  for (size_t i = 0; array != nullptr && i < array->size(); i++) values.push_back(array->get(i));
+  if (array == nullptr) values.push_back(&value);
+  for (const toml::node* one : values) {
+    IOKV_TRY_ASSIGN(const std::string text, text_of(*one));
+    IOKV_TRY(setting.set(text));
+  }
+  return {};
+}
+
 Status read_file(const std::string& path, const std::vector<Setting>& settings) {
   toml::table file;
   try {
@@ -116,15 +168,7 @@ Status read_file(const std::string& path, const std::vector<Setting>& settings) 
       known += (known.empty() ? "" : ", ") + key_of(one.name);
     }
     if (setting == nullptr) return error(fmt::format("{}:{}: no setting \"{}\"; there are: {}", path, line, name, known));
-    std::string text;
-    if (auto string = value.value<std::string>(); value.is_string()) {
-      text = *string;
-    } else if (value.is_integer()) {
-      text = std::to_string(*value.value<int64_t>());
-    } else {
-      return error(fmt::format("{}:{}: {} must be a string or an integer", path, line, name));
-    }
-    if (Status set = setting->set(text); !set) {
+    if (Status set = set_from(*setting, value); !set) {
       return error(fmt::format("{}:{}: {}: {}", path, line, name, set.failure().message));
     }
   }
@@ -150,7 +194,7 @@ Result<uint64_t> parse_bytes(const std::string& text) {
 Result<CommandLine> read_command_line(int argc, const char* const* argv) {
   CommandLine result;
   const std::vector<Setting> settings = settings_of(result.config);
-  std::vector<std::string> given(settings.size());
+  std::vector<std::vector<std::string>> given(settings.size());
   std::string config_path;
 
   CLI::App app{"iokvd serves one language model to the processes of this machine through shared memory", "iokvd"};
@@ -159,6 +203,8 @@ Result<CommandLine> read_command_line(int argc, const char* const* argv) {
   std::vector<CLI::Option*> options;
   for (size_t i = 0; i < settings.size(); i++) {
     options.push_back(app.add_option("--" + settings[i].name, given[i], settings[i].help));
+    options.back()->expected(1)->type_name("TEXT");  // a value each time that it is given
+    if (settings[i].many) options.back()->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   }
   try {
     app.parse(argc, argv);
@@ -172,8 +218,9 @@ Result<CommandLine> read_command_line(int argc, const char* const* argv) {
   }
   if (!config_path.empty()) IOKV_TRY(read_file(config_path, settings));
   for (size_t i = 0; i < settings.size(); i++) {
-    if (options[i]->count() == 0) continue;
-    if (Status set = settings[i].set(given[i]); !set) return std::move(set.failure()).within("--" + settings[i].name);
+    for (const std::string& text : given[i]) {
+      if (Status set = settings[i].set(text); !set) return std::move(set.failure()).within("--" + settings[i].name);
+    }
   }
   if (result.config.model.empty()) return error("no model: --model PATH names a directory or a .gguf file");
   return result;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -23,6 +24,8 @@ struct Config {
   uint32_t max_clients = 64;
   uint32_t max_sequences = 1024;  // of a client
   uint32_t max_context = 0;      // tokens; 0: as trained
+  std::map<uint32_t, uint32_t> client_weights;  // by uid; others: 1
+  uint32_t prefill_delay_percent = 50;  // see daemon/sched/prefill.h
   uint64_t stall_lease_ms = 10'000;
   uint64_t spin_us = 20;         // how long the conductor looks for work before it sleeps, while no step runs
   ProfileMode profile = ProfileMode::automatic;

@@ -38,12 +38,13 @@ struct Connections::Connection {
 };
 
 Connections::Connections(uv_loop_t* loop, Listener& listener, const Offer& offer, Exchange& exchange,
-                         uint32_t max_clients)
+                         uint32_t max_clients, const std::map<uint32_t, uint32_t>& weights)
     : loop_(loop),
       listener_(listener),
       offer_(offer),
       exchange_(exchange),
-      max_connections_(max_clients + kExtraConnections) {
+      max_connections_(max_clients + kExtraConnections),
+      weights_(weights) {
   IOKV_ASSERT(uv_poll_init(loop_, &listener_watch_, listener_.descriptor()) == 0);
   listener_watch_.data = this;
   uv_poll_start(&listener_watch_, UV_READABLE, [](uv_poll_t* watch, int, int) {
@@ -174,7 +175,10 @@ Status Connections::serve(Connection& connection, wire::Welcome& message) {
   message.max_operations = Exchange::max_operations(message.geometry);
   IOKV_TRY_ASSIGN(Regions regions, Regions::create(message.geometry));
   connection.regions.emplace(std::move(regions));
-  connection.client = exchange_.join(monotonic_ns(), message.geometry, connection.regions->up(), connection.regions->down());
+  const auto weighed = weights_.find(connection.peer->uid());
+  const uint32_t weight = weighed == weights_.end() ? 1 : weighed->second;
+  connection.client = exchange_.join(monotonic_ns(), message.geometry, connection.regions->up(),
+                                     connection.regions->down(), weight);
   connection.stage = Connection::Stage::serving;
   const int descriptors[] = {connection.regions->up_descriptor(), connection.regions->down_descriptor()};
   if (connection.peer->send_message(bytes_of(message), descriptors) != Peer::Sent::sent) {
@@ -182,7 +186,7 @@ Status Connections::serve(Connection& connection, wire::Welcome& message) {
     return {};
   }
   connection.regions->close_descriptors();
-  spdlog::debug("client {} has joined", connection.label);
+  spdlog::debug("client {} has joined with weight {}", connection.label, weight);
   return {};
 }
 

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,8 +31,10 @@ class Exchange;
 
 class Connections {
  public:
-  // All of them outlive this object. The loop is run by the caller.
-  Connections(uv_loop_t* loop, Listener& listener, const Offer& offer, Exchange& exchange, uint32_t max_clients);
+  // All of them outlive this object. The loop is run by the caller. Weights are by the uid of a client's process, and 1
+  // for others.
+  Connections(uv_loop_t* loop, Listener& listener, const Offer& offer, Exchange& exchange, uint32_t max_clients,
+              const std::map<uint32_t, uint32_t>& weights);
   ~Connections();  // after close_all, and once the loop has run out of handles
 
   // While the model loads, clients that said HELLO are told how far; then they are welcomed.
@@ -73,6 +76,7 @@ class Connections {
   const Offer& offer_;
   Exchange& exchange_;
   const uint32_t max_connections_;
+  const std::map<uint32_t, uint32_t>& weights_;
   uv_poll_t listener_watch_{};
   bool accepting_ = true;
   bool ready_ = false;

@@ -41,7 +41,7 @@ class Exchange final : private Effects {
   static uint32_t max_operations(const wire::Geometry& geometry);
   bool full() const { return clients_ == sessions_.size(); }
   // up and down: the daemon's mappings, zeroed; they outlive the client's leaving or ending. Not when full().
-  ClientId join(uint64_t now_ns, const wire::Geometry& geometry, std::byte* up, std::byte* down);
+  ClientId join(uint64_t now_ns, const wire::Geometry& geometry, std::byte* up, std::byte* down, uint32_t weight = 1);
   // The client has hung up. A client that is not there (it was ended) is nothing.
   void leave(uint64_t now_ns, ClientId client);
   // Ends the client for a reason outside of its rings.

@@ -12,6 +12,7 @@
 #include "daemon/config.h"
 #include "daemon/model/model_files.h"
 #include "daemon/pool/host_pool.h"
+#include "daemon/runtime/expected_profile.h"
 #include "daemon/runtime/profile_choice.h"
 #include "daemon/service.h"
 
@@ -85,6 +86,7 @@ Status serve(const Config& config) {
 
   ServiceOptions options;
   options.spin_ns = config.spin_us * 1000;
+  options.client_weights = config.client_weights;
   options.conductor.vocabulary = spec.vocab;
   options.conductor.max_context = max_context;
   options.conductor.max_clients = config.max_clients;
@@ -92,6 +94,8 @@ Status serve(const Config& config) {
   options.conductor.stall_lease_ns = config.stall_lease_ms * 1'000'000;
   options.conductor.recompute.mode = config.recompute ? Recompute::always : Recompute::never;
   options.conductor.staging = staging;
+  options.conductor.step_model.shape = cache_shape_of(spec, static_cast<uint32_t>(size_of(compute)));
+  options.conductor.step_model.prefill_delay = config.prefill_delay_percent / 100.0;
   options.conductor.batch.max_rows = kMaxRows;
   options.conductor.batch.max_draws = kMaxDraws;
   spdlog::info("{}: {}, {} layers, {} on {}, pool for {} tokens as {}", spec.name, spec.family, spec.layers,

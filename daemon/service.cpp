@@ -53,7 +53,8 @@ Status Service::start(DeviceThread::Load load) {
       static_cast<Service*>(signal->data)->request_shutdown();
     }, number), "signals"));
   }
-  connections_ = std::make_unique<Connections>(&loop_, listener_, offer_, exchange_, options_.conductor.max_clients);
+  connections_ = std::make_unique<Connections>(&loop_, listener_, offer_, exchange_, options_.conductor.max_clients,
+                                               options_.client_weights);
   device_ = std::make_unique<DeviceThread>(std::move(load), [this] { uv_async_send(&device_watch_); });
   return {};
 }

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -28,6 +29,7 @@ namespace iokv {
 struct ServiceOptions {
   ConductorConfig conductor;
   uint64_t spin_ns = 20'000;
+  std::map<uint32_t, uint32_t> client_weights;  // by uid; others: 1
 };
 
 class Service final : private ExchangePorts {

@@ -1,39 +1,66 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which sequences go into the next step, and with how many rows. Pure: no clock, no threads, no device.
+// Which sequences go into the next step, and with how many rows. No clock, no threads, no device: what it remembers is
+// what it has given.
 //
-// Fairness between clients. Let clients be sorted by the rows that they want, fewest first. The first may have what it
-// wants; each further one at most max(2, free_rows, the sum of what those before it may have, what the one before it may
-// have). So equal clients are served in full, a lone client has everything, and no single greedy client makes the step of
-// the others more than about twice as long, whatever it submits: rows beyond free_rows, the number that rides along while
-// the weights are read once, cost in proportion.
+// Between clients, weights decide and nothing else: priorities and deadlines are said by the client itself, so they only
+// order what is its own. Two things are divided, each by itself.
+//  1. How long the step gets. Clients are sorted by the rows that they want for each unit of weight, fewest first. The
+//     first may have what it wants; each further one at most max(2, free_rows, what those before it may have together,
+//     less in proportion if a heavier one is among them, what the one before it may have for its weight). Those whom
+//     that cuts divide what they may have max-min fairly by weight. So clients that want alike for their weight are
+//     served in full, a lone client has everything, and no single greedy client makes the step of others of its weight
+//     more than about twice as long, whatever it submits: rows beyond free_rows, the number that rides along while the
+//     weights are read once, cost in proportion. Rows of prompts that lengthen nothing (prefill.h) are not limited so.
+//  2. Who goes first when a step cannot take what is left (draws, rows of prompts): start-time fair queueing (Goyal, Vin
+//     and Cheng, SIGCOMM 1996), a packet being a row and each kind of row a link of its own. A client's rows are tagged
+//     1/weight apart, from where its last one ended or from the tag now served, whichever is later, and the lowest tag
+//     goes first. Over any time in which clients a and b both lack rows of a kind, what they got for their weight differs
+//     by at most 1/weight_a + 1/weight_b.
 //
-// What a step can take (rows, draws, rows of prompts) is then shared out evenly, longest wait first, so nobody starves
-// however many there are. Within a client half of what it may have goes to prompts while it decodes; decodes are taken in
-// the order of longest wait, prompts in the order of arrival.
+// Within a client half of what it may have goes to prompts while it decodes. Operations whose deadline is in danger come
+// first, then higher priority, then the earlier deadline; then decodes by longest wait and prompts by arrival. Of the
+// client's turns that leave somebody out every kAgedTurns-th goes to the longest wait, whatever else it has: seven
+// eighths honour priorities.
+//
+// How many rows of prompts there are while anybody decodes follows from the decodes that go in and from how long the
+// device takes for what (prefill.h); where that is not known it is a constant.
+//
+// Starvation is impossible: while client c lacks rows of a kind it gets one in every 2 + sum/C steps, where sum is
+// weight_g/weight_c + 1 of every other client g and C >= 1 the rows of the kind that a step takes (1 where EACH uses up
+// the draws); and the last of its n candidates of that kind is taken within kAgedTurns·n such turns.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "daemon/sched/prefill.h"
+
 namespace iokv {
 
 struct Candidate {
-  uint32_t slot = 0;       // of the sequence
-  uint32_t client = 0;     // slot of the client
-  uint32_t rows = 0;       // tokens that could be computed now, >= 1
-  bool decode = false;     // one row, which draws
-  bool each = false;       // draws at every row
-  int16_t priority = 0;    // higher first
-  uint64_t last_plan = 0;  // that it was in
-  uint64_t arrival = 0;    // of its operation
+  uint32_t slot = 0;         // of the sequence
+  uint32_t client = 0;       // slot of the client
+  uint32_t weight = 1;       // of the client, >= 1: the same in all of its candidates
+  uint32_t rows = 0;         // tokens that could be computed now, >= 1
+  uint32_t context = 0;      // tokens that the last of its operation's rows attends to
+  uint32_t x_host = 0, kv_host = 0;  // of the context: tokens that cross the link, as X and as K,V
+  uint32_t draws_left = 0;   // that the operation asks for, at the most
+  bool decode = false;       // one row, which draws
+  bool each = false;         // draws at every row
+  int16_t priority = 0;      // higher first
+  uint64_t deadline_ns = 0;  // of the operation; 0: none
+  uint64_t waits_since = 0;  // the Plan that it was in last, or after which it began: none later
+  uint64_t arrival = 0;      // of its operation
 };
 
 struct BatchLimits {
-  uint32_t max_rows = 256;     // of a step, >= 2
-  uint32_t max_draws = 64;     // rows of logits of a step, >= 2
-  uint32_t prefill_rows = 64;  // of prompts in a step, while anybody decodes
+  uint32_t max_rows = 256;         // of a step, >= 2
+  uint32_t max_draws = 64;         // rows of logits of a step, >= 2
+  uint32_t prefill_rows = 64;      // of prompts in a step while anybody decodes, if no StepModel says more; >= 1
   uint32_t free_rows = 8;
+  uint64_t now_ns = 0, step_ns = 0;  // for deadlines: the time, and that of a step; 0: not known, none is in danger
 };
 
 struct Pick {
@@ -43,24 +70,75 @@ struct Pick {
 
 class BatchChooser {
  public:
-  // Reorders `candidates`; the result is valid until the next call. Not empty unless `candidates` is.
-  std::span<const Pick> choose(std::vector<Candidate>& candidates, const BatchLimits& limits);
+  static constexpr uint32_t kAgedTurns = 8;
+
+  // The result is valid until the next call; not empty unless `candidates` is. O(candidates + clients log clients + rows
+  // log clients), but the few turns that leave somebody out cost a logarithm of the client's candidates each. Allocates
+  // only for more candidates, clients or rows than ever before.
+  std::span<const Pick> choose(std::span<const Candidate> candidates, const BatchLimits& limits,
+                               const StepModel& model = {});
+
+  // The slot of a client has a new owner. It begins like one who has just had a row, so that nobody gains by leaving and
+  // coming back.
+  void join(uint32_t client, uint32_t weight);
 
  private:
-  struct Share {
-    uint32_t first = 0, prompts = 0, end = 0;  // in candidates: decodes, then from `prompts` on prompts
-    uint32_t decode_rows = 0, prefill_rows = 0;    // wanted, then granted
-    uint64_t decode_served = 0, prefill_served = 0;  // the latest Plan with any of these
-    uint32_t wanted() const { return decode_rows + prefill_rows; }
-  };
-  void collect(const std::vector<Candidate>& candidates, uint32_t prefill_rows);
-  void limit_greed(uint32_t free_rows);
-  void share_out(uint32_t Share::*rows, uint64_t Share::*served, uint32_t capacity);
-  void pick(const Candidate& candidate, uint32_t& budget);
+  enum Kind : uint8_t { kDecode, kPrefill };
+  template <typename T>
+  using ByKind = std::array<T, 2>;
 
+  // What is remembered of a client for one kind of row.
+  struct Lane {
+    double tag = 0;        // where its last row ended: rows / weight
+    uint64_t served = 0;   // the latest step with any
+    uint32_t turns = 0;    // that left somebody out
+  };
+  struct Account {
+    ByKind<Lane> lanes;
+    double carry = 0;      // the fraction of a row that its part of a step has lacked
+    uint64_t step = 0;     // with candidates of it ...
+    uint32_t share = 0;    // ... then its place in shares_
+  };
+  // What a client wants of this step, and gets.
+  struct Share {
+    uint32_t client = 0, weight = 1;
+    ByKind<uint32_t> candidates{}, end{};  // how many, and the end of their places in order_
+    ByKind<uint32_t> rows{};               // wanted; then what of `may` is for them
+    uint32_t may = 0;                      // rows of both kinds
+    uint32_t prefill_wanted = 0;
+    ByKind<uint32_t> granted{}, used{};
+    uint32_t wanted() const { return rows[kDecode] + rows[kPrefill]; }
+  };
+  struct Turn {
+    double tag = 0;
+    uint64_t served = 0;
+    uint32_t share = 0;
+  };
+
+  PrefillRows prefill_rows(const BatchLimits& limits, const StepModel& model) const;
+  void collect(std::span<const Candidate> candidates, uint32_t prefill_rows);
+  void limit_greed(uint32_t free_rows);
+  void fill(Kind kind, uint32_t capacity, const BatchLimits& limits);
+  void divide(Kind kind, uint32_t capacity);
+  void grant_by_tag(Kind kind, uint32_t capacity);
+  void settle(Kind kind);
+  void serve(Share& share, Kind kind, const BatchLimits& limits);
+  uint32_t pick(const Candidate& candidate, uint32_t budget);
+
+  std::vector<Account> accounts_;  // by client
+  ByKind<double> now_{};           // the tag that is served
+  uint64_t steps_ = 0;
+
+  // Of this step only; kept for their memory.
+  std::span<const Candidate> candidates_;
   std::vector<Share> shares_;
-  std::vector<uint32_t> wanted_;  // for share_out
+  std::vector<uint32_t> order_;    // candidates by client and kind
+  std::vector<uint32_t> oldest_;   // of one client and kind: a heap by wait
+  std::vector<uint8_t> taken_;     // by candidate
+  std::vector<Turn> turns_, heap_;
   std::vector<Pick> picks_;
+  LayerWork decodes_;              // picked
+  PromptRow prompt_row_;           // on the average
   uint32_t rows_left_ = 0, draws_left_ = 0;
 };
 

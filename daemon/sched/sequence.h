@@ -46,6 +46,8 @@ struct Sequence {
   uint32_t draws_in_flight = 0;   // tokens that Plans in flight will append
   uint32_t predicted = 0;         // EACH: appended tokens predicted at, including those in flight
   uint64_t arrival = 0;           // order of starting
+  uint32_t turn = 0;              // at the pool: see Conductor::give_turns
+  uint64_t started_plan = 0;      // id of the latest Plan when it started
   uint64_t taken_ns = 0;          // when its entry was taken, until its first Plan; then 0
 
   std::deque<Outcome> parked;

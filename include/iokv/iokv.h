@@ -172,7 +172,7 @@ typedef struct iokv_open_options {
   const iokv_sampling* sampling; /* for every step of the sequence; NULL: greedy */
   uint32_t model;               /* 0 */
   uint32_t adapter;             /* 0 */
-  int32_t priority;             /* -100..100, higher first; 0 */
+  int32_t priority;             /* -100..100, higher first among the sequences of this client; 0 */
   uint32_t reserved;
 } iokv_open_options;
 

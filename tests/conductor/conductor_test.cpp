@@ -75,6 +75,25 @@ void a_long_prompt_is_cut_while_somebody_decodes(void**) {
   }
 }
 
+// Up to 40 rows cost the same, and 60 half as much again: a decode and 59 of the prompt.
+void a_prompt_gets_what_the_profile_allows(void**) {
+  ConductorConfig config;
+  config.batch.prefill_rows = 16;
+  config.step_model.shape = {1, 100, 100};
+  config.staging.in_place = true;
+  Harness harness(config);
+  Profile profile;
+  profile.dense = {4000, 0, 100};
+  harness.conductor.know_device(profile);
+  const ClientId client = harness.join(0);
+  harness.open(client, kA);
+  harness.submit(client, Harness::step(kA, 1, 100));
+  harness.open(client, kB);
+  harness.submit(client, Harness::step(kB, 500, 1));
+  harness.plan();
+  assert_int_equal(harness.issued[0]->tokens.size(), 60);
+}
+
 void a_lone_prompt_has_the_whole_step(void**) {
   ConductorConfig config;
   config.batch.prefill_rows = 16;
@@ -85,6 +104,58 @@ void a_lone_prompt_has_the_whole_step(void**) {
   harness.submit(client, Harness::step(kA, 500, 1));
   harness.plan();
   assert_int_equal(harness.issued[0]->tokens.size(), 128);
+}
+
+void prompts_of_clients_are_read_by_weight(void**) {
+  ConductorConfig config;
+  config.batch.prefill_rows = 12;
+  Harness harness(config);
+  constexpr wire::Geometry kRoomy{16, 1024, 4096, 4096};
+  const ClientId decoder = harness.join(0, kRoomy), light = harness.join(1), heavy = harness.join(2, kRoomy, 3);
+  harness.open(decoder, kA);
+  harness.submit(decoder, Harness::step(kA, 1, 200));
+  harness.plan();
+  harness.retire();
+  for (ClientId client : {light, heavy}) {
+    harness.open(client, kA);
+    harness.submit(client, Harness::step(kA, 900, 1));
+  }
+  uint32_t rows[3] = {};
+  for (int i = 0; i < 40; i++) {
+    harness.plan();
+    for (const PlanSpan& span : harness.issued.front()->spans) rows[span.client_slot] += span.rows;
+    harness.retire();
+  }
+  // The first Plan was out already.
+  assert_int_equal(rows[1] + rows[2], 39 * 12);
+  assert_true(rows[2] >= 3 * rows[1] - 4 && rows[2] <= 3 * rows[1] + 4);
+}
+
+// Three that are more urgent by priority could take both rows of all 29 steps that there is time for.
+void a_deadline_in_danger_is_kept_against_priorities(void**) {
+  ConductorConfig config;
+  config.batch.max_draws = 2;
+  config.plans_in_flight = 1;
+  Harness harness(config);
+  const ClientId client = harness.join(0, {16, 1024, 4096, 4096});
+  for (uint64_t id : {kA, kB, kC}) {
+    harness.open(client, id, 50);
+    harness.submit(client, Harness::step(id, 1, 100));
+  }
+  const uint64_t id = 4 | uint64_t{1} << 32;
+  harness.open(client, id);
+  Request request = Harness::step(id, 1, 20);
+  request.deadline_ns = 29'500;
+  const uint64_t urgent = harness.submit(client, request);
+  for (int i = 0; i < 29; i++) {
+    harness.plan();
+    harness.issued.front()->started_ns = harness.now_ns;
+    harness.now_ns += 1000;
+    harness.issued.front()->ended_ns = harness.now_ns;
+    harness.retire();
+  }
+  assert_int_equal(harness.outcomes(urgent).size(), 20);
+  assert_int_equal(harness.outcomes(urgent).back().result, 0);
 }
 
 void the_less_urgent_lose_blocks_and_keep_tokens(void**) {
@@ -102,6 +173,54 @@ void the_less_urgent_lose_blocks_and_keep_tokens(void**) {
   const auto outcomes = harness.outcomes(low);
   assert_int_equal(outcomes.size(), 20);
   assert_int_equal(outcomes.back().length, 150);
+}
+
+// Each of the first client's operations fills the pool, has the highest priority, and is followed by another.
+void priority_does_not_keep_blocks_from_other_clients(void**) {
+  Harness harness({}, 4);
+  constexpr wire::Geometry kRoomy{16, 4096, 4096, 4096};
+  const ClientId flood = harness.join(0, kRoomy), other = harness.join(1);
+  for (uint64_t id : {kA, kB}) harness.open(flood, id, 100);
+  uint64_t last[2] = {};
+  for (int i = 0; i < 2; i++) last[i] = harness.submit(flood, Harness::step(i == 0 ? kA : kB, 130, 2));
+  harness.plan();
+  harness.open(other, kA, -100);
+  const uint64_t waits = harness.submit(other, Harness::step(kA, 130, 2));
+  for (int round = 0; round < 40 && harness.outcomes(waits).size() < 2; round++) {
+    harness.plan();
+    if (!harness.issued.empty()) harness.retire();
+    for (int i = 0; i < 2; i++) {
+      if (harness.outcomes(last[i]).size() < 2) continue;
+      const uint64_t id = i == 0 ? kA : kB;
+      harness.submit(flood, Harness::other(RequestKind::truncate, id, 0));
+      last[i] = harness.submit(flood, Harness::step(id, 130, 2));
+    }
+  }
+  assert_int_equal(harness.outcomes(waits).size(), 2);
+}
+
+void an_operation_that_many_have_overtaken_gets_blocks(void**) {
+  Harness harness({}, 4, false);
+  const ClientId client = harness.join(0, {16, 65536, 4096, 4096});
+  harness.open(client, kA, 100);
+  harness.open(client, kB, 100);
+  harness.open(client, kC, 0);
+  const uint64_t waits = harness.submit(client, Harness::step(kC, 130, 1));
+  uint64_t last[2] = {};
+  uint32_t others = 0;
+  while (harness.outcomes(waits).empty()) {
+    for (int i = 0; i < 2; i++) {
+      if (last[i] != 0 && harness.outcomes(last[i]).empty()) continue;
+      const uint64_t id = i == 0 ? kA : kB;
+      if (last[i] != 0) harness.submit(client, Harness::other(RequestKind::truncate, id, 0));
+      last[i] = harness.submit(client, Harness::step(id, 130, 1));
+      others++;
+    }
+    harness.plan();
+    if (!harness.issued.empty()) harness.retire();
+    assert_true(others < 1100);
+  }
+  assert_true(others > 1000);
 }
 
 void idle_sequences_give_way_before_running_ones(void**) {
@@ -324,8 +443,13 @@ int main() {
       cmocka_unit_test(the_next_plan_is_out_before_the_first_is_back),
       cmocka_unit_test(what_was_drawn_beyond_a_stop_token_is_dropped),
       cmocka_unit_test(a_long_prompt_is_cut_while_somebody_decodes),
+      cmocka_unit_test(a_prompt_gets_what_the_profile_allows),
       cmocka_unit_test(a_lone_prompt_has_the_whole_step),
+      cmocka_unit_test(prompts_of_clients_are_read_by_weight),
+      cmocka_unit_test(a_deadline_in_danger_is_kept_against_priorities),
       cmocka_unit_test(the_less_urgent_lose_blocks_and_keep_tokens),
+      cmocka_unit_test(priority_does_not_keep_blocks_from_other_clients),
+      cmocka_unit_test(an_operation_that_many_have_overtaken_gets_blocks),
       cmocka_unit_test(idle_sequences_give_way_before_running_ones),
       cmocka_unit_test(a_sequence_that_could_never_fit_is_refused_at_once),
       cmocka_unit_test(a_fork_shares_full_blocks_and_its_child_may_be_stepped_at_once),

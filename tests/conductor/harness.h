@@ -24,9 +24,9 @@ class Harness : public Effects {
     Outcome outcome;
   };
 
-  ClientId join(uint32_t slot, wire::Geometry geometry = {16, 64, 4096, 4096}) {
+  ClientId join(uint32_t slot, wire::Geometry geometry = {16, 64, 4096, 4096}, uint32_t weight = 1) {
     ClientId client{slot, ++generations_};
-    handle(ClientJoined{client, geometry, geometry.completion_entries / 2});
+    handle(ClientJoined{client, geometry, geometry.completion_entries / 2, weight});
     return client;
   }
   void handle(decltype(Event::what) what) { conductor.handle({now_ns, std::move(what)}); }

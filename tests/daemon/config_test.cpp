@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -63,12 +64,35 @@ void the_command_line_beats_the_file(void**) {
   assert_int_equal(line->config.pool_bytes, 64 << 20);
 }
 
+void weights_are_a_users_by_name_or_uid(void**) {
+  auto line = read({"--model", "m", "--client-weight", "root=4", "--client-weight", "1234=2"});
+  assert_true(static_cast<bool>(line));
+  assert_true(line->config.client_weights == (std::map<uint32_t, uint32_t>{{0, 4}, {1234, 2}}));
+  const ConfigFile file("model = \"m\"\nclient_weight = [\"root=3\", \"7=1000\"]\n");
+  line = read({"--config", file.path(), "--client-weight", "0=5"});
+  assert_true(static_cast<bool>(line));
+  assert_true(line->config.client_weights == (std::map<uint32_t, uint32_t>{{0, 5}, {7, 1000}}));
+  const ConfigFile one("model = \"m\"\nclient_weight = \"root=3\"\n");
+  assert_int_equal(read({"--config", one.path()})->config.client_weights.at(0), 3);
+}
+
 void mistakes_are_named_with_their_place(void**) {
   assert_refused(read({}), "--model");
   assert_refused(read({"--model", "m", "--pool-bytes", "many"}), "--pool-bytes: \"many\"");
   assert_refused(read({"--model", "m", "--dtype", "f16"}), "bf16");
   assert_refused(read({"--model", "m", "--max-clients", "0"}), "from 1 to");
   assert_refused(read({"--model", "m", "--nonsense"}), "nonsense");
+  assert_refused(read({"--model", "m", "--model", "n"}), "--model");
+  assert_refused(read({"--model", "m", "n"}), "n");
+  assert_refused(read({"--model", "m", "--client-weight", "root"}), "--client-weight: \"root\" is not USER=WEIGHT");
+  assert_refused(read({"--model", "m", "--client-weight", "=3"}), "USER=WEIGHT");
+  assert_refused(read({"--model", "m", "--client-weight", "root=0"}), "root=0: \"0\" is not a number from 1 to 1000");
+  assert_refused(read({"--model", "m", "--client-weight", "root=1001"}), "from 1 to 1000");
+  assert_refused(read({"--model", "m", "--client-weight", "no such user=2"}), "no user \"no such user\"");
+  assert_refused(read({"--model", "m", "--client-weight", "4294967295=2"}), "no user \"4294967295\"");
+  assert_refused(read({"--model", "m", "--prefill-delay-percent", "1001"}), "from 0 to 1000");
+  const ConfigFile weights("model = \"m\"\nclient_weight = [\"root=1\", 7.5]\n");
+  assert_refused(read({"--config", weights.path()}), ":2: client_weight: must be a string or an integer");
   const ConfigFile unknown("model = \"m\"\npool_size = 1\n");
   assert_refused(read({"--config", unknown.path()}), ":2: no setting \"pool_size\"");
   const ConfigFile wrong("\nthreads = \"all\"\n");
@@ -93,6 +117,7 @@ int main() {
   const CMUnitTest tests[] = {
       cmocka_unit_test(options_set_what_they_say),
       cmocka_unit_test(the_command_line_beats_the_file),
+      cmocka_unit_test(weights_are_a_users_by_name_or_uid),
       cmocka_unit_test(mistakes_are_named_with_their_place),
       cmocka_unit_test(sizes_have_binary_units),
   };

@@ -134,6 +134,14 @@ class Lifecycle(unittest.TestCase):
                 with self.assertRaises(iokv.LimitError):
                     iokv.Connection(daemon.socket)
 
+    def test_a_client_has_the_weight_of_its_user(self) -> None:
+        for user, weight in ((os.getuid(), 3), (os.getuid() + 1, 1)):
+            with Daemon("--client-weight", f"{user}=3", "--log-level", "debug") as daemon:
+                with iokv.Connection(daemon.socket):
+                    pass
+                daemon.stop()
+            self.assertIn(f"has joined with weight {weight}", "\n".join(daemon.output))
+
 
 if __name__ == "__main__":
     unittest.main()

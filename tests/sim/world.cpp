@@ -30,6 +30,11 @@ World::World(uint64_t seed) : random_(seed) {
   config_.batch.max_draws = 4 + below(16);
   config_.batch.prefill_rows = 4 + below(60);
   config_.batch.free_rows = 1 + below(8);
+  if (below(2) == 0) {
+    config_.step_model.profile.dense = {1.0 * below(50'000), 0, 1.0 + below(2'000)};
+    config_.step_model.shape.layers = 1;
+    config_.step_model.prefill_delay = 0.1 * below(20);
+  }
   config_.verify_always = true;
   PoolShape shape;
   shape.units = below(2) == 0 ? 5 + below(12) : 12 + below(60);  // half of them too small for what is wanted
@@ -106,7 +111,7 @@ void World::invite() {
   }
   if (!honest || below(5) == 0) guest.dies_at_ns = now_ns_ + below(40'000'000);
   RingClient& rings = honest ? guest.honest->rings : guest.hostile->rings;
-  guest.id = exchange_->join(now_ns_, kGeometry, rings.up(), rings.down());
+  guest.id = exchange_->join(now_ns_, kGeometry, rings.up(), rings.down(), 1 + below(8));
   guests_.push_back(std::move(guest));
   wake_daemon();
 }
