@@ -108,6 +108,9 @@ class Conductor {
   // steps are short. A profile of zeros says nothing.
   void know_device(const Profile& profile) { config_.step_model.profile = profile; }
 
+  // What a block takes of the pool at the most, in the larger of the forms that it may have.
+  static Units units_of_block(const RecomputeSetting& recompute, const BlockPool& pool);
+
   // The earliest time at which a PassEnded is due without any other event; 0: none.
   uint64_t next_timer_ns() const;
   // A client has sequences parked: its session must ask to be told of head movements.
@@ -196,6 +199,7 @@ class Conductor {
   void plan_steps();
   bool build_plan(Plan& plan);
   void admit_candidates();
+  void aim_forms();
   BatchLimits limits_of_step() const;
   std::optional<Candidate> candidate_of(const Sequence& sequence) const;
   void add_span(Plan& plan, Sequence& sequence, uint32_t rows);
@@ -208,7 +212,9 @@ class Conductor {
   bool add_block(Sequence& sequence, BlockForm form);
   void give_back(SequenceBlock block);
   void count(const Plan& plan);
-  Units most_units(Blocks blocks) const;
+  Units most_units(Blocks blocks) const {
+    return Units(blocks.value * units_of_block(config_.recompute, pool_).value);
+  }
   bool preempt_for(const Sequence& sequence);
   bool more_urgent(const Sequence& a, const Sequence& b) const;
   void forget_cache(Sequence& sequence, uint32_t keep_tokens);

@@ -12,6 +12,13 @@ namespace iokv {
 
 using wire::Counter;
 
+namespace {
+
+// A sequence that was in none of so many Plans is idle: it reads nothing.
+constexpr uint64_t kRecentPlans = 256;
+
+}  // namespace
+
 void Conductor::plan_steps() {
   while (!idle_plans_.empty()) {
     Plan* plan = idle_plans_.back();
@@ -38,7 +45,6 @@ bool Conductor::build_plan(Plan& plan) {
   builder_.build(plan);
   if (const StepModel& model = config_.step_model; model.known()) {
     plan.predicted = streaming_cost(model.profile, model.shape, plan.work);
-    forms_.observe(model.profile, model.shape, plan.work);
   }
   std::vector<uint32_t> clients;
   for (const PlanSpan& span : plan.spans) clients.push_back(span.client_slot);
@@ -67,11 +73,29 @@ void Conductor::admit_candidates() {
   }
   std::sort(runnable_.begin(), runnable_.end(),
             [this](const Sequence* a, const Sequence* b) { return more_urgent(*a, *b); });
+  aim_forms();
   for (Sequence* sequence : runnable_) {
     // Rows anew: an earlier one may have preempted it.
     const auto candidate = candidate_of(*sequence);
     if (candidate && reserve_blocks(*sequence)) candidates_.push_back(*candidate);
   }
+}
+
+// New blocks are stored as is best for the step to come in which everybody decodes: of the sequences that run now or did
+// so lately, a row each. A step that reads prompts says nothing of what its tokens will cost to those that follow.
+void Conductor::aim_forms() {
+  const StepModel& model = config_.step_model;
+  if (config_.recompute.mode != Recompute::automatic || !model.known()) return;
+  LayerWork work;
+  for (const auto& sequence : sequences_) {
+    const bool recent = !sequence->blocks.empty() && sequence->last_plan + kRecentPlans > issued_;
+    if (!sequence->open || !(sequence->started || recent)) continue;
+    work.rows++;
+    work.kv_host += sequence->tokens.size();
+  }
+  work.attended = work.kv_host;
+  work.new_kv = work.rows;
+  forms_.observe(model.profile, model.shape, work);
 }
 
 // What of the sequence's front operation could be computed now; nothing while it waits for a draw or for its client.
@@ -338,13 +362,10 @@ bool Conductor::add_block(Sequence& sequence, BlockForm form) {
   return true;
 }
 
-// Of so many blocks in the larger of the forms that they may take.
-Units Conductor::most_units(Blocks blocks) const {
-  const uint32_t kv = pool_.units_for(BlockForm::kv).value, x = pool_.units_for(BlockForm::x).value;
-  const uint32_t each = config_.recompute.mode == Recompute::never    ? kv
-                        : config_.recompute.mode == Recompute::always ? x
-                                                                      : std::max(kv, x);
-  return Units(blocks.value * each);
+Units Conductor::units_of_block(const RecomputeSetting& recompute, const BlockPool& pool) {
+  const Units kv = pool.units_for(BlockForm::kv), x = pool.units_for(BlockForm::x);
+  if (recompute.mode == Recompute::never) return kv;
+  return recompute.mode == Recompute::always ? x : std::max(kv, x);
 }
 
 // Whether so many blocks are free, or will be once everyone less urgent has lost theirs: a block comes free with the last

@@ -39,6 +39,41 @@ std::function<Status(const std::string&)> number(Integer& target, uint64_t least
   };
 }
 
+std::optional<double> parse_real(const std::string& text) {
+  double value = 0;
+  auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (failed != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+std::function<Status(const std::string&)> real_number(double& target, double least, double most) {
+  return [&target, least, most](const std::string& text) -> Status {
+    const std::optional<double> value = parse_real(text);
+    if (!value || !(*value >= least && *value <= most)) {
+      return error(fmt::format("\"{}\" is not a number from {} to {}", text, least, most));
+    }
+    target = *value;
+    return {};
+  };
+}
+
+std::function<Status(const std::string&)> recompute_of(RecomputeSetting& target) {
+  return [&target](const std::string& text) -> Status {
+    for (auto [name, mode] : {std::pair("never", Recompute::never), {"always", Recompute::always},
+                              {"auto", Recompute::automatic}}) {
+      if (text != name) continue;
+      target = {mode, 0};
+      return {};
+    }
+    const std::optional<double> fraction = parse_real(text);
+    if (!fraction || !(*fraction >= 0 && *fraction <= 1)) {
+      return error(fmt::format("\"{}\" is none of: never, always, auto, a fraction from 0 to 1", text));
+    }
+    target = {Recompute::fraction, *fraction};
+    return {};
+  };
+}
+
 std::function<Status(const std::string&)> text_of(std::string& target) {
   return [&target](const std::string& text) -> Status {
     target = text;
@@ -101,8 +136,17 @@ std::vector<Setting> settings_of(Config& config) {
                {"f32", [&config] { config.dtype = DType::f32; }},
                {"bf16", [&config] { config.dtype = DType::bf16; }}})},
       {"threads", "of the CPU backend; 0: one a core (0)", number(config.threads, 0, 1024)},
-      {"recompute", "never: cache K,V; always: cache activations and recompute K,V from them (never)",
-       one_of({{"never", [&config] { config.recompute = false; }}, {"always", [&config] { config.recompute = true; }}})},
+      {"recompute",
+       "of cached tokens keep activations and recompute K,V from them: never, always, a fraction such as 0.5, or auto, as "
+       "many as make steps shortest (auto)",
+       recompute_of(config.recompute)},
+      {"link-gbps", "make the CPU a device behind a link of so many GB/s each way; 0: no link (0)",
+       real_number(config.link_gbps, 0, 1000)},
+      {"staging-bytes", "device memory that cached tokens pass through on their way (64MiB)",
+       [&config](const std::string& text) -> Status {
+         IOKV_TRY_ASSIGN(config.staging_bytes, parse_bytes(text));
+         return {};
+       }},
       {"max-clients", "connected at once (64)", number(config.max_clients, 1, 4096)},
       {"max-sequences", "open at once, each client (1024)", number(config.max_sequences, 1, 1u << 20)},
       {"max-context", "tokens of a sequence; 0: as the model was trained (0)", number(config.max_context, 0, 1u << 30)},
@@ -136,7 +180,8 @@ std::string key_of(std::string name) {
 Result<std::string> text_of(const toml::node& value) {
   if (value.is_string()) return *value.value<std::string>();
   if (value.is_integer()) return std::to_string(*value.value<int64_t>());
-  return error("must be a string or an integer");
+  if (value.is_floating_point()) return fmt::format("{}", *value.value<double>());
+  return error("must be a string or a number");
 }
 
 Status set_from(const Setting& setting, const toml::node& value) {

@@ -10,6 +10,7 @@
 
 #include "daemon/base/dtype.h"
 #include "daemon/base/result.h"
+#include "daemon/sched/form_choice.h"
 #include "daemon/runtime/profile_choice.h"
 
 namespace iokv {
@@ -20,7 +21,9 @@ struct Config {
   uint64_t pool_bytes = uint64_t{1} << 30;
   std::optional<DType> dtype;    // nothing: the fastest that the machine computes in
   uint32_t threads = 0;          // 0: as many as cores that the process may use
-  bool recompute = false;        // keep X of every block instead of K,V
+  RecomputeSetting recompute{Recompute::automatic};
+  double link_gbps = 0;          // of the CPU backend; 0: it reads the pool in place
+  uint64_t staging_bytes = uint64_t{64} << 20;  // device memory through which cached tokens pass
   uint32_t max_clients = 64;
   uint32_t max_sequences = 1024;  // of a client
   uint32_t max_context = 0;      // tokens; 0: as trained

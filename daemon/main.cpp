@@ -21,7 +21,6 @@ namespace {
 
 constexpr uint32_t kMaxRows = 256;   // of a step
 constexpr uint32_t kMaxDraws = 64;
-constexpr uint64_t kStagingBytes = uint64_t{64} << 20;
 
 void start_log(const std::string& level) {
   spdlog::set_default_logger(spdlog::stderr_color_mt("iokvd"));
@@ -34,26 +33,73 @@ DType dtype_of(const Config& config) {
   return cpu_supports(CpuIsa::avx512_bf16) ? DType::bf16 : DType::f32;
 }
 
-struct LoadPlan {
-  BlockForm self_test_form = BlockForm::kv;
-  bool recomputes = false;
+// As what the tokens of this model can be stored on this device, of what is asked for.
+Result<RecomputeSetting> recompute_for(const Config& config, const ModelSpec& spec, const DeviceInfo& device) {
+  const RecomputeSetting never{Recompute::never};
+  if (config.recompute.mode != Recompute::automatic) return config.recompute;
+  // K,V that nothing has to carry are never slower than K,V that have to be computed.
+  if (device.host_addressable) return never;
+  if (spec.q_width() % 16 != 0) {
+    spdlog::warn("K,V of this model cannot be recomputed (heads x head size is {}, not a multiple of 16)", spec.q_width());
+    return never;
+  }
+  if (config.profile == ProfileMode::off) {
+    return error("recompute = auto needs to know the device: profile = off does not go with it");
+  }
+  return config.recompute;
+}
+
+struct DevicePlan {
+  RecomputeSetting recompute;
   PipelineOptions pipeline;
   ProfileChoice profile;
+
+  bool recomputes() const { return recompute.mode != Recompute::never; }
 };
 
+Result<DevicePlan> plan_device(const Config& config, const ModelSpec& spec, const DeviceInfo& device,
+                               const HostPool& memory, const BlockPool& blocks) {
+  DevicePlan plan;
+  IOKV_TRY_ASSIGN(plan.recompute, recompute_for(config, spec, device));
+  StagingChoice choice;
+  choice.device_bytes = config.staging_bytes;
+  choice.recomputes = plan.recomputes();
+  choice.in_place = device.host_addressable;
+  choice.kv_units = blocks.units_for(BlockForm::kv).value;
+  choice.x_units = blocks.units_for(BlockForm::x).value;
+  auto staging = choose_staging(spec, device.compute, choice);
+  if (!staging) return std::move(staging.failure()).within("--staging-bytes");
+  plan.pipeline.staging = *staging;
+  plan.pipeline.host = plan.pipeline.device = {memory.base(), memory.layer_stride_bytes(), memory.unit_bytes()};
+  plan.profile = {config.profile, config.state_directory, {}};
+  return plan;
+}
+
 // Everything that the device's thread does before the first Plan.
-Result<LoadedDevice> load(Backend& backend, const ModelFiles& files, const LoadPlan& plan,
+Result<LoadedDevice> load(Backend& backend, const ModelFiles& files, const DevicePlan& plan, const HostPool& memory,
                           const LoadProgress& progress) {
   LoadedDevice loaded;
+  IOKV_TRY(backend.pin(memory.base(), memory.bytes()));
   IOKV_TRY_ASSIGN(Weights weights, load_weights(backend, files, progress));
   IOKV_TRY_ASSIGN(loaded.profile, profile_for(backend, files.spec(), weights, plan.profile));
   ModelLimits limits;
   limits.max_rows = kMaxRows;
-  limits.recompute_rows = plan.recomputes ? plan.pipeline.staging.tile_tokens : 0;
+  limits.recompute_rows = plan.recomputes() ? plan.pipeline.staging.tile_tokens : 0;
   IOKV_TRY_ASSIGN(auto model, Model::make(backend, files.spec(), std::move(weights), limits));
   IOKV_TRY_ASSIGN(loaded.executor, Executor::make(backend, std::move(model), plan.pipeline, {kMaxRows, kMaxDraws}));
-  IOKV_TRY(loaded.executor->self_test(plan.self_test_form));
+  IOKV_TRY(loaded.executor->self_test(BlockForm::kv));
+  if (plan.recomputes()) IOKV_TRY(loaded.executor->self_test(BlockForm::x));
   return loaded;
+}
+
+std::string text_of(const RecomputeSetting& recompute) {
+  switch (recompute.mode) {
+    case Recompute::never: return "as K,V";
+    case Recompute::always: return "as activations";
+    case Recompute::fraction: return fmt::format("of which {:g} % as activations", 100 * recompute.fraction);
+    case Recompute::automatic: return "as K,V or as activations";
+  }
+  return "";
 }
 
 Status serve(const Config& config) {
@@ -61,28 +107,15 @@ Status serve(const Config& config) {
   const ModelSpec spec = opened.spec();
   if (!opened.tokenizer().note.empty()) spdlog::warn("{}", opened.tokenizer().note);
   const uint32_t max_context = config.max_context == 0 ? spec.max_context : std::min(config.max_context, spec.max_context);
-  const BlockForm form = config.recompute ? BlockForm::x : BlockForm::kv;
 
   IOKV_TRY_ASSIGN(Listener listener, Listener::open(choose_socket_path(config.socket)));
-  IOKV_TRY_ASSIGN(auto backend, make_cpu_backend({dtype_of(config), config.threads, CpuIsa::automatic}));
+  IOKV_TRY_ASSIGN(auto backend, make_cpu_backend({dtype_of(config), config.threads, CpuIsa::automatic,
+                                                  config.link_gbps * 1e9}));
   const DType compute = backend->info().compute;
   const PoolLayout layout{spec.layers, block_bytes(spec, compute, BlockForm::kv), block_bytes(spec, compute, BlockForm::x)};
   IOKV_TRY_ASSIGN(HostPool memory, HostPool::create(layout, config.pool_bytes));
   BlockPool blocks(memory.shape());
-  StagingChoice choice;
-  choice.device_bytes = kStagingBytes;
-  choice.recomputes = form == BlockForm::x;
-  choice.in_place = backend->info().host_addressable;
-  choice.kv_units = blocks.units_for(BlockForm::kv).value;
-  choice.x_units = blocks.units_for(BlockForm::x).value;
-  IOKV_TRY_ASSIGN(const StagingShape staging, choose_staging(spec, compute, choice));
-
-  OfferLimits limits;
-  limits.max_context = max_context;
-  limits.max_sequences = config.max_sequences;
-  limits.pool_tokens = uint64_t{blocks.total_units().value} / blocks.units_for(form).value * kBlockTokens;
-  IOKV_TRY_ASSIGN(Offer offer, Offer::make(opened, limits));
-  offer.counters().set(wire::Counter::pool_bytes, memory.bytes());
+  IOKV_TRY_ASSIGN(const DevicePlan plan, plan_device(config, spec, backend->info(), memory, blocks));
 
   ServiceOptions options;
   options.spin_ns = config.spin_us * 1000;
@@ -92,25 +125,26 @@ Status serve(const Config& config) {
   options.conductor.max_clients = config.max_clients;
   options.conductor.max_sequences = config.max_sequences;
   options.conductor.stall_lease_ns = config.stall_lease_ms * 1'000'000;
-  options.conductor.recompute.mode = config.recompute ? Recompute::always : Recompute::never;
-  options.conductor.staging = staging;
+  options.conductor.recompute = plan.recompute;
+  options.conductor.staging = plan.pipeline.staging;
   options.conductor.step_model.shape = cache_shape_of(spec, static_cast<uint32_t>(size_of(compute)));
   options.conductor.step_model.prefill_delay = config.prefill_delay_percent / 100.0;
   options.conductor.batch.max_rows = kMaxRows;
   options.conductor.batch.max_draws = kMaxDraws;
-  spdlog::info("{}: {}, {} layers, {} on {}, pool for {} tokens as {}", spec.name, spec.family, spec.layers,
-               name_of(backend->info().compute), backend->info().name, limits.pool_tokens,
-               config.recompute ? "activations" : "K,V");
-  LoadPlan plan;
-  plan.self_test_form = form;
-  plan.recomputes = form == BlockForm::x;
-  plan.pipeline.staging = staging;
-  plan.pipeline.host = plan.pipeline.device = {memory.base(), memory.layer_stride_bytes(), memory.unit_bytes()};
-  plan.profile = {config.profile, config.state_directory, {}};
+
+  OfferLimits limits;
+  limits.max_context = max_context;
+  limits.max_sequences = config.max_sequences;
+  limits.pool_tokens = uint64_t{blocks.total_units().value} / Conductor::units_of_block(plan.recompute, blocks).value *
+                       kBlockTokens;
+  IOKV_TRY_ASSIGN(Offer offer, Offer::make(opened, limits));
+  offer.counters().set(wire::Counter::pool_bytes, memory.bytes());
+  spdlog::info("{}: {}, {} layers, {} on {}, pool for {} tokens {}", spec.name, spec.family, spec.layers,
+               name_of(compute), backend->info().name, limits.pool_tokens, text_of(plan.recompute));
   // The device's thread drops this function once it has run, and with it the mapped files.
   auto files = std::make_shared<const ModelFiles>(std::move(opened));
   DeviceThread::Load load_model = [&, files = std::move(files)](const LoadProgress& progress) {
-    return load(*backend, *files, plan, progress);
+    return load(*backend, *files, plan, memory, progress);
   };
   IOKV_TRY_ASSIGN(auto service, Service::make(options, std::move(listener), std::move(offer), blocks, memory,
                                               std::move(load_model)));

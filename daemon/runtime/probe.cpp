@@ -182,6 +182,7 @@ Probe::Probe(Backend& backend, const ModelSpec& spec, const Weights& weights, co
       qkv_width_(spec.q_width() + 2 * spec.kv_width()),
       block_bytes_(spec.kv_shape().block_elements() * size_of(backend.info().compute)) {
   IOKV_ASSERT(!weights.layers.empty() && spec.max_context != 0 && limits.max_rows != 0);
+  IOKV_ASSERT(limits.max_copy_bytes >= 64);  // both directions have a half
   limits_.max_draws = std::min(limits_.max_draws, limits_.max_rows);
   context_ = std::min(kContextTokens, spec.max_context);
   max_attended_ = std::min(limits.max_attended, limits.max_rows * context_);

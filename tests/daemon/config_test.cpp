@@ -49,7 +49,7 @@ void options_set_what_they_say(void**) {
   assert_string_equal(line->config.model.c_str(), "m");
   assert_int_equal(line->config.pool_bytes, uint64_t{3} << 30);
   assert_true(line->config.dtype == DType::f32);
-  assert_true(line->config.recompute);
+  assert_true(line->config.recompute.mode == Recompute::always);
   assert_int_equal(line->config.max_clients, 7);
   assert_true(line->config.profile == ProfileMode::off);
   assert_string_equal(line->config.state_directory.c_str(), "/state");
@@ -91,14 +91,14 @@ void mistakes_are_named_with_their_place(void**) {
   assert_refused(read({"--model", "m", "--client-weight", "no such user=2"}), "no user \"no such user\"");
   assert_refused(read({"--model", "m", "--client-weight", "4294967295=2"}), "no user \"4294967295\"");
   assert_refused(read({"--model", "m", "--prefill-delay-percent", "1001"}), "from 0 to 1000");
-  const ConfigFile weights("model = \"m\"\nclient_weight = [\"root=1\", 7.5]\n");
-  assert_refused(read({"--config", weights.path()}), ":2: client_weight: must be a string or an integer");
+  const ConfigFile weights("model = \"m\"\nclient_weight = [\"root=1\", true]\n");
+  assert_refused(read({"--config", weights.path()}), ":2: client_weight: must be a string or a number");
   const ConfigFile unknown("model = \"m\"\npool_size = 1\n");
   assert_refused(read({"--config", unknown.path()}), ":2: no setting \"pool_size\"");
   const ConfigFile wrong("\nthreads = \"all\"\n");
   assert_refused(read({"--config", wrong.path()}), ":2: threads: \"all\"");
   const ConfigFile list("model = [1]\n");
-  assert_refused(read({"--config", list.path()}), "must be a string or an integer");
+  assert_refused(read({"--config", list.path()}), "must be a string or a number");
   const ConfigFile broken("model = \n");
   assert_refused(read({"--config", broken.path()}), ":1:");
   assert_refused(read({"--config", "/nonexistent-iokv.toml"}), "/nonexistent-iokv.toml");
