@@ -44,6 +44,11 @@ void Conductor::handle(Event event) {
   if (config_.verify_always) verify();
 }
 
+void Conductor::know_device(const Profile& profile) {
+  config_.step_model.profile = profile;
+  if (config_.step_model.known()) drift_.emplace(profile);
+}
+
 void Conductor::on(const ClientJoined& event) {
   IOKV_ASSERT(event.client.slot < clients_.size() && !clients_[event.client.slot].present);
   Client& client = clients_[event.client.slot];
@@ -173,6 +178,11 @@ void Conductor::publish_gauges() {
   set(Counter::pool_units, pool_.total_units().value);
   set(Counter::pool_units_free, pool_.free_units().value);
   set(Counter::x_share_ppm, static_cast<uint64_t>(forms_.x_share() * 1e6));
+  if (!drift_) return;
+  set(Counter::profile_fits, drift_->fits());
+  set(Counter::drifted_steps, drift_->drifted_steps());
+  set(Counter::link_ratio_ppm, static_cast<uint64_t>(drift_->link_ratio() * 1e6));
+  set(Counter::device_ratio_ppm, static_cast<uint64_t>(drift_->device_ratio() * 1e6));
 }
 
 void Conductor::verify() const {

@@ -26,6 +26,7 @@
 
 #include "daemon/pool/block_pool.h"
 #include "daemon/sched/batch.h"
+#include "daemon/sched/drift.h"
 #include "daemon/sched/form_choice.h"
 #include "daemon/sched/plan.h"
 #include "daemon/sched/plan_build.h"
@@ -48,6 +49,7 @@ struct ConductorConfig {
   uint32_t logits_rows_each = 8;     // rows of a Plan of an operation that keeps logits of every row
   BatchLimits batch;
   StagingShape staging;              // of the device; units are taken from the pool
+  bool refit = true;                 // correct the profile when steps take another time than predicted
   StepModel step_model;              // how long steps take; nothing known: batch.prefill_rows
   bool verify_always = false;        // after every event: for tests
 };
@@ -106,7 +108,9 @@ class Conductor {
 
   // What has been measured of the device: from the next Plan on steps are predicted with it, and blocks stored so that
   // steps are short. A profile of zeros says nothing.
-  void know_device(const Profile& profile) { config_.step_model.profile = profile; }
+  void know_device(const Profile& profile);
+  // Of steps since then; null while nothing is known.
+  const Drift* drift() const { return drift_ ? &*drift_ : nullptr; }
 
   // What a block takes of the pool at the most, in the larger of the forms that it may have.
   static Units units_of_block(const RecomputeSetting& recompute, const BlockPool& pool);
@@ -130,7 +134,9 @@ class Conductor {
       wire::Counter::first_work_ns, wire::Counter::first_works, wire::Counter::predicted_ns,
       wire::Counter::measured_ns, wire::Counter::planned_h2d_bytes, wire::Counter::h2d_bytes, wire::Counter::d2h_bytes,
       wire::Counter::h2d_busy_ns, wire::Counter::d2h_busy_ns, wire::Counter::recompute_busy_ns,
-      wire::Counter::dense_busy_ns, wire::Counter::x_blocks, wire::Counter::kv_blocks, wire::Counter::x_share_ppm};
+      wire::Counter::dense_busy_ns, wire::Counter::x_blocks, wire::Counter::kv_blocks, wire::Counter::x_share_ppm,
+      wire::Counter::profile_fits, wire::Counter::drifted_steps, wire::Counter::link_ratio_ppm,
+      wire::Counter::device_ratio_ppm};
 
   // Every invariant, in O(everything); aborts on a violation. For tests, and for an idle daemon.
   void verify() const;
@@ -212,6 +218,7 @@ class Conductor {
   bool add_block(Sequence& sequence, BlockForm form);
   void give_back(SequenceBlock block);
   void count(const Plan& plan);
+  void watch_drift(const Plan& plan);
   Units most_units(Blocks blocks) const {
     return Units(blocks.value * units_of_block(config_.recompute, pool_).value);
   }
@@ -246,6 +253,7 @@ class Conductor {
   BatchChooser chooser_;
   PlanBuilder builder_;
   FormChooser forms_;
+  std::optional<Drift> drift_;
   Counters counters_{};
 };
 

@@ -45,6 +45,7 @@ bool Conductor::build_plan(Plan& plan) {
   builder_.build(plan);
   if (const StepModel& model = config_.step_model; model.known()) {
     plan.predicted = streaming_cost(model.profile, model.shape, plan.work);
+    plan.fit = drift_->fits();
   }
   std::vector<uint32_t> clients;
   for (const PlanSpan& span : plan.spans) clients.push_back(span.client_slot);
@@ -210,6 +211,7 @@ void Conductor::on(const PlanRetired& event) {
   bump(Counter::steps);
   bump(Counter::step_ns, static_cast<int64_t>(plan.ended_ns - plan.started_ns));
   count(plan);
+  if (plan.failure.empty()) watch_drift(plan);
   step_ns_ = step_ns_ == 0 ? plan.ended_ns - plan.started_ns : (7 * step_ns_ + plan.ended_ns - plan.started_ns) / 8;
   if (plan.taken_ns != 0 && plan.started_ns >= plan.taken_ns) {
     bump(Counter::first_works);
@@ -242,6 +244,18 @@ void Conductor::count(const Plan& plan) {
   add(Counter::d2h_busy_ns, busy_ns(Queue::d2h));
   add(Counter::recompute_busy_ns, busy_ns(Queue::recompute));
   add(Counter::dense_busy_ns, busy_ns(Queue::dense));
+}
+
+// Steps of decodes alone: they are what is planned for, and prompts' attention is predicted less well.
+void Conductor::watch_drift(const Plan& plan) {
+  const bool decodes = plan.tokens.size() == plan.spans.size();
+  if (!drift_ || !config_.refit || !decodes || plan.predicted.total_ns <= 0 || plan.measured.step_ns == 0) return;
+  auto busy_ns = [&](Queue queue) { return static_cast<double>(plan.measured.busy_ns[static_cast<size_t>(queue)]); };
+  const StepTimes predicted{std::max(plan.predicted.h2d_ns, plan.predicted.d2h_ns), plan.predicted.device_ns,
+                            plan.predicted.total_ns};
+  const StepTimes measured{std::max(busy_ns(Queue::h2d), busy_ns(Queue::d2h)),
+                           static_cast<double>(plan.measured.device_busy_ns), static_cast<double>(plan.measured.step_ns)};
+  if (drift_->observe(predicted, measured, plan.fit)) config_.step_model.profile = drift_->profile();
 }
 
 // What the device has computed is lost with it: in the failed Plan, in those behind it, and in every block.

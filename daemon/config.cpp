@@ -163,6 +163,8 @@ std::vector<Setting> settings_of(Config& config) {
        one_of({{"auto", [&config] { config.profile = ProfileMode::automatic; }},
                {"measure", [&config] { config.profile = ProfileMode::measure; }},
                {"off", [&config] { config.profile = ProfileMode::off; }}})},
+      {"refit", "on: correct the profile when steps have taken another time than predicted for a while; off (on)",
+       one_of({{"on", [&config] { config.refit = true; }}, {"off", [&config] { config.refit = false; }}})},
       {"state-directory",
        "where profiles are kept ($IOKV_STATE_DIRECTORY, $STATE_DIRECTORY, $XDG_STATE_HOME/iokv, ~/.local/state/iokv)",
        text_of(config.state_directory)},

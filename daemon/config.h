@@ -32,6 +32,7 @@ struct Config {
   uint64_t stall_lease_ms = 10'000;
   uint64_t spin_us = 20;         // how long the conductor looks for work before it sleeps, while no step runs
   ProfileMode profile = ProfileMode::automatic;
+  bool refit = true;             // correct the profile when steps take another time than predicted
   std::string state_directory;   // empty: see choose_state_directory
   std::string log_level = "info";
 };

@@ -127,6 +127,7 @@ Status serve(const Config& config) {
   options.conductor.stall_lease_ns = config.stall_lease_ms * 1'000'000;
   options.conductor.recompute = plan.recompute;
   options.conductor.staging = plan.pipeline.staging;
+  options.conductor.refit = config.refit;
   options.conductor.step_model.shape = cache_shape_of(spec, static_cast<uint32_t>(size_of(compute)));
   options.conductor.step_model.prefill_delay = config.prefill_delay_percent / 100.0;
   options.conductor.batch.max_rows = kMaxRows;

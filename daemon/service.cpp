@@ -152,6 +152,16 @@ void Service::issue(Plan* plan) {
 
 void Service::discarded(uint32_t block, BlockForm form) { memory_.discard(block, form); }
 
+// Once for each correction: whoever shares the link, or slows the device, shows here.
+void Service::report_drift() {
+  const Conductor::Counters& counters = exchange_.conductor().counters();
+  const uint64_t fits = counters[static_cast<uint32_t>(wire::Counter::profile_fits)];
+  if (fits == std::exchange(profile_fits_, fits)) return;
+  const Drift& drift = *exchange_.conductor().drift();
+  spdlog::info("steps take another time than predicted: planning now with a link that takes {:.2f} and a device that takes "
+               "{:.2f} times as long as measured at the start", drift.link_factor(), drift.device_factor());
+}
+
 // The conductor's counters, and those that only this thread knows.
 void Service::publish_counters() {
   CountersPage& page = offer_.counters();
@@ -161,6 +171,7 @@ void Service::publish_counters() {
   page.set(wire::Counter::doorbells_sent, connections_->doorbells_sent());
   page.set(wire::Counter::doorbells_received, connections_->doorbells_received());
   page.set(wire::Counter::wakeups, wakeups_);
+  report_drift();
 }
 
 }  // namespace iokv

@@ -50,6 +50,7 @@ class Service final : private ExchangePorts {
   void sleep();
   void request_shutdown();
   void publish_counters();
+  void report_drift();
 
   void ring(ClientId client) override { connections_->ring(client); }
   void ended(ClientId client, int32_t code, const std::string& reason) override {
@@ -78,6 +79,7 @@ class Service final : private ExchangePorts {
   uint64_t spin_until_ns_ = 0;
   uint32_t turns_awake_ = 0;  // since the sockets were last looked at
   uint64_t wakeups_ = 0;
+  uint64_t profile_fits_ = 0;
 };
 
 }  // namespace iokv

@@ -55,7 +55,11 @@ namespace iokv::wire {
   X(dense_busy_ns, "ns", "time in everything else that the device computes for the layers")                   \
   X(x_blocks, "1", "blocks in the pool that are stored as X")                                                 \
   X(kv_blocks, "1", "blocks in the pool that are stored as K,V")                                              \
-  X(x_share_ppm, "1e-6", "share of cached tokens that is aimed at to be stored as X")
+  X(x_share_ppm, "1e-6", "share of cached tokens that is aimed at to be stored as X")                         \
+  X(profile_fits, "1", "times that the profile was corrected because steps took another time than predicted") \
+  X(drifted_steps, "1", "decoding batches that took over 15 % more or less than predicted")                   \
+  X(link_ratio_ppm, "1e-6", "measured over predicted time of the link, averaged over the last batches")       \
+  X(device_ratio_ppm, "1e-6", "the same of the device")
 
 enum class Counter : uint32_t {
 #define IOKV_COUNTER_NAME(name, unit, meaning) name,

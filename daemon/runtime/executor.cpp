@@ -40,7 +40,7 @@ void Executor::run(Plan& plan, const Pipeline::Next& next) {
 Status Executor::compute(Plan& plan, const Pipeline::Next& next) {
   IOKV_ASSERT(plan.tokens.size() <= limits_.max_rows && plan.draws.size() <= limits_.max_draws);
   fill_in_tokens(plan);
-  model_->begin(plan.tokens, plan.positions);
+  pipeline_->begin(plan);
   pipeline_->run(plan, next);
   logits_rows_.clear();
   for (const PlanDraw& draw : plan.draws) logits_rows_.push_back(draw.row);

@@ -23,6 +23,11 @@ Pipeline::Pipeline(Backend& backend, Model& model, const PipelineOptions& option
       kv_free_(options.staging.kv_slots),
       appended_(layers_) {}
 
+void Pipeline::begin(const Plan& plan) {
+  begun_ = backend_.record(Queue::dense);
+  model_.begin(plan.tokens, plan.positions);
+}
+
 void Pipeline::run(const Plan& plan, const Next& next) {
   // It is fetched for already, unless it came too late for that.
   running_ ^= 1;
@@ -43,26 +48,46 @@ Status Pipeline::settle(StepMeasure& measure) {
   Flight& flight = flights_[running_];
   if (last_append_.value != 0) IOKV_TRY(backend_.poll(last_append_, true));
   const Plan& plan = *flight.plan;
+  measure.h2d_bytes = flight.h2d_bytes;
+  measure.d2h_bytes = flight.d2h_bytes;
+  measure.recomputed_tokens = (plan.work.x_host + plan.work.x_device) * layers_;
+  measure_times(flight, measure);
+  flight.plan = nullptr;  // its storage may be used for another one
+  return {};
+}
+
+// Of operations in their queues' order. The device is busy for the union of dense and recompute.
+void Pipeline::measure_times(const Flight& flight, StepMeasure& measure) {
   std::array<uint64_t, kQueues> latest{};
   for (const IssuedOp& op : flight.issued) {
     uint64_t& value = latest[static_cast<size_t>(op.end.queue)];
     value = std::max(value, op.end.value);
   }
+  uint64_t first_ns = UINT64_MAX, last_dense_ns = 0;
+  device_times_.clear();
   for (const IssuedOp& op : flight.issued) {
-    // The backend keeps the latest times only; the link may have been issued further ahead than this Plan.
     const auto queue = static_cast<size_t>(op.end.queue);
+    // The backend keeps the latest times only.
     if (op.begin.value + Backend::kTimedTickets / 2 < latest[queue]) continue;
-    measure.busy_ns[queue] += backend_.reached_ns(op.end) - backend_.reached_ns(op.begin);
+    const uint64_t begin_ns = backend_.reached_ns(op.begin), end_ns = backend_.reached_ns(op.end);
+    measure.busy_ns[queue] += end_ns - begin_ns;
+    first_ns = std::min(first_ns, begin_ns);
+    if (op.end.queue == Queue::dense) last_dense_ns = std::max(last_dense_ns, end_ns);
+    if (op.end.queue == Queue::dense || op.end.queue == Queue::recompute) device_times_.emplace_back(begin_ns, end_ns);
   }
-  measure.h2d_bytes = flight.h2d_bytes;
-  measure.d2h_bytes = flight.d2h_bytes;
-  measure.recomputed_tokens = (plan.work.x_host + plan.work.x_device) * layers_;
-  measure.started_ns = backend_.reached_ns(flight.at(0, 0).begin);
-  for (uint32_t index = 1; index < plan.ops.size() && plan.ops[index].queue == Queue::h2d; ++index) {
-    measure.started_ns = std::min(measure.started_ns, backend_.reached_ns(flight.at(0, index).begin));
+  const uint64_t begun_ns = backend_.reached_ns(begun_);
+  measure.started_ns = std::min(first_ns, begun_ns);
+  // Outside of the layers: embedding, then logits and draws.
+  const uint64_t embedding_ns = backend_.reached_ns(flight.issued.front().begin) - begun_ns;
+  const uint64_t head_ns = measure.ended_ns - std::min(last_dense_ns, measure.ended_ns);
+  measure.busy_ns[static_cast<size_t>(Queue::dense)] += embedding_ns + head_ns;
+  measure.device_busy_ns = embedding_ns + head_ns;
+  std::sort(device_times_.begin(), device_times_.end());
+  uint64_t until_ns = 0;
+  for (auto [begin_ns, end_ns] : device_times_) {
+    measure.device_busy_ns += end_ns - std::min(end_ns, std::max(begin_ns, until_ns));
+    until_ns = std::max(until_ns, end_ns);
   }
-  flight.plan = nullptr;  // its storage may be used for another one
-  return {};
 }
 
 void Pipeline::abandon() {

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "daemon/backend/backend.h"
@@ -60,11 +61,14 @@ class Pipeline {
   // The Plan behind the one that runs, if there is one yet; asked for whenever the link could go on with it.
   using Next = std::function<const Plan*()>;
 
-  // All layers of the Plan, after Model::begin. Returns once everything is issued; nothing needs to have been reached.
+  // The embedding of the Plan's tokens.
+  void begin(const Plan& plan);
+
+  // All layers of the Plan. Returns once everything is issued; nothing needs to have been reached.
   void run(const Plan& plan, const Next& next);
 
   // Waits until the write-backs of the latest Plan are done, and counts what its operations took; the Plan's dense work
-  // has been waited for.
+  // has been waited for, and measure.ended_ns is there.
   Status settle(StepMeasure& measure);
 
   // After a device error: what was fetched for Plans to come is forgotten.
@@ -100,6 +104,7 @@ class Pipeline {
 
   Pipeline(Backend& backend, Model& model, const PipelineOptions& options);
   Status poison_ring();
+  void measure_times(const Flight& flight, StepMeasure& measure);
   void take_off(Flight& flight, const Plan& plan);
   void fetch_ahead(const Next& next);
   bool may_fetch(const Flight& flight, const PlanOp& op) const;
@@ -138,6 +143,8 @@ class Pipeline {
   std::vector<Ticket> appended_;       // [layers] the latest write-back to the layer's part of the pool
   std::array<Ticket, 2> kept_free_;    // the latest write-back out of each of the model's kept_x
   Ticket last_append_;
+  Ticket begun_;                       // before the running Plan's embedding
+  std::vector<std::pair<uint64_t, uint64_t>> device_times_;  // of a Plan that has run
 
   // Arguments of one operation.
   std::vector<CopyRun> copies_;

@@ -151,7 +151,8 @@ struct PlanRound {
 struct StepMeasure {
   uint64_t h2d_bytes = 0, d2h_bytes = 0;
   uint64_t recomputed_tokens = 0;             // tokens times layers whose K,V was computed from X
-  std::array<uint64_t, kQueues> busy_ns{};    // time in operations
+  std::array<uint64_t, kQueues> busy_ns{};    // time in operations; of dense, embedding, logits and draws included
+  uint64_t device_busy_ns = 0;                // with dense or recompute busy, or both
   uint64_t started_ns = 0, ended_ns = 0;      // on the device's clock: its first operation, its last draw
   uint64_t step_ns = 0;                       // from its start, or the end of the Plan before it if that was later
 };
@@ -174,6 +175,7 @@ struct Plan {
   std::vector<PlanAttend> attends;  // of a round together
   LayerWork work;                // of one layer
   StepCost predicted;            // all zero where nothing is known of the device
+  uint32_t fit = 0;              // of the profile that it was predicted with: Drift::fits
 
   // Results
   uint64_t started_ns = 0, ended_ns = 0;
@@ -184,7 +186,7 @@ struct Plan {
     spans.clear(), tokens.clear(), positions.clear(), runs.clear(), draws.clear();
     rounds.clear(), ops.clear(), parts.clear(), stores.clear(), attends.clear();
     clients = 0, taken_ns = started_ns = ended_ns = 0;
-    work = {}, predicted = {}, measured = {};
+    work = {}, predicted = {}, fit = 0, measured = {};
     failure.clear();
   }
 };

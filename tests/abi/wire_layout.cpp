@@ -217,5 +217,9 @@ static_assert(static_cast<uint32_t>(Counter::dense_busy_ns) == 43);
 static_assert(static_cast<uint32_t>(Counter::x_blocks) == 44);
 static_assert(static_cast<uint32_t>(Counter::kv_blocks) == 45);
 static_assert(static_cast<uint32_t>(Counter::x_share_ppm) == 46);
+static_assert(static_cast<uint32_t>(Counter::profile_fits) == 47);
+static_assert(static_cast<uint32_t>(Counter::drifted_steps) == 48);
+static_assert(static_cast<uint32_t>(Counter::link_ratio_ppm) == 49);
+static_assert(static_cast<uint32_t>(Counter::device_ratio_ppm) == 50);
 
 }  // namespace iokv::wire

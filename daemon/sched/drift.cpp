@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "daemon/runtime/drift.h"
+#include "daemon/sched/drift.h"
 
 #include <algorithm>
 #include <cmath>

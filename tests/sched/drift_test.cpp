@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A machine whose link and device have true rates that may change, predicted by a Drift that must follow. Its noise is
 // synthetic and seeded.
-#include "daemon/runtime/drift.h"
+#include "daemon/sched/drift.h"
 
 #include <cmath>
 #include <functional>
