@@ -23,9 +23,10 @@ from iokvd import BUILD, Daemon
 Figures = dict[str, Any]
 
 
-def arguments(description: str | None) -> argparse.Namespace:
+def arguments(description: str | None, *, model: bool = True) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="GGUF file or directory")
+    if model:
+        parser.add_argument("--model", required=True, help="GGUF file or directory")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures by name")
     parser.add_argument("--quick", action="store_true", help="few and short rounds: shows that it runs, not how fast")
     return parser.parse_args()

@@ -48,14 +48,22 @@ PlanBuilder::PlanBuilder(const StagingShape& shape) : shape_(shape) {
 
 void PlanBuilder::build(Plan& plan) {
   begin(plan);
-  for (uint32_t pass = 0; !cursors_.empty(); ++pass) {
+  begin_pass(0);
+  left_.clear();
+  for (uint32_t i = 0; i < plan.spans.size(); ++i) {
+    Cursor cursor{i, plan.spans[i].first_run, 0};
+    if (emit_pass(cursor, 0)) left_.push_back(cursor);
+  }
+  close_round();
+  for (uint32_t pass = 1; !left_.empty(); ++pass) {
+    std::swap(cursors_, left_);
+    begin_pass(pass);
     left_.clear();
     for (Cursor& cursor : cursors_) {
       if (emit_pass(cursor, pass)) left_.push_back(cursor);
     }
     // A span has pieces in one pass after the other: in rounds of their own, so that attention merges them in order.
     close_round();
-    std::swap(cursors_, left_);
   }
   finish();
 }
@@ -64,74 +72,117 @@ void PlanBuilder::begin(Plan& plan) {
   plan_ = &plan;
   plan.rounds.clear(), plan.ops.clear(), plan.parts.clear(), plan.stores.clear(), plan.attends.clear();
   plan.work = {};
-  cursors_.clear();
   span_round_.assign(plan.spans.size(), 0);
-  round_open_ = attached_ = false;
-  tile_kind_ = Kind::none;
+  cursors_.reserve(plan.spans.size()), left_.reserve(plan.spans.size());  // they change places
+  round_open_ = attached_ = fetches_ = reads_in_place_ = false;
   ++build_;
   shared_used_ = 0;
   add(OpKind::project, Queue::dense).after[0] = wait_for(PlanWait::For::kept_x);
-  for (uint32_t i = 0; i < plan.spans.size(); ++i) {
-    const PlanSpan& span = plan.spans[i];
+  LayerWork& work = plan.work;
+  for (const PlanSpan& span : plan.spans) {
     IOKV_ASSERT(span.rows > 0 && span.runs > 0);
-    cursors_.push_back({i, span.first_run, 0});
-    plan.work.rows += span.rows;
-    plan.work.attended += uint64_t{span.rows} * span.first_position + uint64_t{span.rows} * (span.rows + 1) / 2;
+    work.rows += span.rows;
+    work.attended += uint64_t{span.rows} * span.first_position + uint64_t{span.rows} * (span.rows + 1) / 2;
   }
 }
 
 void PlanBuilder::finish() {
   add(OpKind::finish, Queue::dense);
   if (attached_) sort_attends();
-  uint32_t at = 0;
-  for (PlanOp& op : plan_->ops) {
-    if (op.kind != OpKind::attend) continue;
-    op.first = at;
-    while (at < plan_->attends.size() && plan_->attends[at].round == op.round) ++at;
-    op.count = at - op.first;
-  }
-  IOKV_ASSERT(at == plan_->attends.size());
   plan_ = nullptr;
+}
+
+// In even passes most parts are X, in odd ones all are K,V: those go to the Plan at once.
+void PlanBuilder::begin_pass(uint32_t pass) {
+  for (Lane& lane : lanes_) lane.parts = &lane.own;
+  lane(pass % 2 == 0 ? Source::x : Source::kv).parts = &plan_->parts;
 }
 
 // The span's runs up to one that has to wait for another pass. true: there is one.
 bool PlanBuilder::emit_pass(Cursor& cursor, uint32_t pass) {
   const PlanSpan& span = plan_->spans[cursor.span];
   const Parity now = pass % 2 == 0 ? Parity::even : Parity::odd;
-  for (; cursor.run < span.first_run + span.runs; ++cursor.run) {
+  const uint32_t end = span.first_run + span.runs;
+  while (cursor.run < end) {
     const BlockRun& run = plan_->runs[cursor.run];
     const Parity parity = parity_of(span, run, cursor.block);
     if (parity != Parity::any && parity != now) return true;
+    if (emit_whole_runs(span, cursor, now == Parity::even ? Source::x : Source::kv)) continue;
     emit_run(span, cursor.span, run, cursor.block);
     cursor.block += run.blocks;
+    ++cursor.run;
   }
   IOKV_ASSERT(cursor.block == blocks_for(Tokens(span.first_position + span.rows)).value);
   return false;
 }
 
-void PlanBuilder::emit_run(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block) {
-  IOKV_ASSERT(run.kv_id == kNoBlock || (run.blocks == 1 && run.form == BlockForm::x && !run.resident()));
-  if (run.resident() && run.device_form == BlockForm::kv) {
-    attend(round(), span_index, first_block, run.blocks, 0, run.device_id);
-    return emit_stores(span, run, 0, first_block, run.blocks, 0);
+// Runs that need no thought, at once, as most of a large batch are: cached, in the host pool, of this sequence alone, and
+// with room in the round and its tile. false: the cursor's run is not such a one.
+bool PlanBuilder::emit_whole_runs(const PlanSpan& span, Cursor& cursor, Source source) {
+  Lane& to = lane(source);
+  if (!round_open_ || to.tiles.empty()) return false;
+  const BlockForm form = source == Source::kv ? BlockForm::kv : BlockForm::x;
+  Tile& tile = to.tiles.back();
+  const uint32_t full_blocks = span.first_position / kBlockTokens;
+  const uint32_t room = std::min({slot_room(), (shape_.tile_tokens - tile.tokens) / kBlockTokens,
+                                  full_blocks - std::min(full_blocks, cursor.block)});
+  const BlockRun* const first = &plan_->runs[cursor.run];
+  const BlockRun* const end = first + (span.first_run + span.runs - cursor.run);
+  const BlockRun* run = first;
+  uint32_t blocks = 0;
+  for (; run != end && run->blocks <= room - blocks && run->form == form; ++run) {
+    if (run->resident() || run->shared || run->kv_id != kNoBlock) break;
+    PlanPart& part = to.parts->emplace_back();
+    part.id = run->id;
+    part.tokens = run->blocks * kBlockTokens;
+    part.position = (cursor.block + blocks) * kBlockTokens;
+    part.area = areas_ + blocks;
+    part.x_row = x_rows_ + (source == Source::x ? blocks * kBlockTokens : 0);
+    blocks += run->blocks;
   }
-  if (run.shared && !run.resident()) return emit_shared(span, span_index, run, first_block);
+  if (run == first) return false;
+  attend(round(), cursor.span, cursor.block, blocks, areas_, kNoBlock);
+  tile.count += static_cast<uint32_t>(run - first);
+  tile.tokens += blocks * kBlockTokens;
+  areas_ += blocks;
+  if (source == Source::x) x_rows_ += blocks * kBlockTokens;
+  cursor.run += static_cast<uint32_t>(run - first);
+  cursor.block += blocks;
+  return true;
+}
+
+void PlanBuilder::emit_run(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block) {
+  if (run.resident() && run.device_form == BlockForm::kv) return emit_resident(span, span_index, run, first_block);
+  if (run.shared) return emit_shared(span, span_index, run, first_block);
   emit_blocks(span, span_index, run, 0, first_block, run.blocks);
+}
+
+// Attended to where they are, in the round where the span has come to, so that it can still share the blocks behind them;
+// with new rows, in the round that stores them.
+void PlanBuilder::emit_resident(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block) {
+  const bool stores = (first_block + run.blocks) * kBlockTokens > span.first_position;
+  const uint32_t in_round = stores || plan_->rounds.empty() ? round() : span_round_[span_index];
+  attend(in_round, span_index, first_block, run.blocks, 0, run.device_id);
+  if (stores) emit_stores(span, run, 0, first_block, run.blocks, 0);
 }
 
 // Blocks that another span has brought in a round that this one has not passed are attended to there.
 void PlanBuilder::emit_shared(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block) {
-  const uint32_t units = run.form == BlockForm::kv ? shape_.kv_units : shape_.x_units;
+  const uint32_t units = units_of(run.used_form());
+  const uint32_t id = run.resident() ? run.device_id : run.id;
   for (uint32_t offset = 0, blocks = 0; offset < run.blocks; offset += blocks) {
     // found stays valid: nothing is added before it has been used.
-    const Shared found = shared_entry(run.id + offset * units);
-    if (found.build == build_ && found.round >= span_round_[span_index]) {
-      attend(found.round, span_index, first_block + offset, 1, found.area, kNoBlock);
-      blocks = 1;
+    const Shared found = shared_entry(id + offset * units, run.resident());
+    if (attendable(found, span_index)) {
+      blocks = std::min(found.blocks, run.blocks - offset);
+      attend(found.round, span_index, first_block + offset, blocks, found.area, kNoBlock);
       continue;
     }
     blocks = 1;
-    while (offset + blocks < run.blocks && shared_entry(run.id + (offset + blocks) * units).build != build_) ++blocks;
+    while (offset + blocks < run.blocks &&
+           !attendable(shared_entry(id + (offset + blocks) * units, run.resident()), span_index)) {
+      ++blocks;
+    }
     emit_blocks(span, span_index, run, offset, first_block + offset, blocks);
   }
 }
@@ -140,55 +191,51 @@ void PlanBuilder::emit_blocks(const PlanSpan& span, uint32_t span_index, const B
                               uint32_t first_block, uint32_t blocks) {
   const bool resident = run.resident();
   const BlockForm form = run.used_form();
-  const uint32_t units = form == BlockForm::kv ? shape_.kv_units : shape_.x_units;
-  const Kind kind = form == BlockForm::kv ? Kind::kv : resident ? Kind::resident_x : Kind::x;
+  const uint32_t units = units_of(form);
+  const Source source = form == BlockForm::kv ? Source::kv : resident ? Source::resident_x : Source::x;
+  uint32_t id = (resident ? run.device_id : run.id) + offset * units;
   while (blocks > 0) {
-    if (round_open_ && areas_ == shape_.slot_blocks) close_round();
-    const uint32_t in_round = round(), area = areas_, taken = std::min(blocks, shape_.slot_blocks - areas_);
+    if (round_open_ && slot_room() == 0) close_round();
+    const uint32_t in_round = round(), area = areas_, taken = std::min(blocks, slot_room());
     areas_ += taken;
-    const uint32_t id = (resident ? run.device_id : run.id) + offset * units;
     const uint32_t cached = cached_in(span, first_block, taken), position = first_block * kBlockTokens;
     if (run.kv_id != kNoBlock) {
+      IOKV_ASSERT(run.blocks == 1 && source == Source::x);
       const uint32_t as_x = std::min(run.x_tokens, cached);
-      emit_tokens(Kind::x, id, shape_.x_units, 0, as_x, position, area);
-      emit_tokens(Kind::kv, run.kv_id, shape_.kv_units, as_x, cached - as_x, position + as_x, area);
+      emit_tokens(Source::x, id, units, 0, as_x, position, area);
+      emit_tokens(Source::kv, run.kv_id, shape_.kv_units, as_x, cached - as_x, position + as_x, area);
     } else {
-      emit_tokens(kind, id, units, 0, cached, position, area);
+      emit_tokens(source, id, units, 0, cached, position, area);
     }
-    if (run.shared && !resident) {
-      for (uint32_t i = 0; i < taken; ++i) {
-        Shared& entry = shared_entry(id + i * units);
-        if (entry.build != build_ && ++shared_used_ * 2 > shared_.size()) {
-          grow_shared();
-          --i, --shared_used_;
-          continue;
-        }
-        entry = {id + i * units, build_, in_round, area + i};
-      }
-    }
-    emit_stores(span, run, offset, first_block, taken, area);
+    if (run.shared) remember(run, id, units, in_round, area, taken);
+    if (cached < taken * kBlockTokens) emit_stores(span, run, offset, first_block, taken, area);
     attend(in_round, span_index, first_block, taken, area, kNoBlock);
     offset += taken, first_block += taken, blocks -= taken;
+    id += taken * units;
   }
 }
 
-void PlanBuilder::emit_tokens(Kind kind, uint32_t id, uint32_t units, uint32_t first_token, uint32_t tokens,
+// Parts of tokens that begin in block `id`, cut where the lane's tiles are full. Written where they stay, like everything
+// that there is much of: a copy of what has just been written in pieces takes longer than all the rest.
+void PlanBuilder::emit_tokens(Source source, uint32_t id, uint32_t units, uint32_t first_token, uint32_t tokens,
                               uint32_t position, uint32_t area) {
-  LayerWork& work = plan_->work;
-  (kind == Kind::kv ? work.kv_host : kind == Kind::x ? work.x_host : work.x_device) += tokens;
+  Lane& to = lane(source);
   while (tokens > 0) {
-    if (tile_kind_ != kind || tile_tokens_ == shape_.tile_tokens) open_tile(kind);
-    const uint32_t taken = std::min(tokens, shape_.tile_tokens - tile_tokens_);
-    PlanPart part;
+    if (to.tiles.empty() || to.tiles.back().tokens == shape_.tile_tokens) {
+      to.tiles.push_back({static_cast<uint32_t>(to.parts->size()), 0, 0});
+    }
+    Tile& tile = to.tiles.back();
+    const uint32_t taken = std::min(tokens, shape_.tile_tokens - tile.tokens);
+    PlanPart& part = to.parts->emplace_back();
     part.id = id;
     part.first_token = first_token;
     part.tokens = taken;
     part.position = position;
     part.area = area;
     part.x_row = x_rows_;
-    plan_->parts.push_back(part);
-    if (kind == Kind::x) x_rows_ += taken;
-    tile_tokens_ += taken;
+    if (source == Source::x) x_rows_ += taken;
+    ++tile.count;
+    tile.tokens += taken;
     tokens -= taken, position += taken, first_token += taken;
     id += first_token / kBlockTokens * units;
     area += first_token / kBlockTokens;
@@ -200,35 +247,46 @@ void PlanBuilder::emit_stores(const PlanSpan& span, const BlockRun& run, uint32_
                               uint32_t blocks, uint32_t area) {
   const uint32_t end = std::min(span.first_position + span.rows, (first_block + blocks) * kBlockTokens);
   const bool in_device = run.resident() && run.device_form == BlockForm::kv;
+  IOKV_ASSERT(!run.resident() || in_device || shape_.in_place);
   for (uint32_t position = std::max(span.first_position, first_block * kBlockTokens), rows; position < end;
        position += rows) {
     const uint32_t block = position / kBlockTokens - first_block;
     rows = std::min(end, (first_block + block + 1) * kBlockTokens) - position;
-    PlanStore store;
+    PlanStore& store = plan_->stores.emplace_back();
     store.row = span.first_row + position - span.first_position;
     store.rows = rows;
     store.position = position;
     store.area = area + block;
     if (in_device) store.device_id = run.device_id + (offset + block) * shape_.kv_units;
+    store.id = run.id + (offset + block) * units_of(run.form);
     store.form = run.form;
-    store.id = run.id + (offset + block) * (run.form == BlockForm::kv ? shape_.kv_units : shape_.x_units);
-    plan_->stores.push_back(store);
+    store.device_form = run.device_form;
     if (!shape_.in_place) (run.form == BlockForm::kv ? plan_->work.new_kv : plan_->work.new_x) += rows;
   }
+  writes_ |= !shape_.in_place || run.form == BlockForm::x;
 }
 
+// Pieces behind the span's latest ones in the same slot are added to them.
 void PlanBuilder::attend(uint32_t round, uint32_t span, uint32_t first_piece, uint32_t pieces, uint32_t area,
                          uint32_t device_id) {
-  PlanAttend attend;
+  std::vector<PlanAttend>& attends = plan_->attends;
+  span_round_[span] = round;
+  if (!attends.empty()) {
+    PlanAttend& last = attends.back();
+    if (last.span == span && last.round == round && device_id == kNoBlock && last.device_id == kNoBlock &&
+        last.area + last.pieces == area) {
+      last.pieces += pieces;
+      return;
+    }
+    attached_ |= last.round > round;
+  }
+  PlanAttend& attend = attends.emplace_back();
   attend.round = round;
   attend.span = span;
   attend.first_piece = first_piece;
   attend.pieces = pieces;
   attend.area = area;
   attend.device_id = device_id;
-  if (!plan_->attends.empty() && plan_->attends.back().round > round) attached_ = true;
-  plan_->attends.push_back(attend);
-  span_round_[span] = round;
 }
 
 // ---- rounds and tiles -----------------------------------------------------------------------------------------------
@@ -241,80 +299,96 @@ uint32_t PlanBuilder::round() {
 void PlanBuilder::open_round() {
   plan_->rounds.push_back({});
   round_open_ = true;
+  writes_ = false;
   areas_ = x_rows_ = 0;
-  round_first_store_ = static_cast<uint32_t>(plan_->stores.size());
+  first_store_ = static_cast<uint32_t>(plan_->stores.size());
+  first_attend_ = static_cast<uint32_t>(plan_->attends.size());
   last_recompute_ = last_fetch_kv_ = kNoBlock;
 }
 
 void PlanBuilder::close_round() {
   if (!round_open_) return;
-  close_tile();
-  plan_->rounds.back() = {areas_, x_rows_};
   using For = PlanWait::For;
-  const auto stores_end = static_cast<uint32_t>(plan_->stores.size());
-  uint32_t store_op = kNoBlock;
-  if (stores_end > round_first_store_) {
-    store_op = static_cast<uint32_t>(plan_->ops.size());
+  plan_->rounds.back() = {areas_, x_rows_};
+  for (Source source : {Source::x, Source::resident_x, Source::kv}) add_tiles(source);
+  const uint32_t stores = static_cast<uint32_t>(plan_->stores.size()) - first_store_;
+  const uint32_t store_op = next_op();
+  if (stores > 0) {
     PlanOp& store = add(OpKind::store, Queue::dense);
-    store.first = round_first_store_;
-    store.count = stores_end - round_first_store_;
+    store.first = first_store_;
+    store.count = stores;
     if (areas_ > 0) store.after[0] = wait_for(For::kv_slot);
   }
   PlanOp& attend = add(OpKind::attend, Queue::dense);
+  attend.first = first_attend_;
+  attend.count = static_cast<uint32_t>(plan_->attends.size()) - first_attend_;
   if (last_recompute_ != kNoBlock) attend.after[0] = wait_for(For::operation, last_recompute_);
   if (last_fetch_kv_ != kNoBlock) attend.after[1] = wait_for(For::operation, last_fetch_kv_);
-  const bool writes = std::any_of(
-      plan_->stores.begin() + round_first_store_, plan_->stores.end(),
-      [&](const PlanStore& store) { return !shape_.in_place || store.form == BlockForm::x; });
-  if (writes) {
+  if (writes_) {
     PlanOp& append = add(OpKind::append, shape_.in_place ? Queue::dense : Queue::d2h);
-    append.first = round_first_store_;
-    append.count = stores_end - round_first_store_;
-    append.after[0] = wait_for(For::operation, store_op);
+    append.first = first_store_;
+    append.count = stores;
+    if (!shape_.in_place) append.after[0] = wait_for(For::operation, store_op);
   }
   round_open_ = false;
 }
 
-void PlanBuilder::open_tile(Kind kind) {
-  close_tile();
-  tile_kind_ = kind;
-  tile_first_part_ = static_cast<uint32_t>(plan_->parts.size());
-  tile_tokens_ = 0;
-}
-
-void PlanBuilder::close_tile() {
+// The operations of a lane's tiles; the lane is empty for the next round.
+void PlanBuilder::add_tiles(Source source) {
   using For = PlanWait::For;
-  auto of_tile = [&](PlanOp& op) -> PlanOp& {
-    op.first = tile_first_part_;
-    op.count = static_cast<uint32_t>(plan_->parts.size()) - tile_first_part_;
-    op.tokens = tile_tokens_;
-    return op;
-  };
-  const Kind kind = std::exchange(tile_kind_, Kind::none);
-  const auto next_op = static_cast<uint32_t>(plan_->ops.size());
-  if (kind == Kind::kv) {
-    PlanOp& fetch = of_tile(add(OpKind::fetch_kv, Queue::h2d));
-    fetch.after = {wait_for(For::kv_slot), wait_for(For::appended)};
-    last_fetch_kv_ = next_op;
-  } else if (kind == Kind::x) {
-    of_tile(add(OpKind::fetch_x, Queue::h2d)).after = {wait_for(For::x_slot), wait_for(For::appended)};
-    of_tile(add(OpKind::recompute, Queue::recompute)).after = {wait_for(For::operation, next_op),
-                                                               wait_for(For::kv_slot)};
-    last_recompute_ = next_op + 1;
-  } else if (kind == Kind::resident_x) {
-    of_tile(add(OpKind::recompute, Queue::recompute)).after = {wait_for(For::kv_slot), wait_for(For::appended)};
-    last_recompute_ = next_op;
+  Lane& from = lane(source);
+  uint32_t moved = 0;
+  if (from.parts == &from.own && !from.own.empty()) {
+    moved = static_cast<uint32_t>(plan_->parts.size());
+    plan_->parts.insert(plan_->parts.end(), from.own.begin(), from.own.end());
+    from.own.clear();
   }
-  tile_tokens_ = 0;
+  for (const Tile& tile : from.tiles) {
+    auto add_tile = [&](OpKind kind, Queue queue) -> PlanOp& {
+      PlanOp& op = add(kind, queue);
+      op.first = moved + tile.first;
+      op.count = tile.count;
+      op.tokens = tile.tokens;
+      return op;
+    };
+    if (source == Source::kv) {
+      PlanOp& fetch = add_tile(OpKind::fetch_kv, Queue::h2d);
+      if (last_fetch_kv_ == kNoBlock) fetch.after[0] = wait_for(For::kv_slot);
+      if (!fetches_) fetch.after[1] = wait_for(For::appended);
+      fetches_ = true;
+      last_fetch_kv_ = next_op() - 1;
+      plan_->work.kv_host += tile.tokens;
+      continue;
+    }
+    const bool first_in_slot = last_recompute_ == kNoBlock;
+    if (source == Source::x) {
+      PlanOp& fetch = add_tile(OpKind::fetch_x, Queue::h2d);
+      if (first_in_slot) fetch.after[0] = wait_for(For::x_slot);
+      if (!fetches_) fetch.after[1] = wait_for(For::appended);
+      fetches_ = true;
+      PlanOp& recompute = add_tile(OpKind::recompute, Queue::recompute);
+      // The first wait is how the runtime tells staged X from resident X.
+      recompute.after[0] = wait_for(For::operation, next_op() - 2);
+      if (first_in_slot) recompute.after[1] = wait_for(For::kv_slot);
+      plan_->work.x_host += tile.tokens;
+    } else {
+      PlanOp& recompute = add_tile(OpKind::recompute, Queue::recompute);
+      if (first_in_slot) recompute.after[0] = wait_for(For::kv_slot);
+      if (shape_.in_place && !reads_in_place_) recompute.after[1] = wait_for(For::appended);
+      reads_in_place_ = true;
+      plan_->work.x_device += tile.tokens;
+    }
+    last_recompute_ = next_op() - 1;
+  }
+  from.tiles.clear();
 }
 
 PlanOp& PlanBuilder::add(OpKind kind, Queue queue) {
-  PlanOp op;
+  PlanOp& op = plan_->ops.emplace_back();
   op.kind = kind;
   op.queue = queue;
   op.round = plan_->rounds.empty() ? 0 : static_cast<uint32_t>(plan_->rounds.size()) - 1;
-  plan_->ops.push_back(op);
-  return plan_->ops.back();
+  return op;
 }
 
 // By round, in the order of emission within one: a counting sort.
@@ -323,28 +397,48 @@ void PlanBuilder::sort_attends() {
   starts_.assign(plan_->rounds.size() + 1, 0);
   for (const PlanAttend& attend : attends) ++starts_[attend.round + 1];
   for (size_t i = 1; i < starts_.size(); ++i) starts_[i] += starts_[i - 1];
+  for (PlanOp& op : plan_->ops) {
+    if (op.kind != OpKind::attend) continue;
+    op.first = starts_[op.round];
+    op.count = starts_[op.round + 1] - op.first;
+  }
   sorted_.resize(attends.size());
   for (const PlanAttend& attend : attends) sorted_[starts_[attend.round]++] = attend;
-  std::swap(attends, sorted_);
+  std::copy(sorted_.begin(), sorted_.end(), attends.begin());
 }
 
 // ---- shared blocks --------------------------------------------------------------------------------------------------
 
-// Open addressing: the entry of `id`, or the free one where it would go. Half of the entries are free.
-PlanBuilder::Shared& PlanBuilder::shared_entry(uint32_t id) {
+bool PlanBuilder::attendable(const Shared& entry, uint32_t span_index) const {
+  return entry.build == build_ && entry.round >= span_round_[span_index];
+}
+
+void PlanBuilder::remember(const BlockRun& run, uint32_t id, uint32_t units, uint32_t round, uint32_t area,
+                           uint32_t blocks) {
+  for (uint32_t i = 0; i < blocks; ++i) {
+    if ((shared_used_ + 1) * 2 > shared_.size()) grow_shared();
+    Shared& entry = shared_entry(id + i * units, run.resident());
+    if (entry.build != build_) ++shared_used_;
+    entry = {id + i * units, run.resident(), build_, round, area + i, blocks - i};
+  }
+}
+
+// Open addressing: the entry of `id`, or the free one where it would go. Half of the entries are free. Eight ids that
+// follow each other are neighbours here, too: runs are looked up block by block until one is found.
+PlanBuilder::Shared& PlanBuilder::shared_entry(uint32_t id, bool resident) {
   if (shared_.empty()) shared_.resize(1024);
   const size_t mask = shared_.size() - 1;
-  for (size_t at = (id * 2654435761u) & mask;; at = (at + 1) & mask) {
+  for (size_t at = ((size_t{id / 8} * 2654435761u + resident) * 8 + id % 8) & mask;; at = (at + 1) & mask) {
     Shared& entry = shared_[at];
-    if (entry.build != build_ || entry.id == id) return entry;
+    if (entry.build != build_ || (entry.id == id && entry.resident == resident)) return entry;
   }
 }
 
 void PlanBuilder::grow_shared() {
-  std::vector<Shared> old(shared_.size() * 2);
+  std::vector<Shared> old(std::max<size_t>(1024, shared_.size() * 2));
   std::swap(old, shared_);
   for (const Shared& entry : old) {
-    if (entry.build == build_) shared_entry(entry.id) = entry;
+    if (entry.build == build_) shared_entry(entry.id, entry.resident) = entry;
   }
 }
 

@@ -6,8 +6,13 @@
 // so on: all X first, so that recomputation runs while K,V are on the wire, and still the pieces of each span in
 // position order. Resident blocks and new rows take no pass of their own. A block that several spans refer to crosses
 // the link once, where the first of them has it, as long as the others have come no further.
+//
+// Waits are as few as order needs: a queue that has waited for something stays behind it, so that of a round only the
+// first operation in a queue waits for the slot, and of the program only the first for earlier write-backs.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -29,7 +34,8 @@ class PlanBuilder {
   explicit PlanBuilder(const StagingShape& shape);
 
   // Fills in the program and plan.work; spans and runs are there. Takes time in proportion to the runs and rounds, and
-  // to the blocks of shared runs; no memory once the largest Plan has been seen.
+  // to the distinct blocks of shared runs; no memory once the largest Plan has been seen. New rows keep a copy on the
+  // device up to date if it is K,V; no new row may fall into a block whose copy is X, unless that is in place.
   void build(Plan& plan);
 
   const StagingShape& shape() const { return shape_; }
@@ -41,16 +47,31 @@ class PlanBuilder {
     uint32_t run = 0;            // of Plan::runs
     uint32_t block = 0;          // of the span
   };
-  enum class Kind : uint8_t { none, x, kv, resident_x };
+  // What tokens are made K,V in an area from. Operations of a round come in this order.
+  enum class Source : uint8_t { x, resident_x, kv };
+  static constexpr size_t kSources = 3;
+  struct Tile {
+    uint32_t first = 0, count = 0;  // of the lane's parts
+    uint32_t tokens = 0;
+  };
+  // Parts of the open round that come from one source, and the tiles that they are cut into, the last one open.
+  struct Lane {
+    std::vector<PlanPart> own;   // where another lane's parts go to the Plan at once
+    std::vector<PlanPart>* parts = nullptr;
+    std::vector<Tile> tiles;
+  };
 
   void begin(Plan& plan);
   void finish();
+  void begin_pass(uint32_t pass);
   bool emit_pass(Cursor& cursor, uint32_t pass);
+  bool emit_whole_runs(const PlanSpan& span, Cursor& cursor, Source source);
   void emit_run(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block);
+  void emit_resident(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block);
   void emit_shared(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block);
   void emit_blocks(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t offset, uint32_t first_block,
                    uint32_t blocks);
-  void emit_tokens(Kind kind, uint32_t id, uint32_t units, uint32_t first_token, uint32_t tokens, uint32_t position,
+  void emit_tokens(Source source, uint32_t id, uint32_t units, uint32_t first_token, uint32_t tokens, uint32_t position,
                    uint32_t area);
   void emit_stores(const PlanSpan& span, const BlockRun& run, uint32_t offset, uint32_t first_block, uint32_t blocks,
                    uint32_t area);
@@ -58,35 +79,46 @@ class PlanBuilder {
   uint32_t round();
   void open_round();
   void close_round();
-  void open_tile(Kind kind);
-  void close_tile();
+  void add_tiles(Source source);
   PlanOp& add(OpKind kind, Queue queue);
   void sort_attends();
 
-  // Blocks that have been brought for a span, by id, where others may refer to them.
+  Lane& lane(Source source) { return lanes_[static_cast<size_t>(source)]; }
+  uint32_t slot_room() const { return shape_.slot_blocks - areas_; }
+  uint32_t next_op() const { return static_cast<uint32_t>(plan_->ops.size()); }
+  uint32_t units_of(BlockForm form) const { return form == BlockForm::kv ? shape_.kv_units : shape_.x_units; }
+
+  // Blocks that have been brought for a span, where others may refer to them: by the id that is used.
   struct Shared {
     uint32_t id = kNoBlock;
+    bool resident = false;
     uint32_t build = 0;          // entries of an older build are empty
     uint32_t round = 0, area = 0;
+    uint32_t blocks = 0;         // that lie behind each other in both memories from here on
   };
-  Shared& shared_entry(uint32_t id);
+  Shared& shared_entry(uint32_t id, bool resident);
+  bool attendable(const Shared& entry, uint32_t span_index) const;
+  void remember(const BlockRun& run, uint32_t id, uint32_t units, uint32_t round, uint32_t area, uint32_t blocks);
   void grow_shared();
 
   const StagingShape shape_;
   Plan* plan_ = nullptr;
   std::vector<Cursor> cursors_, left_;
+  std::array<Lane, kSources> lanes_;
   std::vector<Shared> shared_;
   uint32_t shared_used_ = 0, build_ = 0;
   std::vector<uint32_t> span_round_;  // the round of the span's latest piece
   std::vector<PlanAttend> sorted_;
   std::vector<uint32_t> starts_;
 
-  bool round_open_ = false, attached_ = false;
+  bool attached_ = false;             // attends are not in the order of rounds
+  // The open round.
+  bool round_open_ = false, writes_ = false;
   uint32_t areas_ = 0, x_rows_ = 0;
-  uint32_t round_first_store_ = 0;
-  uint32_t last_recompute_ = kNoBlock, last_fetch_kv_ = kNoBlock;  // operations of the round
-  Kind tile_kind_ = Kind::none;
-  uint32_t tile_first_part_ = 0, tile_tokens_ = 0;
+  uint32_t first_store_ = 0, first_attend_ = 0;
+  uint32_t last_recompute_ = kNoBlock, last_fetch_kv_ = kNoBlock;  // operations
+  // Of the program: whether the queue has waited for earlier write-backs.
+  bool fetches_ = false, reads_in_place_ = false;
 };
 
 }  // namespace iokv

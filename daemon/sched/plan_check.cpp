@@ -5,9 +5,10 @@
 
 #include <algorithm>
 #include <array>
-#include <map>
+#include <set>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "daemon/base/units.h"
@@ -22,10 +23,13 @@ struct Instance {
   uint32_t index = 0;  // in its queue, from 1
 };
 
-// What a location holds: a token of a block of the pool, or of a resident one.
+// What a location holds: a token of a block of the pool, or of a resident one, and what it was brought for: the position
+// and the layer of a Plan. What an earlier layer has left in a slot is not this one's, be it of the same block.
 struct Content {
   uint32_t block = kNoBlock, token = 0;
   bool x = false, device = false;
+  uint32_t position = 0;
+  uint64_t layer = 0;
   auto operator<=>(const Content&) const = default;
 };
 
@@ -60,26 +64,74 @@ class Checker {
     if (!holds) violated(what);
   }
 
+  // What needs no time to be told. Nothing of the program is out of range behind it.
   void static_checks() {
     layer_ = 0;
-    uint32_t rounds = static_cast<uint32_t>(plan_->rounds.size());
     for (const PlanRound& round : plan_->rounds) {
       require(round.areas <= shape_.slot_blocks, "a round has more areas than a slot");
       require(round.x_rows <= shape_.slot_blocks * kBlockTokens, "a round has more rows of X than a slot");
     }
-    uint32_t round = 0;
-    for (op_ = 0; op_ < plan_->ops.size(); ++op_) {
+    const size_t ops = plan_->ops.size();
+    for (op_ = 0; op_ < ops; ++op_) {
       const PlanOp& op = plan_->ops[op_];
       const bool ends = op.kind == OpKind::project || op.kind == OpKind::finish;
-      require(ends == (op_ == 0 || op_ + 1 == plan_->ops.size()), "project is not first, or finish not last");
-      if (!ends) {
-        require(op.round < rounds && (op.round == round || op.round == round + 1), "rounds are not in order");
-        round = op.round;
-      }
+      require(ends == (op_ == 0 || op_ + 1 == ops), "project is not first, or finish not last");
+      require(op.queue == queue_of(op.kind), "is on another queue than its kind");
+      require(size_t{op.first} + op.count <= things_of(op.kind), "is about more than there is");
       for (const PlanWait& wait : op.after) {
         require(wait.what != PlanWait::For::operation || wait.op < op_, "waits for what is issued after it");
       }
     }
+    require(ops >= 2, "there is no program");
+    order_of_rounds();
+    for (const PlanAttend& attend : plan_->attends) require(attend.span < plan_->spans.size(), "attends for no span");
+    for (const PlanStore& store : plan_->stores) require(span_of(store) != nullptr, "stores rows of no span");
+  }
+
+  // Parts, then one store at most, one attend, and behind it one append at most: the runtime gives slots back by that.
+  void order_of_rounds() {
+    uint32_t round = 0;
+    OpKind last = OpKind::append;  // as if another round had ended
+    for (op_ = 1; op_ + 1 < plan_->ops.size() && problem_.empty(); ++op_) {
+      const PlanOp& op = plan_->ops[op_];
+      const bool ended = last == OpKind::attend || last == OpKind::append;
+      if (op.kind == OpKind::append) {
+        require(op_ > 1 && last == OpKind::attend && op.round + 1 == round, "an append is not behind its round's attend");
+      } else {
+        require(op.round == round && round < plan_->rounds.size(), "rounds are not in order");
+        require(op.kind == OpKind::attend || ended || last != OpKind::store, "brings or stores behind a round's store");
+        if (op.kind == OpKind::attend) ++round;
+      }
+      last = op.kind;
+    }
+    require(round == plan_->rounds.size(), "a round is not attended to");
+  }
+
+  Queue queue_of(OpKind kind) const {
+    switch (kind) {
+      case OpKind::fetch_x:
+      case OpKind::fetch_kv: return Queue::h2d;
+      case OpKind::recompute: return Queue::recompute;
+      case OpKind::append: return shape_.in_place ? Queue::dense : Queue::d2h;
+      default: return Queue::dense;
+    }
+  }
+  size_t things_of(OpKind kind) const {
+    switch (kind) {
+      case OpKind::fetch_x:
+      case OpKind::fetch_kv:
+      case OpKind::recompute: return plan_->parts.size();
+      case OpKind::store:
+      case OpKind::append: return plan_->stores.size();
+      case OpKind::attend: return plan_->attends.size();
+      default: return 0;
+    }
+  }
+  const PlanSpan* span_of(const PlanStore& store) const {
+    for (const PlanSpan& span : plan_->spans) {
+      if (store.row >= span.first_row && store.row + store.rows <= span.first_row + span.rows) return &span;
+    }
+    return nullptr;
   }
 
   // ---- time ----
@@ -136,11 +188,10 @@ class Checker {
   }
 
   // Pools hold what was written before the first Plan, unless a Plan has written it.
-  void read_pool(Memory memory, uint32_t block, uint32_t token, bool x) {
+  void read_pool(Memory memory, uint32_t block, uint32_t token) {
     Location& location = at(memory, layer_, uint64_t{block} * kBlockTokens + token);
     if (location.writer.index != 0) require(happened(location.writer), "fetches before the write-back has ended");
     location.readers.push_back(now_);
-    (void)x;
   }
   void write_pool(Memory memory, uint32_t block, uint32_t token) {
     Location& location = at(memory, layer_, uint64_t{block} * kBlockTokens + token);
@@ -166,7 +217,8 @@ class Checker {
     }
     x_free_.resize(shape_.x_slots), kv_free_.resize(shape_.kv_slots);
     instances_.assign(plan_->ops.size(), {});
-    fetched_.clear(), positions_.clear(), stored_.clear(), written_back_.clear();
+    fetched_.clear(), attended_.clear(), stored_.clear(), written_back_.clear();
+    work_ = {};
     next_piece_.assign(plan_->spans.size(), 0);
     for (op_ = 0; op_ < plan_->ops.size() && problem_.empty(); ++op_) {
       const PlanOp& op = plan_->ops[op_];
@@ -182,7 +234,21 @@ class Checker {
         require(written_back_[span.first_row + row] == (needs_append(span, row) ? 1u : 0u), "a new row is not written back once");
       }
     }
+    check_work();
     x_rounds_ += x, kv_rounds_ += kv;
+    ++layers_run_;
+  }
+
+  void check_work() {
+    for (const PlanSpan& span : plan_->spans) {
+      work_.rows += span.rows;
+      for (uint32_t row = 0; row < span.rows; ++row) work_.attended += span.first_position + row + 1;
+    }
+    const LayerWork& said = plan_->work;
+    require(said.rows == work_.rows && said.attended == work_.attended, "the work's rows are not the spans'");
+    require(said.x_host == work_.x_host && said.kv_host == work_.kv_host && said.x_device == work_.x_device,
+            "the work's tokens are not those of the parts");
+    require(said.new_x == work_.new_x && said.new_kv == work_.new_kv, "the work's new tokens are not those written back");
   }
 
   bool needs_append(const PlanSpan& span, uint32_t row) const {
@@ -205,13 +271,15 @@ class Checker {
     const auto [run, offset] = run_of(span, position / kBlockTokens);
     if (run == nullptr) return {};
     const uint32_t token = position % kBlockTokens;
-    if (run->kv_id != kNoBlock && token >= run->x_tokens) return {run->kv_id, token, false, false};
+    if (run->kv_id != kNoBlock && token >= run->x_tokens) return {run->kv_id, token, false, false, position, layers_run_};
     const BlockForm form = run->used_form();
-    return {(run->resident() ? run->device_id : run->id) + offset * units(form), token, form == BlockForm::x, run->resident()};
+    return {(run->resident() ? run->device_id : run->id) + offset * units(form), token, form == BlockForm::x,
+            run->resident(), position, layers_run_};
   }
+  Content kept() const { return {kNoBlock, 0, true, false, 0, layers_run_}; }
   // A new row is told from the block that it is written back to.
   Content new_row(const PlanStore& store, uint32_t i) const {
-    return {store.id, (store.position + i) % kBlockTokens, store.form == BlockForm::x, false};
+    return {store.id, (store.position + i) % kBlockTokens, store.form == BlockForm::x, false, store.position + i, layers_run_};
   }
 
   template <typename Do>
@@ -225,7 +293,7 @@ class Checker {
   void run_op(const PlanOp& op) {
     switch (op.kind) {
       case OpKind::project:
-        write(at(Memory::kept_x, 0, layer_ % 2), {});
+        write(at(Memory::kept_x, 0, layer_ % 2), kept());
         return;
       case OpKind::finish:
         return;
@@ -253,6 +321,9 @@ class Checker {
     uint32_t tokens = 0;
     const bool x = op.kind != OpKind::fetch_kv;
     const PlanRound& round = plan_->rounds[op.round];
+    // As the runtime tells it.
+    const bool staged = round.x_rows > 0 && op.after[0].what == PlanWait::For::operation;
+    const Memory resident = shape_.in_place ? Memory::host_x : Memory::device;
     for (uint32_t p = op.first; p < op.first + op.count; ++p) {
       const PlanPart& part = plan_->parts[p];
       tokens += part.tokens;
@@ -260,28 +331,28 @@ class Checker {
         require(area < round.areas, "a part is outside of its round's areas");
         Location& in_area = at(Memory::kv_slot, kv_slot(op.round), uint64_t{area} * kBlockTokens + token);
         if (op.kind == OpKind::fetch_kv) {
-          read_pool(Memory::host_kv, block, token, false);
+          read_pool(Memory::host_kv, block, token);
           fetch_once(block, token, false);
-          return write(in_area, {block, token, false, false});
+          ++work_.kv_host;
+          return write(in_area, {block, token, false, false, part.position + i, layers_run_});
+        }
+        if (op.kind == OpKind::recompute && !staged) {
+          read_pool(resident, block, token);
+          ++work_.x_device;
+          return write(in_area, {block, token, true, true, part.position + i, layers_run_});
         }
         const uint32_t row = part.x_row + i;
-        Location& in_x = at(Memory::x_slot, round.x_rows > 0 ? x_slot(op.round) : 0, row);
+        const Content content{block, token, true, false, part.position + i, layers_run_};
+        require(row < round.x_rows, "a part is outside of its round's X");
+        Location& in_x = at(Memory::x_slot, x_slot(op.round), row);
         if (op.kind == OpKind::fetch_x) {
-          require(row < round.x_rows, "a part is outside of its round's X");
-          read_pool(Memory::host_x, block, token, true);
+          read_pool(Memory::host_x, block, token);
           fetch_once(block, token, true);
-          return write(in_x, {block, token, true, false});
+          ++work_.x_host;
+          return write(in_x, content);
         }
-        const bool staged = fetched_.contains({block, token, true, false});
-        if (staged) {
-          read(in_x, {block, token, true, false}, "recomputes from other X than its own");
-        } else {
-          require(shape_.in_place, "recomputes from X that was not fetched");
-          read_pool(Memory::host_x, block, token, true);
-        }
-        write(in_area, {block, token, true, !staged});
-        require(positions_.emplace(std::pair(block, token), part.position + i).first->second == part.position + i,
-                "recomputes a token for another position than before");
+        read(in_x, content, "recomputes from other X than its own");
+        write(in_area, content);
       });
     }
     require(tokens == op.tokens, "a tile's tokens are not those of its parts");
@@ -289,10 +360,11 @@ class Checker {
   }
 
   void fetch_once(uint32_t block, uint32_t token, bool x) {
-    require(fetched_.emplace(Content{block, token, x, false}, true).second, "a token crosses the link twice");
+    require(fetched_.insert({block, token, x, false, 0, 0}).second, "a token crosses the link twice");
   }
 
   void store(const PlanOp& op, const PlanStore& store) {
+    places_of(store);
     for (uint32_t i = 0; i < store.rows; ++i) {
       ++stored_[store.row + i];
       const uint32_t token = (store.position + i) % kBlockTokens;
@@ -306,17 +378,33 @@ class Checker {
     }
   }
 
+  // A store's rows, positions and blocks belong together.
+  void places_of(const PlanStore& store) {
+    const PlanSpan& span = *span_of(store);
+    require(store.position == span.first_position + store.row - span.first_row, "stores a row for another position");
+    const auto [run, offset] = run_of(span, store.position / kBlockTokens);
+    if (run == nullptr) return violated("stores to a block that the span does not have");
+    const bool device = run->resident() && run->device_form == BlockForm::kv;
+    require(store.form == run->form && store.id == run->id + offset * units(run->form), "writes back to another block");
+    require(store.device_id == (device ? run->device_id + offset * units(BlockForm::kv) : kNoBlock),
+            "stores to another resident block");
+    require(!run->resident() || device || shape_.in_place, "leaves a copy on the device without the new rows");
+  }
+
   void append(const PlanOp& op, const PlanStore& store) {
     const bool x = store.form == BlockForm::x;
     if (!x && shape_.in_place) return;
     for (uint32_t i = 0; i < store.rows; ++i) {
       ++written_back_[store.row + i];
+      if (!shape_.in_place) ++(x ? work_.new_x : work_.new_kv);
       const uint32_t token = (store.position + i) % kBlockTokens;
       if (x) {
-        at(Memory::kept_x, 0, layer_ % 2).readers.push_back(now_);
+        read(at(Memory::kept_x, 0, layer_ % 2), kept(), "writes back other X than the projection's");
       } else if (store.device_id == kNoBlock) {
         read(at(Memory::kv_slot, kv_slot(op.round), uint64_t{store.area} * kBlockTokens + token), new_row(store, i),
              "writes back something else than the new row");
+      } else {
+        read_pool(Memory::device, store.device_id, token);
       }
       write_pool(x ? Memory::host_x : Memory::host_kv, store.id, token);
     }
@@ -328,6 +416,13 @@ class Checker {
     require(attend.first_piece == next_piece_[attend.span], "pieces are not attended to in order");
     next_piece_[attend.span] = attend.first_piece + attend.pieces;
     const uint32_t end = span.first_position + span.rows;
+    const PlanAttend* before = &attend == &plan_->attends[op.first] ? nullptr : &attend - 1;
+    if (before == nullptr || before->span != attend.span) {
+      require(attended_.emplace(attend.span, op.round).second, "a span is attended for twice in a round");
+    }
+    require(attend.pieces > 0 && attend.first_piece + attend.pieces <= blocks_for(Tokens(end)).value,
+            "attends beyond the span");
+    if (!problem_.empty()) return;
     for (uint32_t i = 0; i < attend.pieces * kBlockTokens; ++i) {
       const uint32_t position = attend.first_piece * kBlockTokens + i, token = i % kBlockTokens;
       if (position >= end) break;
@@ -338,13 +433,15 @@ class Checker {
                     attend.device_id + i / kBlockTokens * shape_.kv_units == run->device_id + offset * shape_.kv_units,
                 "attends to another resident block than the span's");
         Location& location = at(Memory::device, layer_, uint64_t{run->device_id + offset * shape_.kv_units} * kBlockTokens + token);
+        require(position < span.first_position || stored_[span.first_row + position - span.first_position] == 1,
+                "attends to a row before it is stored");
         require(location.writer.index == 0 || happened(location.writer), "attends to a row before it is stored");
         location.readers.push_back(now_);
         continue;
       }
       Content expected = source_of(span, position);
       if (position >= span.first_position) {
-        expected = {run->id + offset * units(run->form), token, run->form == BlockForm::x, false};
+        expected = {run->id + offset * units(run->form), token, run->form == BlockForm::x, false, position, layers_run_};
       }
       require(attend.area + i / kBlockTokens < plan_->rounds[op.round].areas, "attends outside of its round's areas");
       read(at(Memory::kv_slot, kv_slot(op.round), uint64_t{attend.area} * kBlockTokens + i), expected,
@@ -356,6 +453,7 @@ class Checker {
   const uint32_t layers_;
   const Plan* plan_ = nullptr;
   uint32_t layer_ = 0;
+  uint64_t layers_run_ = 0;     // of all Plans
   size_t op_ = 0;
   std::string problem_;
 
@@ -369,8 +467,9 @@ class Checker {
   std::vector<uint32_t> x_before_, kv_before_;
 
   std::unordered_map<uint64_t, Location> memory_;
-  std::map<Content, bool> fetched_;
-  std::map<std::pair<uint32_t, uint32_t>, uint32_t> positions_;
+  LayerWork work_;
+  std::set<Content> fetched_;
+  std::set<std::pair<uint32_t, uint32_t>> attended_;              // span and round
   std::unordered_map<uint32_t, uint32_t> stored_, written_back_;  // by row: how often
   std::vector<uint32_t> next_piece_;                              // by span
 };

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a step costs the conductor: from sequences that have each gained a token to an executable Plan, for 80 layers.
+
+Contexts are prompts of 64 to 32768 tokens, drawn log-uniformly, and answers of up to 512 tokens in progress.
+"""
+
+from __future__ import annotations
+
+import json
+
+from measure import arguments, output_of, report
+
+SETTINGS = [
+    ("1,000 sequences, K,V on the host", "1k_x_80"),
+    ("2,000", "2k_x_80"),
+    ("5,000", "5k_x_80"),
+    ("10,000", "10k_x_80"),
+    ("20,000", "20k_x_80"),
+    ("10,000 prompts, nothing decoded", "fresh"),
+    ("10,000, half of each prompt as X", "as_both"),
+    ("10,000, each eight with a common prefix", "shared"),
+    ("10,000, read in place", "in_place"),
+]
+
+
+def main() -> None:
+    given = arguments(__doc__, model=False)
+    figures = json.loads(output_of("plan", 20 if given.quick else 500))
+    rows = [
+        [
+            what,
+            f"{figures[f'plan_ms_{name}']:.3f} ms",
+            f"{figures[f'build_ms_{name}']:.3f} ms",
+            f"{figures[f'runs_{name}']:.1f}",
+            f"{figures[f'rounds_{name}']}",
+            f"plan_ms_{name}",
+        ]
+        for what, name in SETTINGS
+    ]
+    head = ["a step of", "to a Plan", "of it the program", "runs a sequence", "rounds a layer", "name"]
+    report("planning", head, rows, figures, given.json)
+    print(
+        f"\ntime grows as sequences to the power of {figures['growth_exponent']:.2f}; "
+        f"{figures['allocations']} allocations in all Plans"
+    )
+
+
+if __name__ == "__main__":
+    main()

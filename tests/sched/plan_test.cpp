@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plans of random batches are what check_plans demands, and what arithmetic on their runs says.
+#include <cstdio>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "daemon/sched/plan_check.h"
+#include "tests/sched/plan_world.h"
+
+#include "tests/cmocka_cpp.h"
+
+namespace iokv::test {
+namespace {
+
+uint32_t ceil_of(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
+
+size_t count_of(const Plan& plan, OpKind kind) {
+  return static_cast<size_t>(std::count_if(plan.ops.begin(), plan.ops.end(), [=](const PlanOp& op) { return op.kind == kind; }));
+}
+
+// What the runs say that has to be done: each block once, whoever refers to it.
+struct Demand {
+  uint64_t x = 0, kv = 0, resident_x = 0, new_x = 0, new_kv = 0;
+  std::vector<uint32_t> areas;  // by pass
+};
+
+Demand demand_of(const Plan& plan, const StagingShape& shape) {
+  Demand demand;
+  std::set<std::pair<uint32_t, bool>> brought;
+  for (const PlanSpan& span : plan.spans) {
+    uint32_t position = 0;
+    size_t pass = 0;
+    for (uint32_t r = span.first_run; r < span.first_run + span.runs; ++r) {
+      const BlockRun& run = plan.runs[r];
+      const BlockForm form = run.used_form();
+      const bool any = position >= span.first_position || (run.resident() && form == BlockForm::kv);
+      if (!any && pass % 2 != (form == BlockForm::kv)) ++pass;
+      for (uint32_t b = 0; b < run.blocks; ++b, position += kBlockTokens) {
+        const uint32_t end = std::min(span.first_position + span.rows, position + kBlockTokens);
+        const uint32_t cached = span.first_position - std::min(span.first_position, position);
+        const uint32_t tokens = std::min(cached, kBlockTokens);
+        const uint32_t fresh = end - position - tokens;
+        if (!shape.in_place) (run.form == BlockForm::x ? demand.new_x : demand.new_kv) += fresh;
+        if (run.resident() && form == BlockForm::kv) continue;
+        const uint32_t units = form == BlockForm::x ? shape.x_units : shape.kv_units;
+        const uint32_t id = (run.resident() ? run.device_id : run.id) + b * units;
+        if (!brought.insert({id, run.resident()}).second) continue;
+        demand.areas.resize(std::max(demand.areas.size(), pass + 1));
+        ++demand.areas[pass];
+        if (run.kv_id != kNoBlock) {
+          demand.x += std::min(tokens, run.x_tokens);
+          demand.kv += tokens - std::min(tokens, run.x_tokens);
+        } else {
+          (run.resident() ? demand.resident_x : form == BlockForm::x ? demand.x : demand.kv) += tokens;
+        }
+      }
+    }
+  }
+  return demand;
+}
+
+// Every token once, in as few rounds and tiles as there can be.
+void expect_demand(const Plan& plan, const StagingShape& shape) {
+  const Demand demand = demand_of(plan, shape);
+  assert_int_equal(plan.work.x_host, demand.x);
+  assert_int_equal(plan.work.kv_host, demand.kv);
+  assert_int_equal(plan.work.x_device, demand.resident_x);
+  assert_int_equal(plan.work.new_x, demand.new_x);
+  assert_int_equal(plan.work.new_kv, demand.new_kv);
+  uint32_t expected = 0, taken = 0, extra = 0;
+  for (uint32_t areas : demand.areas) expected += ceil_of(areas, shape.slot_blocks);
+  for (const PlanRound& round : plan.rounds) (round.areas > 0 ? taken : extra) += 1;
+  assert_int_equal(taken, expected);
+  assert_in_range(extra, 0, demand.areas.size() + 1);  // for resident blocks alone
+  for (uint32_t r = 0; r < plan.rounds.size(); ++r) {
+    uint32_t x_tiles = 0, x = 0, kv_tiles = 0, kv = 0, products = 0, resident = 0;
+    for (const PlanOp& op : plan.ops) {
+      if (op.round != r) continue;
+      if (op.kind == OpKind::fetch_x) ++x_tiles, x += op.tokens;
+      if (op.kind == OpKind::fetch_kv) ++kv_tiles, kv += op.tokens;
+      if (op.kind != OpKind::recompute) continue;
+      ++products;
+      if (op.after[0].what != PlanWait::For::operation) resident += op.tokens;
+    }
+    assert_int_equal(x_tiles, ceil_of(x, shape.tile_tokens));
+    assert_int_equal(kv_tiles, ceil_of(kv, shape.tile_tokens));
+    assert_int_equal(products, x_tiles + ceil_of(resident, shape.tile_tokens));
+    assert_int_equal(plan.rounds[r].x_rows, x);
+  }
+}
+
+void random_plans_are_sound_and_do_no_more_than_needed(void**) {
+  std::mt19937_64 random(test_seed());
+  uint64_t plans_checked = 0, shared = 0, split = 0, resident_x = 0, spans = 0;
+  for (int world = 0; world < 500; ++world) {
+    const StagingShape shape = random_shape(random);
+    const std::vector<Plan> plans = random_plans(random(), shape, 5);
+    const std::string violation = check_plans(pointers_to(plans), shape, 3);
+    if (!violation.empty()) std::printf("world %d: %s\n", world, violation.c_str());
+    assert_true(violation.empty());
+    for (const Plan& plan : plans) {
+      expect_demand(plan, shape);
+      ++plans_checked, spans += plan.spans.size(), resident_x += plan.work.x_device;
+      for (const BlockRun& run : plan.runs) shared += run.shared, split += run.kv_id != kNoBlock;
+    }
+  }
+  std::printf("%lu plans of %lu spans: %lu shared runs, %lu blocks stored twice, %lu tokens of resident X\n", plans_checked,
+              spans, shared, split, resident_x);
+  assert_true(shared > 100 && split > 100 && resident_x > 100);
+}
+
+// ---- closed forms ---------------------------------------------------------------------------------------------------
+
+StagingShape roomy() {
+  StagingShape shape;
+  shape.slot_blocks = 64;
+  shape.tile_tokens = 64 * kBlockTokens;
+  return shape;
+}
+
+struct Built {
+  Plan cached, next;
+};
+
+// `sequences` contexts, the first `x_blocks` blocks of each as X and `kv_blocks` as K,V, the last of them with room;
+// then a step of a token each.
+Built decode(const StagingShape& shape, uint32_t sequences, uint32_t x_blocks, uint32_t kv_blocks, bool splits = false) {
+  World world(1, shape);
+  PlanBuilder builder(shape);
+  Built built;
+  for (uint32_t i = 0; i < sequences; ++i) {
+    WorldSequence& sequence = world.open();
+    if (kv_blocks > 0) {
+      Plan before;
+      world.add(before, sequence, x_blocks * kBlockTokens, true);
+      if (splits) world.split(sequence.blocks.back().id, 20);
+      world.add(built.cached, sequence, kv_blocks * kBlockTokens - 1, false);
+    } else {
+      world.add(built.cached, sequence, x_blocks * kBlockTokens - 1, true);
+    }
+  }
+  for (WorldSequence& sequence : world.sequences) world.add(built.next, sequence, 1, kv_blocks == 0);
+  builder.build(built.next);
+  return built;
+}
+
+void all_clients_x_is_one_product(void**) {
+  const Plan plan = decode(roomy(), 16, 4, 0).next;
+  assert_int_equal(count_of(plan, OpKind::fetch_x), 1);
+  assert_int_equal(count_of(plan, OpKind::recompute), 1);
+  assert_int_equal(plan.work.x_host, 16 * (4 * kBlockTokens - 1));
+  assert_int_equal(plan.rounds.size(), 1);
+}
+
+void blocks_that_are_split_keep_it_one_product(void**) {
+  const Plan plan = decode(roomy(), 8, 3, 2, true).next;
+  assert_int_equal(count_of(plan, OpKind::fetch_x), 1);
+  assert_int_equal(count_of(plan, OpKind::recompute), 1);
+  assert_int_equal(count_of(plan, OpKind::fetch_kv), 2);  // of the split blocks, beside their X, and of the others
+  assert_int_equal(plan.work.x_host, 8 * (2 * kBlockTokens + 20));
+  assert_int_equal(plan.work.kv_host, 8 * (kBlockTokens - 20 + 2 * kBlockTokens - 1));
+}
+
+void x_comes_before_all_k_and_v(void**) {
+  StagingShape shape = roomy();
+  shape.slot_blocks = 5;
+  shape.tile_tokens = 128;
+  const Plan plan = decode(shape, 7, 3, 4).next;
+  bool kv = false;
+  for (const PlanOp& op : plan.ops) {
+    kv |= op.kind == OpKind::fetch_kv;
+    assert_false(kv && op.kind == OpKind::fetch_x);
+  }
+  assert_int_equal(plan.rounds.size(), ceil_of(7 * 3, 5) + ceil_of(7 * 4, 5));
+}
+
+void a_common_prefix_crosses_the_link_once(void**) {
+  for (BlockForm form : {BlockForm::x, BlockForm::kv}) {
+    const StagingShape shape = roomy();
+    World world(1, shape);
+    PlanBuilder builder(shape);
+    Plan before, plan;
+    world.add(before, world.open(), 5 * kBlockTokens + 10, form == BlockForm::x);
+    for (uint32_t child = 1; child < 9; ++child) {
+      // Some of them fork off earlier: their runs begin alike and end elsewhere.
+      world.fork(0, (child % 2 ? 5 : 3) * kBlockTokens);
+    }
+    for (WorldSequence& sequence : world.sequences) world.add(plan, sequence, 1, form == BlockForm::x);
+    builder.build(plan);
+    assert_int_equal(form == BlockForm::x ? plan.work.x_host : plan.work.kv_host, 5 * kBlockTokens + 10);
+    assert_int_equal(plan.rounds.size(), 1);
+    assert_int_equal(plan.rounds[0].areas, 5 + 9);
+    const Plan* only = &plan;
+    assert_string_equal(check_plans({&only, 1}, shape, 2).c_str(), "");
+  }
+}
+
+// Resident blocks between the shared ones do not make a later sequence miss the round of the earlier one.
+void a_prefix_that_is_partly_resident_crosses_once(void**) {
+  StagingShape shape = roomy();
+  shape.slot_blocks = 2;
+  Plan plan;
+  for (uint32_t s = 0; s < 3; ++s) {
+    PlanSpan span;
+    span.first_row = s, span.rows = 1, span.first_position = 3 * kBlockTokens;
+    span.first_run = 4 * s, span.runs = 4;
+    plan.spans.push_back(span);
+    BlockRun run;
+    run.blocks = 1;
+    for (uint32_t id : {0u, 1u, 2u}) {
+      run.id = id, run.shared = true, run.device_id = id == 1 ? 0 : kNoBlock;
+      plan.runs.push_back(run);
+    }
+    run.id = 10 + s, run.shared = false, run.device_id = kNoBlock;
+    plan.runs.push_back(run);
+  }
+  PlanBuilder(shape).build(plan);
+  assert_int_equal(plan.work.kv_host, 2 * kBlockTokens);
+  const Plan* only = &plan;
+  assert_string_equal(check_plans({&only, 1}, shape, 2).c_str(), "");
+}
+
+void rounds_are_as_few_as_blocks_and_slots_allow(void**) {
+  for (uint32_t slot : {1u, 3u, 8u, 64u}) {
+    for (uint32_t sequences : {1u, 5u, 20u}) {
+      StagingShape shape = roomy();
+      shape.slot_blocks = slot;
+      shape.tile_tokens = slot * kBlockTokens;
+      const Plan plan = decode(shape, sequences, 3, 5).next;
+      const uint32_t x_rounds = ceil_of(3 * sequences, slot), kv_rounds = ceil_of(5 * sequences, slot);
+      assert_int_equal(plan.rounds.size(), x_rounds + kv_rounds);
+      assert_int_equal(count_of(plan, OpKind::recompute), x_rounds);
+      assert_int_equal(count_of(plan, OpKind::fetch_kv), kv_rounds);
+      assert_int_equal(plan.work.new_kv, sequences);
+      assert_int_equal(plan.work.attended, sequences * 8 * kBlockTokens);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace iokv::test
+
+int main() {
+  using namespace iokv::test;
+  const CMUnitTest tests[] = {
+      cmocka_unit_test(random_plans_are_sound_and_do_no_more_than_needed),
+      cmocka_unit_test(all_clients_x_is_one_product),
+      cmocka_unit_test(blocks_that_are_split_keep_it_one_product),
+      cmocka_unit_test(x_comes_before_all_k_and_v),
+      cmocka_unit_test(a_common_prefix_crosses_the_link_once),
+      cmocka_unit_test(a_prefix_that_is_partly_resident_crosses_once),
+      cmocka_unit_test(rounds_are_as_few_as_blocks_and_slots_allow),
+  };
+  return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
