@@ -31,6 +31,10 @@ Conductor::Conductor(const ConductorConfig& config, BlockPool& pool, Effects& ef
       forms_(config.recompute) {
   IOKV_ASSERT(config.plans_in_flight >= 1 && config.plans_in_flight <= 2);
   IOKV_ASSERT(config.vocabulary > 0 && config.max_context > 0);
+  IOKV_ASSERT(config.device_units == 0 || !config.staging.in_place);
+  if (config.device_units > 0) {
+    device_pool_.emplace(PoolShape{config.device_units, config_.staging.kv_units, config_.staging.x_units});
+  }
   for (uint32_t i = 0; i < config.plans_in_flight; i++) {
     plans_.push_back(std::make_unique<Plan>());
     idle_plans_.push_back(plans_.back().get());
@@ -178,6 +182,10 @@ void Conductor::publish_gauges() {
   set(Counter::pool_units, pool_.total_units().value);
   set(Counter::pool_units_free, pool_.free_units().value);
   set(Counter::x_share_ppm, static_cast<uint64_t>(forms_.x_share() * 1e6));
+  if (device_pool_) {
+    set(Counter::device_units, device_pool_->total_units().value);
+    set(Counter::device_units_free, device_pool_->free_units().value);
+  }
   if (!drift_) return;
   set(Counter::profile_fits, drift_->fits());
   set(Counter::drifted_steps, drift_->drifted_steps());
@@ -187,6 +195,7 @@ void Conductor::publish_gauges() {
 
 void Conductor::verify() const {
   std::map<uint32_t, uint32_t> references;
+  std::map<uint32_t, uint32_t> copies;  // on the device: of which block
   uint64_t operations = 0;
   for (const auto& sequence : sequences_) {
     if (!sequence->open) {
@@ -201,12 +210,17 @@ void Conductor::verify() const {
     IOKV_ASSERT(sequence->tokens.size() <= config_.max_context);
     IOKV_ASSERT(sequence->plans_in_flight <= in_flight_.size());
     IOKV_ASSERT(sequence->parked.empty() || !sequence->operations.empty());
-    sequence->blocks.each([&](SequenceBlock block) { references[block.id]++; });
+    sequence->blocks.each([&](SequenceBlock block) {
+      references[block.id]++;
+      if (block.device_id == kNoBlock) return;
+      IOKV_ASSERT(copies.emplace(block.device_id, block.id).first->second == block.id);
+    });
     for (const Request& request : sequence->operations) operations += request.part ? 0 : 1;
   }
   IOKV_ASSERT(operations == operations_);
   for (const LimboBlock& limbo : limbo_) {
-    references[limbo.block.id]++;
+    if (limbo.block.id != kNoBlock) references[limbo.block.id]++;
+    if (limbo.block.device_id != kNoBlock) copies.emplace(limbo.block.device_id, limbo.block.id);
     IOKV_ASSERT(limbo.plan > retired_ && limbo.plan <= issued_);
   }
   for (const Client& client : clients_) {
@@ -231,6 +245,10 @@ void Conductor::verify() const {
     units += pool_.units_for(pool_.form(id)).value;
   }
   IOKV_ASSERT(units + pool_.free_units().value == pool_.total_units().value);
+  IOKV_ASSERT(device_pool_ || copies.empty());
+  if (!device_pool_) return;
+  const uint64_t copied = uint64_t{device_pool_->units_for(BlockForm::kv).value} * copies.size();
+  IOKV_ASSERT(copied + device_pool_->free_units().value == device_pool_->total_units().value);
 }
 
 }  // namespace iokv

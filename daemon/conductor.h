@@ -12,6 +12,7 @@
 //  4. At most config.plans_in_flight Plans are out; they retire in the order of issue.
 //  5. The pool is never exceeded: a sequence that finds no block waits or preempts, from the least urgent on, by dropping
 //     blocks and keeping tokens. The most urgent sequence can always get what it needs.
+//  6. A block's copy on the device has the block's life or a shorter one; a shared block's goes with the block.
 #pragma once
 
 #include <array>
@@ -48,6 +49,7 @@ struct ConductorConfig {
   RecomputeSetting recompute;        // as what new blocks are stored
   uint32_t logits_rows_each = 8;     // rows of a Plan of an operation that keeps logits of every row
   BatchLimits batch;
+  uint32_t device_units = 0;         // for copies of blocks on the device; 0: nothing is kept there
   StagingShape staging;              // of the device; units are taken from the pool
   bool refit = true;                 // correct the profile when steps take another time than predicted
   StepModel step_model;              // how long steps take; nothing known: batch.prefill_rows
@@ -136,7 +138,8 @@ class Conductor {
       wire::Counter::h2d_busy_ns, wire::Counter::d2h_busy_ns, wire::Counter::recompute_busy_ns,
       wire::Counter::dense_busy_ns, wire::Counter::x_blocks, wire::Counter::kv_blocks, wire::Counter::x_share_ppm,
       wire::Counter::profile_fits, wire::Counter::drifted_steps, wire::Counter::link_ratio_ppm,
-      wire::Counter::device_ratio_ppm};
+      wire::Counter::device_ratio_ppm,
+      wire::Counter::device_units, wire::Counter::device_units_free, wire::Counter::copies_dropped};
 
   // Every invariant, in O(everything); aborts on a violation. For tests, and for an idle daemon.
   void verify() const;
@@ -216,6 +219,8 @@ class Conductor {
   bool reserve_blocks(Sequence& sequence);
   bool could_reserve(const Sequence& sequence, Blocks missing);
   bool add_block(Sequence& sequence, BlockForm form);
+  uint32_t copy_for(const Sequence& sequence);
+  bool drop_idle_copies();
   void give_back(SequenceBlock block);
   void count(const Plan& plan);
   void watch_drift(const Plan& plan);
@@ -254,6 +259,7 @@ class Conductor {
   PlanBuilder builder_;
   FormChooser forms_;
   std::optional<Drift> drift_;
+  std::optional<BlockPool> device_pool_;  // copies of blocks, as K,V
   Counters counters_{};
 };
 

@@ -92,9 +92,10 @@ void Conductor::aim_forms() {
     const bool recent = !sequence->blocks.empty() && sequence->last_plan + kRecentPlans > issued_;
     if (!sequence->open || !(sequence->started || recent)) continue;
     work.rows++;
-    work.kv_host += sequence->tokens.size();
+    const auto length = static_cast<uint32_t>(sequence->tokens.size());
+    work.attended += length;
+    work.kv_host += length - std::min(length, sequence->blocks.copies() * kBlockTokens);
   }
-  work.attended = work.kv_host;
   work.new_kv = work.rows;
   forms_.observe(model.profile, model.shape, work);
 }
@@ -370,10 +371,42 @@ bool Conductor::add_block(Sequence& sequence, BlockForm form) {
     block = pool_.acquire(form, hint);
   }
   if (!block) return false;
-  forms_.added(form);
   bump(form == BlockForm::x ? Counter::x_blocks : Counter::kv_blocks);
-  sequence.blocks.push_back({*block, form});
+  const uint32_t device_id = copy_for(sequence);
+  if (device_id == kNoBlock) forms_.added(form);  // its share is of what crosses the link
+  sequence.blocks.push_back({*block, form, device_id});
   return true;
+}
+
+// Room on the device for the sequence's next block, which is then written there as well and never fetched. A block that
+// every step reads gains the same wherever in its sequence it is, so the first ones have it, and keep it: what would only
+// change places is not moved. Idle sequences give theirs up.
+uint32_t Conductor::copy_for(const Sequence& sequence) {
+  if (!device_pool_) return kNoBlock;
+  const uint32_t hint = sequence.blocks.empty() ? UINT32_MAX : sequence.blocks.back().device_id;
+  auto copy = device_pool_->acquire(BlockForm::kv, hint);
+  if (!copy && drop_idle_copies()) copy = device_pool_->acquire(BlockForm::kv, hint);
+  return copy.value_or(kNoBlock);
+}
+
+// Those of the sequence that has been idle for longest. false: there is none, or Plans in flight may still read them.
+bool Conductor::drop_idle_copies() {
+  Sequence* idle = nullptr;
+  for (const auto& other : sequences_) {
+    if (!other->open || other->started || other->blocks.copies() == 0) continue;
+    if (idle == nullptr || other->last_plan < idle->last_plan) idle = other.get();
+  }
+  if (idle == nullptr) return false;
+  idle->blocks.drop_copies([&](SequenceBlock block) {
+    forms_.added(block.form);
+    bump(Counter::copies_dropped);
+    if (idle->last_plan > retired_) {
+      limbo_.push_back({idle->last_plan, {kNoBlock, BlockForm::kv, block.device_id}});
+    } else {
+      device_pool_->release(block.device_id);
+    }
+  });
+  return idle->last_plan <= retired_;
 }
 
 Units Conductor::units_of_block(const RecomputeSetting& recompute, const BlockPool& pool) {
@@ -390,6 +423,7 @@ bool Conductor::could_reserve(const Sequence& sequence, Blocks missing) {
   if (units >= needed) return true;
   to_be_released_.assign(pool_.total_units().value, 0);
   auto count = [&](SequenceBlock block) {
+    if (block.id == kNoBlock) return;  // a copy on the device
     if (++to_be_released_[block.id] == pool_.references(block.id)) units += pool_.units_for(block.form).value;
   };
   for (const LimboBlock& limbo : limbo_) count(limbo.block);
@@ -449,9 +483,14 @@ void Conductor::release_block(const Sequence& sequence, SequenceBlock block) {
 }
 
 void Conductor::give_back(SequenceBlock block) {
+  if (block.id == kNoBlock) return device_pool_->release(block.device_id);
   if (pool_.references(block.id) == 1) {
     effects_.discarded(block.id, block.form);
-    forms_.removed(block.form);
+    if (block.device_id != kNoBlock) {
+      device_pool_->release(block.device_id);
+    } else {
+      forms_.removed(block.form);
+    }
     bump(block.form == BlockForm::x ? Counter::x_blocks : Counter::kv_blocks, -1);
   }
   pool_.release(block.id);

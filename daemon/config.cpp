@@ -142,6 +142,11 @@ std::vector<Setting> settings_of(Config& config) {
        recompute_of(config.recompute)},
       {"link-gbps", "make the CPU a device behind a link of so many GB/s each way; 0: no link (0)",
        real_number(config.link_gbps, 0, 1000)},
+      {"device-kv-budget", "device memory that keeps cached tokens, such as 1GiB; 0: none (0)",
+       [&config](const std::string& text) -> Status {
+         IOKV_TRY_ASSIGN(config.device_kv_budget, parse_bytes(text));
+         return {};
+       }},
       {"staging-bytes", "device memory that cached tokens pass through on their way (64MiB)",
        [&config](const std::string& text) -> Status {
          IOKV_TRY_ASSIGN(config.staging_bytes, parse_bytes(text));

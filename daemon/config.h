@@ -23,6 +23,7 @@ struct Config {
   uint32_t threads = 0;          // 0: as many as cores that the process may use
   RecomputeSetting recompute{Recompute::automatic};
   double link_gbps = 0;          // of the CPU backend; 0: it reads the pool in place
+  uint64_t device_kv_budget = 0;  // bytes of device memory for copies of cached tokens
   uint64_t staging_bytes = uint64_t{64} << 20;  // device memory through which cached tokens pass
   uint32_t max_clients = 64;
   uint32_t max_sequences = 1024;  // of a client

@@ -51,11 +51,29 @@ Result<RecomputeSetting> recompute_for(const Config& config, const ModelSpec& sp
 
 struct DevicePlan {
   RecomputeSetting recompute;
+  uint32_t resident_units = 0;  // of the device's pool
   PipelineOptions pipeline;
   ProfileChoice profile;
 
   bool recomputes() const { return recompute.mode != Recompute::never; }
 };
+
+// Whole blocks of K,V of every layer that the budget has room for.
+Result<uint32_t> resident_units(const Config& config, const ModelSpec& spec, const DeviceInfo& device,
+                                const HostPool& memory) {
+  if (config.device_kv_budget == 0) return 0u;
+  if (device.host_addressable) {
+    return error("--device-kv-budget: this device reads cached tokens where they are, in the pool; leave it out (or set "
+                 "--link-gbps)");
+  }
+  const uint64_t block_bytes = uint64_t{memory.shape().kv_units} * memory.unit_bytes() * spec.layers;
+  if (config.device_kv_budget < block_bytes) {
+    return error(fmt::format("--device-kv-budget {}: the least that works with this model is {}", config.device_kv_budget,
+                             block_bytes));
+  }
+  const uint64_t blocks = std::min(config.device_kv_budget, memory.bytes()) / block_bytes;
+  return static_cast<uint32_t>(blocks * memory.shape().kv_units);
+}
 
 Result<DevicePlan> plan_device(const Config& config, const ModelSpec& spec, const DeviceInfo& device,
                                const HostPool& memory, const BlockPool& blocks) {
@@ -71,6 +89,7 @@ Result<DevicePlan> plan_device(const Config& config, const ModelSpec& spec, cons
   if (!staging) return std::move(staging.failure()).within("--staging-bytes");
   plan.pipeline.staging = *staging;
   plan.pipeline.host = plan.pipeline.device = {memory.base(), memory.layer_stride_bytes(), memory.unit_bytes()};
+  IOKV_TRY_ASSIGN(plan.resident_units, resident_units(config, spec, device, memory));
   plan.profile = {config.profile, config.state_directory, {}};
   return plan;
 }
@@ -79,14 +98,20 @@ Result<DevicePlan> plan_device(const Config& config, const ModelSpec& spec, cons
 Result<LoadedDevice> load(Backend& backend, const ModelFiles& files, const DevicePlan& plan, const HostPool& memory,
                           const LoadProgress& progress) {
   LoadedDevice loaded;
+  PipelineOptions pipeline = plan.pipeline;
   IOKV_TRY(backend.pin(memory.base(), memory.bytes()));
+  if (plan.resident_units > 0) {
+    pipeline.device.layer_stride_bytes = plan.resident_units * memory.unit_bytes();
+    IOKV_TRY_ASSIGN(loaded.resident, backend.alloc(pipeline.device.layer_stride_bytes * files.spec().layers));
+    pipeline.device.base = static_cast<std::byte*>(loaded.resident->data());
+  }
   IOKV_TRY_ASSIGN(Weights weights, load_weights(backend, files, progress));
   IOKV_TRY_ASSIGN(loaded.profile, profile_for(backend, files.spec(), weights, plan.profile));
   ModelLimits limits;
   limits.max_rows = kMaxRows;
   limits.recompute_rows = plan.recomputes() ? plan.pipeline.staging.tile_tokens : 0;
   IOKV_TRY_ASSIGN(auto model, Model::make(backend, files.spec(), std::move(weights), limits));
-  IOKV_TRY_ASSIGN(loaded.executor, Executor::make(backend, std::move(model), plan.pipeline, {kMaxRows, kMaxDraws}));
+  IOKV_TRY_ASSIGN(loaded.executor, Executor::make(backend, std::move(model), pipeline, {kMaxRows, kMaxDraws}));
   IOKV_TRY(loaded.executor->self_test(BlockForm::kv));
   if (plan.recomputes()) IOKV_TRY(loaded.executor->self_test(BlockForm::x));
   return loaded;
@@ -127,6 +152,7 @@ Status serve(const Config& config) {
   options.conductor.stall_lease_ns = config.stall_lease_ms * 1'000'000;
   options.conductor.recompute = plan.recompute;
   options.conductor.staging = plan.pipeline.staging;
+  options.conductor.device_units = plan.resident_units;
   options.conductor.refit = config.refit;
   options.conductor.step_model.shape = cache_shape_of(spec, static_cast<uint32_t>(size_of(compute)));
   options.conductor.step_model.prefill_delay = config.prefill_delay_percent / 100.0;

@@ -59,7 +59,10 @@ namespace iokv::wire {
   X(profile_fits, "1", "times that the profile was corrected because steps took another time than predicted") \
   X(drifted_steps, "1", "decoding batches that took over 15 % more or less than predicted")                   \
   X(link_ratio_ppm, "1e-6", "measured over predicted time of the link, averaged over the last batches")       \
-  X(device_ratio_ppm, "1e-6", "the same of the device")
+  X(device_ratio_ppm, "1e-6", "the same of the device")                                                       \
+  X(device_units, "1", "allocation units for copies of blocks on the device")                                 \
+  X(device_units_free, "1", "of these, free")                                                                 \
+  X(copies_dropped, "1", "copies of blocks on the device that idle sequences have given up")
 
 enum class Counter : uint32_t {
 #define IOKV_COUNTER_NAME(name, unit, meaning) name,

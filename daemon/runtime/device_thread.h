@@ -24,6 +24,7 @@
 namespace iokv {
 
 struct LoadedDevice {
+  std::unique_ptr<DeviceMemory> resident;  // cached tokens that stay on the device, or null; the executor reads them
   std::unique_ptr<Executor> executor;
   Profile profile;
 };

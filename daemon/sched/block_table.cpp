@@ -8,7 +8,7 @@ namespace iokv {
 SequenceBlock BlockTable::operator[](uint32_t index) const {
   IOKV_ASSERT(index < size_);
   for (const BlockRun& run : runs_) {
-    if (index < run.blocks) return {run.id + index * units_.of(run.form), run.form};
+    if (index < run.blocks) return block_of(run, index);
     index -= run.blocks;
   }
   return {};
@@ -16,12 +16,13 @@ SequenceBlock BlockTable::operator[](uint32_t index) const {
 
 SequenceBlock BlockTable::back() const {
   IOKV_ASSERT(size_ > 0);
-  const BlockRun& run = runs_.back();
-  return {run.id + (run.blocks - 1) * units_.of(run.form), run.form};
+  return block_of(runs_.back(), runs_.back().blocks - 1);
 }
 
 void BlockTable::push_back(SequenceBlock block) {
+  IOKV_ASSERT(!in_place_ || block.device_id == kNoBlock);
   ++size_;
+  if (block.device_id != kNoBlock) ++copies_;
   if (!runs_.empty() && continues(runs_.back(), block)) {
     ++runs_.back().blocks;
     return;
@@ -29,18 +30,22 @@ void BlockTable::push_back(SequenceBlock block) {
   BlockRun run;
   run.id = block.id;
   run.blocks = 1;
-  run.form = run.device_form = block.form;
-  if (in_place_) run.device_id = block.id;
+  run.form = block.form;
+  run.device_form = in_place_ ? block.form : BlockForm::kv;
+  run.device_id = in_place_ ? block.id : block.device_id;
   runs_.push_back(run);
 }
 
 bool BlockTable::continues(const BlockRun& run, SequenceBlock block) const {
-  return !run.shared && run.form == block.form && run.id + run.blocks * units_.of(run.form) == block.id;
+  if (run.shared || run.form != block.form || run.id + run.blocks * units_.of(run.form) != block.id) return false;
+  if (in_place_ || (!run.resident() && block.device_id == kNoBlock)) return true;
+  return run.resident() && run.device_id + run.blocks * units_.kv == block.device_id;
 }
 
 void BlockTable::pop_back() {
   IOKV_ASSERT(size_ > 0);
   --size_;
+  if (runs_.back().resident() && !in_place_) --copies_;
   if (--runs_.back().blocks == 0) runs_.pop_back();
 }
 
@@ -51,7 +56,7 @@ void BlockTable::share(uint32_t blocks) {
       if (runs_[i].shared) return;
       BlockRun rest = runs_[i];
       rest.id += blocks * units_.of(rest.form);
-      if (in_place_) rest.device_id = rest.id;
+      if (rest.resident()) rest.device_id += blocks * units_.of(rest.device_form);
       rest.blocks -= blocks;
       runs_[i].blocks = blocks;
       runs_.insert(runs_.begin() + static_cast<long>(i) + 1, rest);
@@ -63,7 +68,7 @@ void BlockTable::share(uint32_t blocks) {
 
 void BlockTable::clear() {
   runs_.clear();
-  size_ = 0;
+  size_ = copies_ = 0;
 }
 
 }  // namespace iokv

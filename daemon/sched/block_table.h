@@ -15,8 +15,9 @@
 namespace iokv {
 
 struct SequenceBlock {
-  uint32_t id = 0;
+  uint32_t id = 0;                // in the host pool
   BlockForm form = BlockForm::kv;
+  uint32_t device_id = kNoBlock;  // of its copy on the device, which is K,V
   bool operator==(const SequenceBlock&) const = default;
 };
 
@@ -49,20 +50,36 @@ class BlockTable {
   // Other sequences may refer to the first `blocks` blocks from now on.
   void share(uint32_t blocks);
   void clear();
+  // Copies on the device are given up, but for those of shared blocks: dropped(block) for each block that had one.
+  template <typename Do>
+  void drop_copies(const Do& dropped) {
+    for (BlockRun& run : runs_) {
+      if (!run.resident() || run.shared || in_place_) continue;
+      for (uint32_t i = 0; i < run.blocks; ++i) dropped(block_of(run, i));
+      copies_ -= run.blocks;
+      run.device_id = kNoBlock;
+    }
+  }
+  // Blocks with a copy on the device; in place there are none.
+  uint32_t copies() const { return copies_; }
 
   template <typename Do>
   void each(const Do& act) const {
     for (const BlockRun& run : runs_) {
-      for (uint32_t i = 0; i < run.blocks; ++i) act(SequenceBlock{run.id + i * units_.of(run.form), run.form});
+      for (uint32_t i = 0; i < run.blocks; ++i) act(block_of(run, i));
     }
   }
 
  private:
   bool continues(const BlockRun& run, SequenceBlock block) const;
+  SequenceBlock block_of(const BlockRun& run, uint32_t index) const {
+    const bool copied = run.resident() && !in_place_;
+    return {run.id + index * units_.of(run.form), run.form, copied ? run.device_id + index * units_.kv : kNoBlock};
+  }
 
   std::vector<BlockRun> runs_;
   BlockUnits units_;
-  uint32_t size_ = 0;
+  uint32_t size_ = 0, copies_ = 0;
   bool in_place_ = false;
 };
 

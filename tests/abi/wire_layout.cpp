@@ -221,5 +221,8 @@ static_assert(static_cast<uint32_t>(Counter::profile_fits) == 47);
 static_assert(static_cast<uint32_t>(Counter::drifted_steps) == 48);
 static_assert(static_cast<uint32_t>(Counter::link_ratio_ppm) == 49);
 static_assert(static_cast<uint32_t>(Counter::device_ratio_ppm) == 50);
+static_assert(static_cast<uint32_t>(Counter::device_units) == 51);
+static_assert(static_cast<uint32_t>(Counter::device_units_free) == 52);
+static_assert(static_cast<uint32_t>(Counter::copies_dropped) == 53);
 
 }  // namespace iokv::wire

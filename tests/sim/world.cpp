@@ -36,6 +36,7 @@ World::World(uint64_t seed) : random_(seed) {
     config_.step_model.prefill_delay = 0.1 * below(20);
   }
   config_.verify_always = true;
+  if (below(2) == 0) config_.device_units = 2 + below(40);
   PoolShape shape;
   shape.units = below(2) == 0 ? 5 + below(12) : 12 + below(60);  // half of them too small for what is wanted
   shape.kv_units = 1 + below(2);

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon whose device is behind a link: whatever is recomputed, kept on the device or fetched, every client gets the
+tokens and log-probabilities of the daemon that reads its pool in place, bit for bit; and what the executor counts on the
+link is what the Plans said."""
+
+from __future__ import annotations
+
+import unittest
+
+from iokvd import MODEL, Daemon, DaemonFailed
+
+import iokv
+
+SETTINGS = [
+    ["--recompute", "never"],
+    ["--recompute", "always"],
+    ["--recompute", "0.4"],
+    ["--recompute", "auto"],
+    ["--recompute", "0.5", "--device-kv-budget", "400KiB", "--staging-bytes", "1MiB"],
+    ["--recompute", "never", "--device-kv-budget", "10MiB"],
+]
+SEQUENCES, ROUNDS = 4, 3
+
+
+def outcome(daemon: Daemon) -> list[list[tuple[int, float]]]:
+    """Tokens and log-probabilities of sequences that grow in turns of prompt and answer, one of them forked."""
+    drawn: list[list[tuple[int, float]]] = []
+    with iokv.Client(daemon.socket) as client:
+        sequences = [client.open(iokv.Sampling(temperature=0.8, seed=i)) for i in range(SEQUENCES)]
+        for turn in range(ROUNDS):
+            with client.batch():
+                steps = [
+                    sequence.step([(7 * i + 3 * turn + j) % 60 for j in range(11 + 13 * i)], max_tokens=5)
+                    for i, sequence in enumerate(sequences)
+                ]
+            drawn += [[(one.token, one.logprob) for one in step if one.sampled] for step in steps]
+            if turn == 1:
+                sequences.append(sequences[3].fork())
+    return drawn
+
+
+class Link(unittest.TestCase):
+    def test_every_setting_gives_the_tokens_of_the_pool_in_place(self) -> None:
+        for name in ("opt", "llama_mha", "llama_gqa"):
+            model = MODEL.parent / name
+            with Daemon("--dtype", "f32", "--max-context", "192", model=model) as daemon:
+                expected = outcome(daemon)
+                self.assertEqual(daemon.status()["h2d_bytes"], 0)
+            for setting in SETTINGS:
+                auto = "auto" in setting
+                profile = [] if auto else ["--profile", "off"]
+                with (
+                    self.subTest(model=name, setting=setting),
+                    Daemon("--dtype", "f32", "--max-context", "192", "--link-gbps", "2", *setting, *profile, model=model)
+                    as daemon,
+                ):
+                    self.assertEqual(outcome(daemon), expected)
+                    found = daemon.status()
+                    self.assertEqual(found["h2d_bytes"], found["planned_h2d_bytes"])
+                    self.assertGreater(found["d2h_bytes"], 0)
+                    self.assertEqual(found["predicted_ns"] > 0, auto)
+                    if setting[1] == "always":
+                        self.assertGreater(found["recomputed_tokens"], 0)
+                    if "10MiB" in setting:
+                        self.assertEqual(found["h2d_bytes"], 0)  # everything stays on the device
+
+    def test_budgets_that_cannot_be_are_refused_with_the_least_that_works(self) -> None:
+        for arguments, reason in (
+            (["--link-gbps", "1", "--device-kv-budget", "1KiB"], "the least that works"),
+            (["--device-kv-budget", "1GiB"], "in the pool"),
+            (["--link-gbps", "1", "--staging-bytes", "1KiB"], "needs at least"),
+            (["--link-gbps", "1", "--profile", "off"], "auto needs to know the device"),
+            (["--link-gbps", "fast"], "is not a number"),
+            (["--recompute", "1.5"], "a fraction from 0 to 1"),
+        ):
+            with self.subTest(arguments=arguments), self.assertRaises(DaemonFailed) as failed:
+                Daemon(*arguments)
+            self.assertIn(reason, str(failed.exception))
+
+
+if __name__ == "__main__":
+    unittest.main()
