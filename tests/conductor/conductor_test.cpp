@@ -94,6 +94,53 @@ void a_prompt_gets_what_the_profile_allows(void**) {
   assert_int_equal(harness.issued[0]->tokens.size(), 60);
 }
 
+// Copies of blocks on the device: for four blocks there is room.
+void blocks_keep_their_copies_until_their_sequence_idles_and_another_wants_them(void**) {
+  ConductorConfig config;
+  config.device_units = 4;
+  config.batch.max_rows = 1024;
+  Harness harness(config);
+  const ClientId client = harness.join(0);
+  auto resident = [&](size_t span_index) {
+    const Plan& plan = *harness.issued.back();
+    uint32_t blocks = 0;
+    for (uint32_t i = 0; i < plan.spans[span_index].runs; i++) {
+      const BlockRun& run = plan.runs[plan.spans[span_index].first_run + i];
+      blocks += run.resident() ? run.blocks : 0;
+    }
+    return blocks;
+  };
+  harness.open(client, kA);
+  harness.submit(client, Harness::step(kA, 6 * kBlockTokens - 10, 1));
+  harness.plan();
+  assert_int_equal(resident(0), 4);  // the first four of six
+  assert_int_equal(harness.counter(wire::Counter::device_units_free), 0);
+  harness.retire();
+
+  // A runs: nothing is taken from it.
+  harness.submit(client, Harness::step(kA, 1, 5));
+  harness.plan();
+  harness.open(client, kB);
+  harness.submit(client, Harness::step(kB, 2 * kBlockTokens, 1));
+  harness.run();
+  assert_int_equal(harness.counter(wire::Counter::copies_dropped), 0);
+
+  // It idles: C has them, and A is read from the host's pool.
+  harness.open(client, kC);
+  harness.submit(client, Harness::step(kC, 3 * kBlockTokens, 1));
+  harness.plan();
+  assert_int_equal(resident(0), 3);
+  assert_int_equal(harness.counter(wire::Counter::copies_dropped), 4);
+  harness.retire();
+  harness.submit(client, Harness::step(kA, 1, 1));
+  harness.plan();
+  assert_int_equal(resident(0), 0);
+  harness.retire();
+  harness.submit(client, Harness::other(RequestKind::close, kC));
+  harness.plan();
+  assert_int_equal(harness.counter(wire::Counter::device_units_free), 4);
+}
+
 void a_lone_prompt_has_the_whole_step(void**) {
   ConductorConfig config;
   config.batch.prefill_rows = 16;
@@ -444,6 +491,7 @@ int main() {
       cmocka_unit_test(what_was_drawn_beyond_a_stop_token_is_dropped),
       cmocka_unit_test(a_long_prompt_is_cut_while_somebody_decodes),
       cmocka_unit_test(a_prompt_gets_what_the_profile_allows),
+      cmocka_unit_test(blocks_keep_their_copies_until_their_sequence_idles_and_another_wants_them),
       cmocka_unit_test(a_lone_prompt_has_the_whole_step),
       cmocka_unit_test(prompts_of_clients_are_read_by_weight),
       cmocka_unit_test(a_deadline_in_danger_is_kept_against_priorities),

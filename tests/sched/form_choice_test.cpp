@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// As what new blocks are stored: shares that are reached, in stretches, and moved only for a gain.
+#include "daemon/sched/form_choice.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "tests/cmocka_cpp.h"
+
+namespace iokv {
+namespace {
+
+constexpr CacheShape kShape{8, 1000, 2000};
+
+// Recomputing a token takes `ratio` times as long as sending its K,V.
+Profile profile_of(double ratio) {
+  Profile profile;
+  profile.h2d = {0, 0, 1};
+  profile.recompute = {0, 0, 2000 * ratio};
+  profile.dense = {1, 0, 1};
+  return profile;
+}
+
+LayerWork work_of(uint64_t tokens) {
+  LayerWork work;
+  work.rows = 1;
+  work.kv_host = tokens;
+  return work;
+}
+
+// Blocks that a sequence gets one by one, from the first on.
+std::vector<BlockForm> grow(FormChooser& chooser, uint32_t blocks) {
+  std::vector<BlockForm> forms;
+  for (uint32_t i = 0; i < blocks; ++i) {
+    const auto last = forms.empty() ? std::nullopt : std::optional(forms.back());
+    forms.push_back(chooser.x_of(1, last) == 1 ? BlockForm::x : BlockForm::kv);
+    chooser.added(forms.back());
+  }
+  return forms;
+}
+
+uint32_t count_x(const std::vector<BlockForm>& forms) {
+  return static_cast<uint32_t>(std::count(forms.begin(), forms.end(), BlockForm::x));
+}
+
+void never_and_always_are_what_they_say(void**) {
+  for (auto [mode, expected] : {std::pair(Recompute::never, 0u), {Recompute::always, 100u}}) {
+    FormChooser chooser({mode, 0.5});
+    assert_int_equal(count_x(grow(chooser, 100)), expected);
+    assert_int_equal(chooser.x_of(7, BlockForm::kv), expected == 0 ? 0 : 7);
+    chooser.observe(profile_of(0.1), kShape, work_of(1000));
+    assert_int_equal(chooser.x_of(7, BlockForm::kv), expected == 0 ? 0 : 7);
+  }
+}
+
+void a_fraction_is_reached_in_long_stretches(void**) {
+  for (double fraction : {0.1, 0.25, 0.5, 0.7, 0.95}) {
+    FormChooser chooser({Recompute::fraction, fraction});
+    const std::vector<BlockForm> forms = grow(chooser, 400);
+    assert_true(std::abs(count_x(forms) - 400 * fraction) <= 5);
+    uint32_t changes = 0;
+    for (size_t i = 1; i < forms.size(); ++i) changes += forms[i] != forms[i - 1];
+    // Between surpluses of four blocks of one form and four of the other a stretch of one form is at least eight long.
+    assert_true(changes <= 400 / 8);
+  }
+}
+
+void a_prompt_gets_its_share_as_x_first(void**) {
+  FormChooser chooser({Recompute::fraction, 0.7});
+  assert_int_equal(chooser.x_of(10, std::nullopt), 7);
+  for (int i = 0; i < 20; ++i) chooser.added(BlockForm::kv);
+  assert_int_equal(chooser.x_of(10, std::nullopt), 10);  // X is missing: 0.7 of 30 are 21
+  for (int i = 0; i < 200; ++i) chooser.added(BlockForm::x);
+  assert_int_equal(chooser.x_of(10, std::nullopt), 0);
+  for (int i = 0; i < 200; ++i) chooser.removed(BlockForm::x);
+  assert_int_equal(chooser.x_of(10, std::nullopt), 10);
+}
+
+// link(l) = K,V·(1 - l/2), device(l) = ratio·K,V·l: they meet at l = 1/(ratio + 1/2).
+void auto_aims_at_where_link_and_device_meet(void**) {
+  for (double ratio : {0.25, 0.5, 1.0, 2.0}) {
+    FormChooser chooser({Recompute::automatic});
+    chooser.observe(profile_of(ratio), kShape, work_of(100'000));
+    const double meet = std::min(1.0, 1 / (ratio + 0.5));
+    assert_true(std::abs(chooser.x_share() - meet) < 1e-3);
+  }
+}
+
+// Grouped queries: X is twice K,V's size.
+void auto_finds_that_x_does_not_pay(void**) {
+  FormChooser chooser({Recompute::automatic});
+  chooser.observe(profile_of(0.01), {8, 4000, 2000}, work_of(100'000));
+  assert_true(chooser.x_share() == 0);
+}
+
+void what_hardly_gains_moves_nothing(void**) {
+  FormChooser chooser({Recompute::automatic});
+  chooser.observe(profile_of(1), kShape, work_of(100'000));
+  const double share = chooser.x_share();
+  // The best share is 0.6623 now, not 0.6667; a step at 0.6667 is 0.67 % longer.
+  chooser.observe(profile_of(1.01), kShape, work_of(100'000));
+  assert_true(chooser.x_share() == share);
+  chooser.observe(profile_of(1.1), kShape, work_of(100'000));
+  assert_true(std::abs(chooser.x_share() - 1 / 1.6) < 1e-3);
+  chooser.observe(profile_of(1.1), kShape, work_of(0));  // nothing to say
+  assert_true(std::abs(chooser.x_share() - 1 / 1.6) < 1e-3);
+}
+
+}  // namespace
+}  // namespace iokv
+
+int main() {
+  using namespace iokv;
+  const CMUnitTest tests[] = {
+      cmocka_unit_test(never_and_always_are_what_they_say),     cmocka_unit_test(a_fraction_is_reached_in_long_stretches),
+      cmocka_unit_test(a_prompt_gets_its_share_as_x_first),     cmocka_unit_test(auto_aims_at_where_link_and_device_meet),
+      cmocka_unit_test(auto_finds_that_x_does_not_pay),         cmocka_unit_test(what_hardly_gains_moves_nothing),
+  };
+  return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
