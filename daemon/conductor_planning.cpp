@@ -349,11 +349,15 @@ bool Conductor::reserve_blocks(Sequence& sequence) {
 // In the other form where the pool has room for that alone: what one form has left free of a frame.
 bool Conductor::add_block(Sequence& sequence, BlockForm form) {
   const uint32_t hint = sequence.blocks.empty() ? UINT32_MAX : sequence.blocks.back().id;
-  auto block = pool_.acquire(form, hint);
+  // As many as the operation may come to: so they stay together, however slowly it grows.
+  const uint32_t most_draws = sequence.operations.front().max_tokens - sequence.sampled;
+  const Blocks most = blocks_for(Tokens(static_cast<uint32_t>(sequence.tokens.size()) + most_draws));
+  const Blocks to_come(most.value - std::min(most.value, sequence.blocks.size()));
+  auto block = pool_.acquire(form, hint, to_come);
   const bool mixed = config_.recompute.mode == Recompute::fraction || config_.recompute.mode == Recompute::automatic;
   if (!block && mixed) {
     form = form == BlockForm::x ? BlockForm::kv : BlockForm::x;
-    block = pool_.acquire(form, hint);
+    block = pool_.acquire(form, hint, to_come);
   }
   if (!block) return false;
   forms_.added(form);
