@@ -12,6 +12,7 @@
 //  4. At most config.plans_in_flight Plans are out; they retire in the order of issue.
 //  5. The pool is never exceeded: a sequence that finds no block waits or preempts, from the least urgent on, by dropping
 //     blocks and keeping tokens. The most urgent sequence can always get what it needs.
+//  6. A pass takes time in proportion to the sequences that have operations or ran lately, however many are open.
 #pragma once
 
 #include <array>
@@ -159,6 +160,9 @@ class Conductor {
   void on(const HeadsAdvanced& event);
   void on(const ShutdownRequested& event);
   void on(const PassEnded& event);
+  void wake(Sequence& sequence);
+  bool is_recent(const Sequence& sequence) const;
+  void forget_idle();
   void check_timers();
   void expire(Sequence& sequence);
   Client* find(ClientId id);
@@ -230,6 +234,7 @@ class Conductor {
   std::vector<Client> clients_;
   std::vector<std::unique_ptr<Sequence>> sequences_;
   std::vector<uint32_t> free_slots_;
+  std::vector<Sequence*> active_;  // all that have operations, and more until forget_idle(): what each pass looks at
   uint64_t operations_ = 0;
   uint64_t arrivals_ = 0;
   bool deadlines_ = false;  // some operation may have one

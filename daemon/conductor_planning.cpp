@@ -12,13 +12,6 @@ namespace iokv {
 
 using wire::Counter;
 
-namespace {
-
-// A sequence that was in none of so many Plans is idle: it reads nothing.
-constexpr uint64_t kRecentPlans = 256;
-
-}  // namespace
-
 void Conductor::plan_steps() {
   while (!idle_plans_.empty()) {
     Plan* plan = idle_plans_.back();
@@ -68,8 +61,8 @@ void Conductor::admit_candidates() {
   candidates_.clear();
   runnable_.clear();
   give_turns();
-  for (const auto& sequence : sequences_) {
-    if (candidate_of(*sequence)) runnable_.push_back(sequence.get());
+  for (Sequence* sequence : started_) {
+    if (candidate_of(*sequence)) runnable_.push_back(sequence);
   }
   std::sort(runnable_.begin(), runnable_.end(),
             [this](const Sequence* a, const Sequence* b) { return more_urgent(*a, *b); });
@@ -87,9 +80,8 @@ void Conductor::aim_forms() {
   const StepModel& model = config_.step_model;
   if (config_.recompute.mode != Recompute::automatic || !model.known()) return;
   LayerWork work;
-  for (const auto& sequence : sequences_) {
-    const bool recent = !sequence->blocks.empty() && sequence->last_plan + kRecentPlans > issued_;
-    if (!sequence->open || !(sequence->started || recent)) continue;
+  for (const Sequence* sequence : active_) {
+    if (!sequence->open || !(sequence->started || is_recent(*sequence))) continue;
     work.rows++;
     work.kv_host += sequence->tokens.size();
   }
@@ -304,8 +296,8 @@ void Conductor::accept(Sequence& sequence, const PlanSpan& span, Plan& plan) {
 void Conductor::give_turns() {
   constexpr uint64_t kMostLater = 1024;  // as many as one client may have open at once unless told otherwise
   started_.clear();
-  for (const auto& sequence : sequences_) {
-    if (sequence->open && sequence->started) started_.push_back(sequence.get());
+  for (Sequence* sequence : active_) {
+    if (sequence->open && sequence->started) started_.push_back(sequence);
   }
   auto key = [this](const Sequence& s) {
     const bool overtaken = arrivals_ - s.arrival > kMostLater;
@@ -386,6 +378,7 @@ bool Conductor::could_reserve(const Sequence& sequence, Blocks missing) {
   for (const auto& other : sequences_) {
     if (!other->open || other.get() == &sequence || !more_urgent(sequence, *other)) continue;
     other->blocks.each(count);
+    if (units >= needed) return true;
   }
   return units >= needed;
 }
