@@ -14,6 +14,9 @@ using wire::Counter;
 
 namespace {
 
+// A sequence that was in none of so many Plans is idle: it reads nothing.
+constexpr uint64_t kRecentPlans = 256;
+
 ConductorConfig with_units_of(const BlockPool& pool, ConductorConfig config) {
   config.staging.kv_units = pool.units_for(BlockForm::kv).value;
   config.staging.x_units = pool.units_for(BlockForm::x).value;
@@ -105,13 +108,32 @@ void Conductor::on(const ShutdownRequested&) {
 }
 
 void Conductor::on(const PassEnded&) {
+  forget_idle();
   check_timers();
   plan_steps();
   publish_gauges();
 }
 
+// It has got an operation, or blocks that were read lately.
+void Conductor::wake(Sequence& sequence) {
+  if (sequence.active) return;
+  sequence.active = true;
+  active_.push_back(&sequence);
+}
+
+bool Conductor::is_recent(const Sequence& sequence) const {
+  return !sequence.blocks.empty() && sequence.last_plan + kRecentPlans > issued_;
+}
+
+void Conductor::forget_idle() {
+  std::erase_if(active_, [this](Sequence* sequence) {
+    sequence->active = sequence->open && (!sequence->operations.empty() || is_recent(*sequence));
+    return !sequence->active;
+  });
+}
+
 void Conductor::check_timers() {
-  for (auto& sequence : sequences_) {
+  for (Sequence* sequence : active_) {
     if (!sequence->open) continue;
     if (!sequence->parked.empty() && !sequence->blocks.empty() &&
         now_ns_ >= sequence->parked_since_ns + config_.stall_lease_ns) {
@@ -140,7 +162,7 @@ void Conductor::expire(Sequence& sequence) {
 uint64_t Conductor::next_timer_ns() const {
   uint64_t next = 0;
   auto consider = [&next](uint64_t time) { next = next == 0 ? time : std::min(next, time); };
-  for (const auto& sequence : sequences_) {
+  for (const Sequence* sequence : active_) {
     if (!sequence->open) continue;
     if (!sequence->parked.empty() && !sequence->blocks.empty()) {
       consider(sequence->parked_since_ns + config_.stall_lease_ns);
@@ -167,15 +189,14 @@ Conductor::Client* Conductor::find(ClientId id) {
 void Conductor::bump(Counter counter, int64_t by) { counters_[static_cast<uint32_t>(counter)] += static_cast<uint64_t>(by); }
 
 void Conductor::publish_gauges() {
-  uint64_t open = 0, parked = 0, waiting = 0;
-  for (const auto& sequence : sequences_) {
+  uint64_t parked = 0, waiting = 0;
+  for (const Sequence* sequence : active_) {
     if (!sequence->open) continue;
-    open++;
     if (!sequence->parked.empty()) parked++;
     if (sequence->parked.empty() && sequence->started && sequence->plans_in_flight == 0) waiting++;
   }
   auto set = [this](Counter counter, uint64_t value) { counters_[static_cast<uint32_t>(counter)] = value; };
-  set(Counter::sequences, open);
+  set(Counter::sequences, sequences_.size() - free_slots_.size());
   set(Counter::operations, operations_);
   set(Counter::parked, parked);
   set(Counter::waiting, waiting);
@@ -196,8 +217,10 @@ void Conductor::publish_gauges() {
 void Conductor::verify() const {
   std::map<uint32_t, uint32_t> references;
   std::map<uint32_t, uint32_t> copies;  // on the device: of which block
-  uint64_t operations = 0;
+  uint64_t operations = 0, active = 0, open = 0;
   for (const auto& sequence : sequences_) {
+    active += sequence->active ? 1 : 0;
+    open += sequence->open ? 1 : 0;
     if (!sequence->open) {
       IOKV_ASSERT(sequence->blocks.empty() && sequence->operations.empty() && sequence->parked.empty());
       continue;
@@ -210,6 +233,7 @@ void Conductor::verify() const {
     IOKV_ASSERT(sequence->tokens.size() <= config_.max_context);
     IOKV_ASSERT(sequence->plans_in_flight <= in_flight_.size());
     IOKV_ASSERT(sequence->parked.empty() || !sequence->operations.empty());
+    IOKV_ASSERT(sequence->active || (sequence->operations.empty() && !is_recent(*sequence)));
     sequence->blocks.each([&](SequenceBlock block) {
       references[block.id]++;
       if (block.device_id == kNoBlock) return;
@@ -217,7 +241,8 @@ void Conductor::verify() const {
     });
     for (const Request& request : sequence->operations) operations += request.part ? 0 : 1;
   }
-  IOKV_ASSERT(operations == operations_);
+  IOKV_ASSERT(operations == operations_ && active == active_.size());
+  IOKV_ASSERT(open + free_slots_.size() == sequences_.size());
   for (const LimboBlock& limbo : limbo_) {
     if (limbo.block.id != kNoBlock) references[limbo.block.id]++;
     if (limbo.block.device_id != kNoBlock) copies.emplace(limbo.block.device_id, limbo.block.id);

@@ -13,6 +13,7 @@
 //  5. The pool is never exceeded: a sequence that finds no block waits or preempts, from the least urgent on, by dropping
 //     blocks and keeping tokens. The most urgent sequence can always get what it needs.
 //  6. A block's copy on the device has the block's life or a shorter one; a shared block's goes with the block.
+//  7. A pass takes time in proportion to the sequences that have operations or ran lately, however many are open.
 #pragma once
 
 #include <array>
@@ -168,6 +169,9 @@ class Conductor {
   void on(const HeadsAdvanced& event);
   void on(const ShutdownRequested& event);
   void on(const PassEnded& event);
+  void wake(Sequence& sequence);
+  bool is_recent(const Sequence& sequence) const;
+  void forget_idle();
   void check_timers();
   void expire(Sequence& sequence);
   Client* find(ClientId id);
@@ -242,6 +246,7 @@ class Conductor {
   std::vector<Client> clients_;
   std::vector<std::unique_ptr<Sequence>> sequences_;
   std::vector<uint32_t> free_slots_;
+  std::vector<Sequence*> active_;  // all that have operations, and more until forget_idle(): what each pass looks at
   uint64_t operations_ = 0;
   uint64_t arrivals_ = 0;
   bool deadlines_ = false;  // some operation may have one

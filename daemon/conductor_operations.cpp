@@ -74,6 +74,7 @@ void Conductor::enqueue(Client& client, Request&& request) {
   Sequence& sequence = *sequences_[found->second];
   client.queued_tokens += request.tokens.size();
   sequence.operations.push_back(std::move(request));
+  wake(sequence);
   if (sequence.operations.size() == 1) start_next(sequence);
 }
 
@@ -182,6 +183,7 @@ int32_t Conductor::run_fork(Sequence& parent, const Request& request) {
   child.blocks.share(full_blocks);
   child.cached = full_blocks * kBlockTokens;
   child.last_plan = parent.last_plan;  // as recently used
+  wake(child);
   return 0;
 }
 
@@ -387,7 +389,9 @@ Sequence* Conductor::add_sequence(Client& client, ClientId owner, uint64_t id) {
   Sequence& sequence = *sequences_[free_slots_.back()];
   free_slots_.pop_back();
   uint32_t slot = sequence.slot, generation = sequence.generation + 1;
+  const bool active = sequence.active;
   sequence = Sequence{};
+  sequence.active = active;
   sequence.slot = slot;
   sequence.generation = generation;
   sequence.open = true;
@@ -407,7 +411,7 @@ void Conductor::remove_sequence(Sequence& sequence) {
   client.sequences.erase(sequence.id);
   sequence.operations.clear();
   sequence.parked.clear();
-  sequence.tokens.clear();
+  sequence.tokens = std::vector<int32_t>();  // and its memory
   sequence.open = false;
   sequence.generation++;
   free_slots_.push_back(sequence.slot);

@@ -12,13 +12,6 @@ namespace iokv {
 
 using wire::Counter;
 
-namespace {
-
-// A sequence that was in none of so many Plans is idle: it reads nothing.
-constexpr uint64_t kRecentPlans = 256;
-
-}  // namespace
-
 void Conductor::plan_steps() {
   while (!idle_plans_.empty()) {
     Plan* plan = idle_plans_.back();
@@ -69,8 +62,8 @@ void Conductor::admit_candidates() {
   candidates_.clear();
   runnable_.clear();
   give_turns();
-  for (const auto& sequence : sequences_) {
-    if (candidate_of(*sequence)) runnable_.push_back(sequence.get());
+  for (Sequence* sequence : started_) {
+    if (candidate_of(*sequence)) runnable_.push_back(sequence);
   }
   std::sort(runnable_.begin(), runnable_.end(),
             [this](const Sequence* a, const Sequence* b) { return more_urgent(*a, *b); });
@@ -88,9 +81,8 @@ void Conductor::aim_forms() {
   const StepModel& model = config_.step_model;
   if (config_.recompute.mode != Recompute::automatic || !model.known()) return;
   LayerWork work;
-  for (const auto& sequence : sequences_) {
-    const bool recent = !sequence->blocks.empty() && sequence->last_plan + kRecentPlans > issued_;
-    if (!sequence->open || !(sequence->started || recent)) continue;
+  for (const Sequence* sequence : active_) {
+    if (!sequence->open || !(sequence->started || is_recent(*sequence))) continue;
     work.rows++;
     const auto length = static_cast<uint32_t>(sequence->tokens.size());
     work.attended += length;
@@ -319,8 +311,8 @@ void Conductor::accept(Sequence& sequence, const PlanSpan& span, Plan& plan) {
 void Conductor::give_turns() {
   constexpr uint64_t kMostLater = 1024;  // as many as one client may have open at once unless told otherwise
   started_.clear();
-  for (const auto& sequence : sequences_) {
-    if (sequence->open && sequence->started) started_.push_back(sequence.get());
+  for (Sequence* sequence : active_) {
+    if (sequence->open && sequence->started) started_.push_back(sequence);
   }
   auto key = [this](const Sequence& s) {
     const bool overtaken = arrivals_ - s.arrival > kMostLater;
@@ -364,11 +356,15 @@ bool Conductor::reserve_blocks(Sequence& sequence) {
 // In the other form where the pool has room for that alone: what one form has left free of a frame.
 bool Conductor::add_block(Sequence& sequence, BlockForm form) {
   const uint32_t hint = sequence.blocks.empty() ? UINT32_MAX : sequence.blocks.back().id;
-  auto block = pool_.acquire(form, hint);
+  // As many as the operation may come to: so they stay together, however slowly it grows.
+  const uint32_t most_draws = sequence.operations.front().max_tokens - sequence.sampled;
+  const Blocks most = blocks_for(Tokens(static_cast<uint32_t>(sequence.tokens.size()) + most_draws));
+  const Blocks to_come(most.value - std::min(most.value, sequence.blocks.size()));
+  auto block = pool_.acquire(form, hint, to_come);
   const bool mixed = config_.recompute.mode == Recompute::fraction || config_.recompute.mode == Recompute::automatic;
   if (!block && mixed) {
     form = form == BlockForm::x ? BlockForm::kv : BlockForm::x;
-    block = pool_.acquire(form, hint);
+    block = pool_.acquire(form, hint, to_come);
   }
   if (!block) return false;
   bump(form == BlockForm::x ? Counter::x_blocks : Counter::kv_blocks);
@@ -430,6 +426,7 @@ bool Conductor::could_reserve(const Sequence& sequence, Blocks missing) {
   for (const auto& other : sequences_) {
     if (!other->open || other.get() == &sequence || !more_urgent(sequence, *other)) continue;
     other->blocks.each(count);
+    if (units >= needed) return true;
   }
   return units >= needed;
 }

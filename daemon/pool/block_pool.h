@@ -13,8 +13,10 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "daemon/base/block_form.h"
@@ -33,8 +35,9 @@ class BlockPool {
   explicit BlockPool(const PoolShape& shape);
 
   // A block with one reference, or nothing when the pool is full. It lies right behind block `hint` if that can be, since
-  // a long copy is a fast one; UINT32_MAX: no wish.
-  std::optional<uint32_t> acquire(BlockForm form, uint32_t hint);
+  // a long copy is a fast one; UINT32_MAX: no wish. to_come: how many blocks, this one included, are expected to follow
+  // each other. O(log frames), but for the search of a frame for its free blocks.
+  std::optional<uint32_t> acquire(BlockForm form, uint32_t hint, Blocks to_come = Blocks(1));
   void retain(uint32_t id);
   void release(uint32_t id);
 
@@ -52,9 +55,21 @@ class BlockPool {
     BlockForm form = BlockForm::kv;
     uint32_t blocks = 0;  // in use; 0: the frame has no form
   };
+  // Empty frames that follow each other.
+  struct Extent {
+    uint32_t frames = 0;
+    bool claimed = false;  // by what grows into it from before
+  };
+  using Extents = std::map<uint32_t, Extent>;  // by first frame
+
   uint32_t blocks_a_frame(BlockForm form) const { return frame_units_ / units_for(form).value; }
-  std::optional<uint32_t> block_behind(uint32_t hint, BlockForm form) const;
+  std::optional<uint32_t> take_behind(uint32_t hint, BlockForm form, uint32_t frames_to_come);
+  std::optional<uint32_t> take_apart(uint32_t frames_to_come);
   std::optional<uint32_t> free_block_in(uint32_t frame, BlockForm form) const;
+  uint32_t take_first(Extents::iterator extent, uint32_t frames_to_come);
+  void give_back_frames(uint32_t first, uint32_t frames);
+  void add_extent(uint32_t first, Extent extent);
+  Extents::iterator erase_extent(Extents::iterator extent);
   void take(uint32_t id, BlockForm form);
 
   PoolShape shape_;
@@ -62,8 +77,10 @@ class BlockPool {
   uint32_t free_units_;
   std::vector<uint32_t> references_;           // by unit; 0: free, or not a block's first
   std::vector<Frame> frames_;
-  std::set<uint32_t> empty_;                   // frames without a form
   std::array<std::set<uint32_t>, 2> partial_;  // by form: frames with room
+  Extents extents_;
+  // (frames, first frame) of those not claimed and of those that are.
+  std::array<std::set<std::pair<uint32_t, uint32_t>>, 2> by_size_;
 };
 
 }  // namespace iokv

@@ -21,6 +21,7 @@ namespace iokv {
 
 struct Sequence {
   bool open = false;
+  bool active = false;            // in Conductor::active_
   uint32_t slot = 0;
   uint32_t generation = 0;        // of the slot: Plans name (slot, generation)
   ClientId client;

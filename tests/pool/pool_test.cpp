@@ -33,7 +33,7 @@ void no_unit_has_two_owners_and_none_is_lost(void**) {
       if (held.empty() || below(100) < 55) {
         const BlockForm form = below(2) == 0 ? BlockForm::kv : BlockForm::x;
         const uint32_t hint = held.empty() || below(2) == 0 ? UINT32_MAX : held.rbegin()->first;
-        const auto id = pool.acquire(form, hint);
+        const auto id = pool.acquire(form, hint, Blocks(below(6)));
         if (!id) continue;
         for (uint32_t unit = *id; unit < *id + units_of(shape, form); unit++) {
           assert_true(unit < pool.total_units().value);
@@ -69,7 +69,8 @@ void with_one_form_every_unit_can_be_had_after_any_life(void**) {
     std::vector<uint32_t> held;
     for (int step = 0; step < 10'000; step++) {
       if (random() % 2 == 0) {
-        if (auto id = pool.acquire(BlockForm::kv, UINT32_MAX)) held.push_back(*id);
+        const Blocks to_come(static_cast<uint32_t>(random() % 20));
+        if (auto id = pool.acquire(BlockForm::kv, UINT32_MAX, to_come)) held.push_back(*id);
       } else if (!held.empty()) {
         std::swap(held[random() % held.size()], held.back());
         pool.release(held.back());
@@ -89,6 +90,50 @@ void a_sequences_blocks_lie_one_behind_the_other_while_that_can_be(void**) {
     assert_int_equal(next, last + 2);
     last = next;
   }
+}
+
+void sequences_that_grow_side_by_side_stay_apart_as_long_as_they_said(void**) {
+  BlockPool pool({72, 2, 3});
+  std::vector<uint32_t> last(4);
+  for (uint32_t& id : last) id = *pool.acquire(BlockForm::kv, UINT32_MAX, Blocks(7));
+  for (uint32_t left = 6; left > 0; left--) {
+    for (uint32_t& id : last) {
+      const uint32_t next = *pool.acquire(BlockForm::kv, id, Blocks(left));
+      assert_int_equal(next, id + 2);
+      id = next;
+    }
+  }
+  pool.verify();
+}
+
+void what_is_claimed_can_be_had_when_nothing_else_is_left(void**) {
+  BlockPool pool({32, 2, 1});
+  const uint32_t greedy = *pool.acquire(BlockForm::kv, UINT32_MAX, Blocks(1000));
+  assert_int_equal(greedy, 0);
+  // Half of the 15 frames behind it, but for the middle one.
+  const uint32_t other = *pool.acquire(BlockForm::x, UINT32_MAX, Blocks(1));
+  assert_int_equal(other, 2 * 8);
+  assert_int_equal(*pool.acquire(BlockForm::kv, greedy, Blocks(999)), 2);
+  while (pool.acquire(BlockForm::x, UINT32_MAX)) pool.verify();
+  assert_int_equal(pool.free_units().value, 0);
+}
+
+void a_claim_falls_with_what_it_lies_behind(void**) {
+  BlockPool pool({32, 2, 1});
+  pool.release(*pool.acquire(BlockForm::kv, UINT32_MAX, Blocks(10)));
+  pool.verify();
+  assert_int_equal(*pool.acquire(BlockForm::kv, UINT32_MAX, Blocks(16)), 0);
+  assert_int_equal(*pool.acquire(BlockForm::kv, 0, Blocks(15)), 2);
+}
+
+void a_short_one_goes_where_it_just_fits(void**) {
+  BlockPool pool({32, 2, 2});
+  std::vector<uint32_t> ids;
+  for (int i = 0; i < 16; i++) ids.push_back(*pool.acquire(BlockForm::kv, UINT32_MAX));
+  for (int i : {2, 3, 4, 5, 8, 9, 12, 13, 14}) pool.release(ids[i]);  // four, two and three
+  assert_int_equal(*pool.acquire(BlockForm::kv, UINT32_MAX, Blocks(3)), ids[12]);
+  assert_int_equal(*pool.acquire(BlockForm::kv, UINT32_MAX, Blocks(2)), ids[8]);
+  assert_int_equal(*pool.acquire(BlockForm::kv, UINT32_MAX, Blocks(1)), ids[2]);
 }
 
 void a_full_pool_says_so_and_stays_as_it_is(void**) {
@@ -163,6 +208,10 @@ int main() {
       cmocka_unit_test(no_unit_has_two_owners_and_none_is_lost),
       cmocka_unit_test(with_one_form_every_unit_can_be_had_after_any_life),
       cmocka_unit_test(a_sequences_blocks_lie_one_behind_the_other_while_that_can_be),
+      cmocka_unit_test(sequences_that_grow_side_by_side_stay_apart_as_long_as_they_said),
+      cmocka_unit_test(what_is_claimed_can_be_had_when_nothing_else_is_left),
+      cmocka_unit_test(a_claim_falls_with_what_it_lies_behind),
+      cmocka_unit_test(a_short_one_goes_where_it_just_fits),
       cmocka_unit_test(a_full_pool_says_so_and_stays_as_it_is),
       cmocka_unit_test(x_alone_takes_half_of_a_multi_head_models_pool),
       cmocka_unit_test(grouped_query_shapes_waste_nothing),
