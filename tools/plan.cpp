@@ -8,6 +8,7 @@
 
 #include "daemon/runtime/expected_profile.h"
 #include "daemon/sched/split.h"
+#include "daemon/sched/whole_placement.h"
 
 namespace iokv {
 namespace {
@@ -26,7 +27,7 @@ class Planner {
 
   // A step of which `x_tokens` come as X, and all others as K,V.
   LayerWork split(uint64_t context, uint64_t x_tokens) const {
-    LayerWork work = resident(context, 0, tokens(context));
+    LayerWork work = resident(context, tokens(context));
     work.x_host = x_tokens;
     work.kv_host = tokens(context) - x_tokens;
     return work;
@@ -36,23 +37,8 @@ class Planner {
     return split(context, question_.batch * paper_split(profile_, shape_, context, question_.batch, schedule));
   }
 
-  // The linear programme says how many tokens lie on the device as X; the device's other room holds K,V, and what is on
-  // the host is split by the whole cost. The programme knows rates and shares only. So its neighbours in whole tokens
-  // are tried, too, and the corners where the fixed part of an operation can decide: no X on the device, as little as
-  // makes all tokens fit, as much as fits.
   LayerWork best(uint64_t context) const {
-    const uint64_t all = tokens(context), room = question_.device_kv_bytes / shape_.layers;  // of a layer
-    const uint64_t most_x = std::min(all, room / shape_.x_bytes);
-    const double programmed = programme(context).tokens[0][static_cast<size_t>(Place::x_device)];
-    const uint64_t near = static_cast<uint64_t>(programmed);
-    LayerWork best = split_host(resident(context, 0, 0));
-    for (uint64_t x_device : {uint64_t{0}, near, near + 1, near + 2, least_x_that_fits(all, room), most_x}) {
-      if (x_device > most_x) continue;
-      const uint64_t kv_device = std::min(all - x_device, (room - x_device * shape_.x_bytes) / shape_.kv_bytes);
-      const LayerWork one = split_host(resident(context, x_device, kv_device));
-      if (streaming(one).total_ns < streaming(best).total_ns) best = one;
-    }
-    return best;
+    return best_whole_placement(profile_, shape_, resident(context, 0), question_.device_kv_bytes);
   }
 
   // What the link needs at least: every token in its smaller form, as many as fit on the device.
@@ -60,7 +46,7 @@ class Planner {
     const bool x_is_smaller = shape_.x_bytes < shape_.kv_bytes;
     const uint64_t room =
         question_.device_kv_bytes / (shape_.layers * std::min(shape_.x_bytes, shape_.kv_bytes));
-    LayerWork work = resident(context, 0, std::min(tokens(context), room));
+    LayerWork work = resident(context, std::min(tokens(context), room));
     if (x_is_smaller) std::swap(work.x_host, work.kv_host);
     return link_ns(streaming(work));
   }
@@ -77,47 +63,15 @@ class Planner {
   static double link_ns(const StepCost& cost) { return std::max(cost.h2d_ns, cost.d2h_ns); }
 
  private:
-  // A step with some tokens on the device, all others on the host as K,V.
-  LayerWork resident(uint64_t context, uint64_t x_device, uint64_t kv_device) const {
+  // A step with some tokens on the device as K,V, all others on the host as K,V.
+  LayerWork resident(uint64_t context, uint64_t kv_device) const {
     LayerWork work;
     work.rows = question_.batch;
     work.attended = question_.batch * (context + 1);
     work.new_kv = question_.batch;
     if (question_.weights_on_host) work.weight_bytes = layer_weight_bytes(question_.model, question_.element_bytes);
-    work.x_device = x_device;
-    work.kv_host = tokens(context) - x_device - kv_device;
+    work.kv_host = tokens(context) - kv_device;
     return work;
-  }
-
-  LayerWork split_host(LayerWork work) const {
-    work.x_host = best_split(profile_, shape_, work, 0, work.kv_host);
-    work.kv_host -= work.x_host;
-    return work;
-  }
-
-  Placement programme(uint64_t context) const {
-    const double all = static_cast<double>(tokens(context));
-    const TokenClass one{all, 1, all};
-    const StepCost alone = streaming(resident(context, 0, tokens(context)));
-    PlacementProblem problem;
-    problem.shape = shape_;
-    problem.h2d_ns_per_byte = profile_.h2d.each_ns;
-    problem.recompute_ns = profile_.recompute.each_ns;
-    problem.contention = profile_.contention;
-    problem.device_ns = alone.dense_ns;
-    problem.link_ns = alone.h2d_ns;
-    problem.device_bytes = question_.device_kv_bytes;
-    problem.host_bytes = tokens(context) * shape_.layers * std::max(shape_.x_bytes, shape_.kv_bytes);
-    problem.classes = std::span(&one, 1);
-    return best_placement(problem);
-  }
-
-  // With how many tokens as X, and all others as K,V, everything is in `room` bytes of a layer; if it is at all.
-  uint64_t least_x_that_fits(uint64_t all, uint64_t room) const {
-    const uint64_t as_kv = all * shape_.kv_bytes;
-    if (as_kv <= room || shape_.x_bytes >= shape_.kv_bytes) return 0;
-    const uint64_t saved = shape_.kv_bytes - shape_.x_bytes;
-    return (as_kv - room + saved - 1) / saved;
   }
 
   const PlanQuestion& question_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The Profile that hardware which is not here should have with a model: each operation takes what its arithmetic or its
-// bytes take at the hardware's rates, whichever is longer, and at least a launch. Pure.
+// bytes take at the hardware's rates, whichever is longer, and at least a launch. An operation is launched while the one
+// before it runs, so that a launch shows only where there is nothing longer, as in a norm of few rows. Pure.
 #pragma once
 
 #include <cstdint>

@@ -373,6 +373,15 @@ void Pipeline::store(Flight& flight, uint32_t layer, const PlanOp& op) {
     rope_runs_.push_back({store.row, store.rows, store.position, to, 0});
   }
   model_.store(rope_runs_);
+  copies_.clear();
+  for (uint32_t i = op.first; i < op.first + op.count; ++i) {
+    const PlanStore& store = flight.plan->stores[i];
+    if (store.device_x_id == kNoBlock) continue;
+    const size_t row_bytes = staging_->x_row_bytes();
+    add_run(copies_, options_.device.block(layer, store.device_x_id) + store.position % kBlockTokens * row_bytes,
+            model_.kept_x(layer) + store.row * row_bytes, store.rows * row_bytes);
+  }
+  if (!copies_.empty()) backend_.copy(Queue::dense, copies_);
 }
 
 void Pipeline::attend(Flight& flight, uint32_t layer, const PlanOp& op) {

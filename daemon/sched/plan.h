@@ -96,7 +96,8 @@ struct PlanStore {
   uint32_t device_id = kNoBlock;
   uint32_t id = 0;               // block of the host pool
   BlockForm form = BlockForm::kv;         // in the host pool
-  BlockForm device_form = BlockForm::kv;  // of device_id
+  BlockForm device_form = BlockForm::kv;  // of the copy on the device, if there is one
+  uint32_t device_x_id = kNoBlock;        // the copy, where it is X and not the host's block itself
 };
 
 // Pieces of a span that lie behind each other, in areas of a round's slot or in resident K,V blocks.

@@ -247,7 +247,7 @@ void PlanBuilder::emit_stores(const PlanSpan& span, const BlockRun& run, uint32_
                               uint32_t blocks, uint32_t area) {
   const uint32_t end = std::min(span.first_position + span.rows, (first_block + blocks) * kBlockTokens);
   const bool in_device = run.resident() && run.device_form == BlockForm::kv;
-  IOKV_ASSERT(!run.resident() || in_device || shape_.in_place);
+  const bool x_copy = run.resident() && !in_device && !shape_.in_place;
   for (uint32_t position = std::max(span.first_position, first_block * kBlockTokens), rows; position < end;
        position += rows) {
     const uint32_t block = position / kBlockTokens - first_block;
@@ -258,6 +258,7 @@ void PlanBuilder::emit_stores(const PlanSpan& span, const BlockRun& run, uint32_
     store.position = position;
     store.area = area + block;
     if (in_device) store.device_id = run.device_id + (offset + block) * shape_.kv_units;
+    if (x_copy) store.device_x_id = run.device_id + (offset + block) * shape_.x_units;
     store.id = run.id + (offset + block) * units_of(run.form);
     store.form = run.form;
     store.device_form = run.device_form;
@@ -374,7 +375,7 @@ void PlanBuilder::add_tiles(Source source) {
     } else {
       PlanOp& recompute = add_tile(OpKind::recompute, Queue::recompute);
       if (first_in_slot) recompute.after[0] = wait_for(For::kv_slot);
-      if (shape_.in_place && !reads_in_place_) recompute.after[1] = wait_for(For::appended);
+      if (!reads_in_place_) recompute.after[1] = wait_for(For::appended);
       reads_in_place_ = true;
       plan_->work.x_device += tile.tokens;
     }

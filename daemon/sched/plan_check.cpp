@@ -375,6 +375,7 @@ class Checker {
         require(store.area < plan_->rounds[op.round].areas, "a store is outside of its round's areas");
         write(at(Memory::kv_slot, kv_slot(op.round), uint64_t{store.area} * kBlockTokens + token), new_row(store, i));
       }
+      if (store.device_x_id != kNoBlock) write_pool(Memory::device, store.device_x_id, token);
     }
   }
 
@@ -388,7 +389,9 @@ class Checker {
     require(store.form == run->form && store.id == run->id + offset * units(run->form), "writes back to another block");
     require(store.device_id == (device ? run->device_id + offset * units(BlockForm::kv) : kNoBlock),
             "stores to another resident block");
-    require(!run->resident() || device || shape_.in_place, "leaves a copy on the device without the new rows");
+    const bool x_copy = run->resident() && !device && !shape_.in_place;
+    require(store.device_x_id == (x_copy ? run->device_id + offset * units(BlockForm::x) : kNoBlock),
+            "leaves a copy on the device without the new rows");
   }
 
   void append(const PlanOp& op, const PlanStore& store) {

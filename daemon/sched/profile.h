@@ -20,10 +20,12 @@ struct Curve {
 
 struct Profile {
   Curve h2d, d2h;          // a copy, by bytes
+  double piece_ns = 0;     // of each run of bytes of a copy after the first
   double duplex = 1;       // >= 1: how much longer copies take while the other direction runs too
   Curve recompute;         // K,V of one layer from X, rope included, by tokens; one product
   Curve attend;            // one layer's attention, by attended tokens: the contexts of the step's rows, added up
   Curve dense;             // the rest of one layer, by rows
+  double project_share = 0.25;  // of dense: before attention; 3 of 12 h^2 weights where the ffn is 4 h wide
   Curve head;              // embedding, final norm, logits and draws of a step, by rows
   double contention = 0;   // 0: recomputation beside dense work costs neither anything; 1: they take turns
 };
@@ -34,6 +36,7 @@ struct CacheShape {
   uint32_t layers = 0;
   uint32_t x_bytes = 0;   // h·p
   uint32_t kv_bytes = 0;  // 2·k·p
+  uint32_t row_pieces = 1;  // pieces that a few tokens' K,V lie in within a block: each head's K and V
 };
 
 }  // namespace iokv

@@ -93,16 +93,18 @@ class Machine:
         return 0 if size == 0 else link["copy_ns"] / 1e9 + size / (link[direction] * 1e9)
 
     def product(self, rows: int, weights: int) -> float:
+        """Of matrices that are large: a launch is hidden by the operation before it."""
         compute = self.figures["compute"]
         arithmetic = 2 * rows * weights / (compute["matrix_tflop_per_s"] * 1e12)
         memory = 2 * weights / (compute["memory_gb_per_s"] * 1e9)
-        return 0 if rows == 0 else compute["launch_ns"] / 1e9 + max(arithmetic, memory)
+        return 0 if rows == 0 else max(arithmetic, memory, compute["launch_ns"] / 1e9)
 
     def parts(self, context: int, x: int, x_device: int = 0, kv_device: int = 0) -> dict[str, float]:
         """Of a layer, and of the head."""
         shape = self.shape
         compute = self.figures["compute"]
         kv = self.batch * context - x - x_device - kv_device
+        launch = compute["launch_ns"] / 1e9
         attended = 4 * shape.kv_width * self.batch * (context + 1) / (compute["memory_gb_per_s"] * 1e9)
         return {
             "x": self.copy(2 * shape.hidden * x, "h2d_gb_per_s"),
@@ -110,8 +112,8 @@ class Machine:
             "weights": self.copy(2 * self.layer_weights if self.weights_on_host else 0, "h2d_gb_per_s"),
             "d2h": self.copy(4 * shape.kv_width * self.batch, "d2h_gb_per_s"),
             "recompute": self.product(x + x_device, 2 * shape.hidden * shape.kv_width),
-            "dense": self.product(self.batch, self.layer_weights) + compute["launch_ns"] / 1e9 + attended,
-            "head": self.product(self.batch, shape.hidden * shape.vocab),
+            "dense": self.product(self.batch, self.layer_weights) + 2 * launch + max(launch, attended),
+            "head": self.product(self.batch, shape.hidden * shape.vocab) + 3 * launch,
         }
 
     def serial(self, context: int, x: int, wait_for_x: bool) -> float:

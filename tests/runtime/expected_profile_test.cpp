@@ -60,15 +60,21 @@ void every_curve_is_what_the_hand_computes(void**) {
   assert_near(profile.duplex, 1.5);
   assert_near(profile.contention, 0.5);
   // 4·h·k = 20,000 operations a token, 20,000 bytes of W_K and W_V.
-  assert_near(profile.recompute.at(1), 5 + 200);
-  assert_near(profile.recompute.at(100), 5 + 2000);
+  assert_near(profile.recompute.at(1), 200);
+  assert_near(profile.recompute.at(100), 2000);
   // 200 bytes of K,V an attended token.
-  assert_near(profile.attend.at(50), 5 + 100);
-  // 180,000 operations a row, 180,000 bytes.
-  assert_near(profile.dense.at(1), 5 + 1800);
-  assert_near(profile.dense.at(64), 5 + 64 * 180);
-  assert_near(profile.head.at(1), 5 + 400);
-  assert_near(profile.head.at(64), 5 + 64 * 40);
+  assert_near(profile.attend.at(50), 100);
+  assert_near(profile.attend.at(1), 5);  // a launch
+  // 180,000 operations a row, 180,000 bytes; two norms. Before attention 40,000 bytes and a norm.
+  assert_near(profile.dense.at(1), 2 * 5 + 1800);
+  assert_near(profile.dense.at(64), 2 * 5 + 64 * 180);
+  assert_near(profile.project_share, 405.0 / 1810);
+  // Embedding, norm and draws.
+  assert_near(profile.head.at(1), 3 * 5 + 400);
+  assert_near(profile.head.at(64), 3 * 5 + 64 * 40);
+  // Pieces of K,V: five heads' K and V.
+  assert_int_equal(shape.row_pieces, 10);
+  assert_near(profile.piece_ns, 150);
 }
 
 void a_gate_is_a_third_matrix_and_untied_embeddings_a_second_table(void**) {
@@ -77,7 +83,7 @@ void a_gate_is_a_third_matrix_and_untied_embeddings_a_second_table(void**) {
   assert_int_equal(weight_bytes(model, 2), 3 * 240'000 + 40'000);
   model.tied_embeddings = false;
   assert_int_equal(weight_bytes(model, 2), 3 * 240'000 + 2 * 40'000);
-  assert_near(expected_profile(small_hardware(), model, 2).dense.at(1), 5 + 2400);
+  assert_near(expected_profile(small_hardware(), model, 2).dense.at(1), 2 * 5 + 2400);
 }
 
 // What the models' authors publish, in thousands of millions.

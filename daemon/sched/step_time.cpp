@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/sched/step_time.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "daemon/base/assert.h"
+#include "daemon/base/units.h"
+
+namespace iokv {
+namespace {
+
+// Until the link has run as far ahead as it does; the last two are measured, since a ring of an odd number of slots can
+// make steps take turns.
+constexpr uint32_t kSteps = 4;
+
+constexpr size_t index_of(Queue queue) { return static_cast<size_t>(queue); }
+
+template <typename T>
+void raise(T& ended, const T& other) {
+  for (size_t queue = 0; queue < kQueues; ++queue) ended[queue] = std::max(ended[queue], other[queue]);
+}
+
+}  // namespace
+
+double StepTimer::step_ns(const Plan& plan) {
+  measure(plan);
+  if (shape_.layers <= kRunLayers) return run(plan, shape_.layers);
+  // Slots and kept X come round every two layers or some such; what a layer adds is taken over two.
+  const double some = run(plan, kRunLayers), fewer = run(plan, kRunLayers - 2);
+  return some + (some - fewer) / 2 * (shape_.layers - kRunLayers);
+}
+
+double StepTimer::run(const Plan& plan, uint32_t layers) {
+  layers_ = layers;
+  for (auto& queue : queues_) queue.clear();
+  fetch_ = {};
+  x_released_ = kv_released_ = 0;
+  op_ended_.assign(2 * layers * plan.ops.size(), {});
+  x_free_.assign(staging_.x_slots, {});
+  kv_free_.assign(staging_.kv_slots, {});
+  appended_.assign(layers, {});
+  kept_free_ = {};
+  step_ended_ = {};
+  std::array<uint32_t, kSteps> ends{};
+  for (uint32_t step = 0; step < kSteps; ++step) {
+    enqueue_step(plan, step);
+    ends[step] = step_ended_[index_of(Queue::dense)];
+  }
+  return play(ends[kSteps - 3], ends[kSteps - 1]) / 2;
+}
+
+// ---- the program ----------------------------------------------------------------------------------------------------
+
+void StepTimer::measure(const Plan& plan) {
+  x_before_.clear(), kv_before_.clear();
+  x_rounds_ = kv_rounds_ = 0;
+  for (const PlanRound& round : plan.rounds) {
+    x_before_.push_back(x_rounds_), kv_before_.push_back(kv_rounds_);
+    x_rounds_ += round.x_rows > 0 ? 1 : 0;
+    kv_rounds_ += round.areas > 0 ? 1 : 0;
+  }
+  const double dense_ns = profile_.dense.at(static_cast<double>(plan.work.rows));
+  appends_ = std::any_of(plan.ops.begin(), plan.ops.end(), [](const PlanOp& op) { return op.kind == OpKind::append; });
+  op_ns_.assign(plan.ops.size(), 0);
+  frees_x_.assign(plan.ops.size(), 0);
+  uint32_t x_round = UINT32_MAX;  // the latest one whose last recomputation has been found
+  for (size_t i = plan.ops.size(); i-- > 0;) {
+    const PlanOp& op = plan.ops[i];
+    switch (op.kind) {
+      case OpKind::project: op_ns_[i] = dense_ns * profile_.project_share; break;
+      case OpKind::fetch_x:
+      case OpKind::fetch_kv: op_ns_[i] = fetch_ns(plan, op); break;
+      case OpKind::recompute:
+        op_ns_[i] = recompute_ns(plan, op);
+        frees_x_[i] = plan.rounds[op.round].x_rows > 0 && x_round != op.round;
+        x_round = op.round;
+        break;
+      case OpKind::store: break;
+      case OpKind::attend: op_ns_[i] = attend_ns(plan, op); break;
+      case OpKind::append: op_ns_[i] = append_ns(plan, op); break;
+      case OpKind::finish: op_ns_[i] = dense_ns * (1 - profile_.project_share); break;
+    }
+  }
+}
+
+double StepTimer::copy_ns(const Curve& curve, uint64_t bytes, uint64_t pieces) const {
+  return curve.at(static_cast<double>(bytes)) + profile_.piece_ns * static_cast<double>(std::max<uint64_t>(pieces, 1) - 1);
+}
+
+// Neighbouring blocks of a part are one piece where nothing lies between them; of a part of a K,V block each head's K and
+// V are one.
+double StepTimer::fetch_ns(const Plan& plan, const PlanOp& op) const {
+  const bool x = op.kind == OpKind::fetch_x;
+  const uint64_t token_bytes = x ? shape_.x_bytes : shape_.kv_bytes;
+  const uint64_t unit_bytes = std::min(shape_.x_bytes, shape_.kv_bytes);
+  const bool joined = unit_bytes * (x ? staging_.x_units : staging_.kv_units) == token_bytes;
+  uint64_t pieces = 0;
+  for (uint32_t p = op.first; p < op.first + op.count; ++p) {
+    const PlanPart& part = plan.parts[p];
+    if (x) {
+      pieces += joined ? 1 : blocks_for(Tokens(part.first_token + part.tokens)).value;
+      continue;
+    }
+    const uint32_t head = std::min(part.tokens, (kBlockTokens - part.first_token) % kBlockTokens);
+    const uint32_t whole = (part.tokens - head) / kBlockTokens, tail = (part.tokens - head) % kBlockTokens;
+    pieces += joined ? std::min(whole, 1u) : whole;
+    pieces += ((head > 0 ? 1 : 0) + (tail > 0 ? 1 : 0)) * shape_.row_pieces;
+  }
+  return copy_ns(profile_.h2d, op.tokens * token_bytes, pieces);
+}
+
+// X that was brought makes one product; X on the device makes one for each block.
+double StepTimer::recompute_ns(const Plan& plan, const PlanOp& op) const {
+  if (op.after[0].what == PlanWait::For::operation) return profile_.recompute.at(op.tokens);
+  double ns = 0;
+  for (uint32_t p = op.first; p < op.first + op.count; ++p) {
+    const PlanPart& part = plan.parts[p];
+    ns += part.tokens / kBlockTokens * profile_.recompute.at(kBlockTokens) +
+          profile_.recompute.at(part.tokens % kBlockTokens);
+  }
+  return ns;
+}
+
+double StepTimer::attend_ns(const Plan& plan, const PlanOp& op) const {
+  double attended = 0;
+  for (uint32_t i = op.first; i < op.first + op.count; ++i) {
+    const PlanAttend& attend = plan.attends[i];
+    const PlanSpan& span = plan.spans[attend.span];
+    // A row attends to its own token, too, and to those of half of the other rows on average.
+    const double begin = attend.first_piece * kBlockTokens;
+    const double end = std::min<double>(begin + attend.pieces * kBlockTokens, span.first_position + (span.rows + 1) / 2.0);
+    attended += span.rows * std::max(0.0, end - begin);
+  }
+  return profile_.attend.at(attended);
+}
+
+double StepTimer::append_ns(const Plan& plan, const PlanOp& op) const {
+  uint64_t bytes = 0, pieces = 0;
+  for (uint32_t i = op.first; i < op.first + op.count; ++i) {
+    const PlanStore& store = plan.stores[i];
+    const bool x = store.form == BlockForm::x;
+    bytes += store.rows * uint64_t{x ? shape_.x_bytes : shape_.kv_bytes};
+    pieces += x || store.rows == kBlockTokens ? 1 : shape_.row_pieces;
+  }
+  return copy_ns(profile_.d2h, bytes, pieces);
+}
+
+// ---- its order ------------------------------------------------------------------------------------------------------
+
+void StepTimer::enqueue_step(const Plan& plan, uint32_t step) {
+  for (Place running{step, 0, 0}; running.layer < layers_; ++running.layer) {
+    for (running.op = 0; running.op < plan.ops.size(); ++running.op) {
+      fetch_ahead(plan, running);
+      if (plan.ops[running.op].queue != Queue::h2d) enqueue(plan, running);
+    }
+  }
+  fetch_ahead(plan, {step, layers_, 0});
+  Ended all = append_to(Queue::dense, profile_.head.at(static_cast<double>(plan.work.rows)), {});
+  for (const Ended& appended : appended_) raise(all, appended);
+  step_ended_ = all;
+}
+
+// Every fetch whose slot's release has been enqueued: of the step that runs, then of the one behind it.
+void StepTimer::fetch_ahead(const Plan& plan, const Place& running) {
+  while (fetch_.step <= running.step + 1) {
+    for (; fetch_.op < plan.ops.size(); ++fetch_.op) {
+      if (plan.ops[fetch_.op].queue != Queue::h2d) continue;
+      if (!may_fetch(plan, running)) return;
+      enqueue(plan, fetch_);
+    }
+    fetch_.op = 0;
+    if (++fetch_.layer == layers_) fetch_ = {fetch_.step + 1, 0, 0};
+  }
+}
+
+bool StepTimer::may_fetch(const Plan& plan, const Place& running) const {
+  const PlanOp& op = plan.ops[fetch_.op];
+  if (fetch_.step != running.step && appends_ && fetch_.layer >= running.layer) return false;
+  if (op.kind == OpKind::fetch_x) return x_round(fetch_, op.round) < x_released_ + x_free_.size();
+  return kv_round(fetch_, op.round) < kv_released_ + kv_free_.size();
+}
+
+void StepTimer::enqueue(const Plan& plan, const Place& place) {
+  const Ended end = append_to(plan.ops[place.op].queue, op_ns_[place.op], after(plan, place));
+  op_ended_[ended_at(place)] = end;
+  release(plan, place, end);
+}
+
+StepTimer::Ended StepTimer::after(const Plan& plan, const Place& place) const {
+  const PlanOp& op = plan.ops[place.op];
+  Ended after{};
+  if (place.layer == 0 && op.queue != Queue::h2d) after = step_ended_;
+  for (const PlanWait& wait : op.after) {
+    switch (wait.what) {
+      case PlanWait::For::nothing: break;
+      case PlanWait::For::operation: raise(after, op_ended_[ended_at({place.step, place.layer, wait.op})]); break;
+      case PlanWait::For::x_slot: raise(after, x_free_[x_round(place, op.round) % x_free_.size()]); break;
+      case PlanWait::For::kv_slot: raise(after, kv_free_[kv_round(place, op.round) % kv_free_.size()]); break;
+      case PlanWait::For::appended: raise(after, appended_[place.layer]); break;
+      case PlanWait::For::kept_x: raise(after, kept_free_[place.layer % 2]); break;
+    }
+  }
+  return after;
+}
+
+void StepTimer::release(const Plan& plan, const Place& place, const Ended& end) {
+  const PlanOp& op = plan.ops[place.op];
+  if (frees_x_[place.op]) {
+    x_free_[x_round(place, op.round) % x_free_.size()] = end;
+    ++x_released_;
+  }
+  if (op.kind == OpKind::append) appended_[place.layer] = kept_free_[place.layer % 2] = end;
+  if ((op.kind != OpKind::attend && op.kind != OpKind::append) || plan.rounds[op.round].areas == 0) return;
+  Ended& free = kv_free_[kv_round(place, op.round) % kv_free_.size()];
+  if (op.kind == OpKind::attend) free = end;
+  if (op.kind == OpKind::append) raise(free, end);
+  if (op.kind == OpKind::append || plan.ops[place.op + 1].kind != OpKind::append) ++kv_released_;
+}
+
+StepTimer::Ended StepTimer::append_to(Queue queue, double ns, const Ended& after) {
+  std::vector<Queued>& queued = queues_[index_of(queue)];
+  queued.push_back({ns, after});
+  Ended ended{};
+  ended[index_of(queue)] = static_cast<uint32_t>(queued.size());
+  return ended;
+}
+
+uint64_t StepTimer::x_round(const Place& place, uint32_t round) const {
+  return (uint64_t{place.step} * layers_ + place.layer) * x_rounds_ + x_before_[round];
+}
+
+uint64_t StepTimer::kv_round(const Place& place, uint32_t round) const {
+  return (uint64_t{place.step} * layers_ + place.layer) * kv_rounds_ + kv_before_[round];
+}
+
+size_t StepTimer::ended_at(const Place& place) const {
+  return (size_t{place.step % 2} * layers_ + place.layer) * op_ns_.size() + place.op;
+}
+
+// ---- its time -------------------------------------------------------------------------------------------------------
+
+// Between the ends of two operations on dense, counted from 1.
+double StepTimer::play(uint32_t from_dense, uint32_t to_dense) {
+  constexpr std::array<size_t, kQueues> kBeside{index_of(Queue::recompute), index_of(Queue::dense), index_of(Queue::d2h),
+                                                index_of(Queue::h2d)};
+  const double contended = 1 + profile_.contention;
+  const std::array<double, kQueues> slow{contended, contended, profile_.duplex, profile_.duplex};
+  Ended ended{};
+  std::array<bool, kQueues> running{};
+  std::array<double, kQueues> left_ns{};
+  double now_ns = 0, from_ns = 0;
+  constexpr size_t kDense = index_of(Queue::dense);
+  while (ended[kDense] < to_dense) {
+    // What can begin begins, and ends at once where it takes no time.
+    for (bool changed = true; changed;) {
+      changed = false;
+      for (size_t q = 0; q < kQueues; ++q) {
+        while (!running[q] && ended[q] < queues_[q].size()) {
+          const Queued& next = queues_[q][ended[q]];
+          bool free = true;
+          for (size_t other = 0; other < kQueues; ++other) free &= ended[other] >= next.after[other];
+          if (!free) break;
+          if (next.ns > 0) {
+            running[q] = true;
+            left_ns[q] = next.ns;
+          } else {
+            ++ended[q];
+            if (q == kDense && ended[q] == from_dense) from_ns = now_ns;
+            changed = true;
+          }
+        }
+      }
+    }
+    if (ended[kDense] >= to_dense) break;
+    double step_ns = std::numeric_limits<double>::infinity();
+    size_t ending = kQueues;
+    std::array<double, kQueues> slowness;
+    for (size_t q = 0; q < kQueues; ++q) {
+      slowness[q] = running[kBeside[q]] ? slow[q] : 1;
+      if (!running[q] || left_ns[q] * slowness[q] >= step_ns) continue;
+      step_ns = left_ns[q] * slowness[q];
+      ending = q;
+    }
+    IOKV_ASSERT(ending != kQueues);  // waits name what is enqueued before
+    now_ns += step_ns;
+    for (size_t q = 0; q < kQueues; ++q) {
+      if (running[q]) left_ns[q] -= step_ns / slowness[q];
+    }
+    running[ending] = false;
+    ++ended[ending];
+    if (ending == kDense && ended[ending] == from_dense) from_ns = now_ns;
+  }
+  return now_ns - from_ns;
+}
+
+}  // namespace iokv

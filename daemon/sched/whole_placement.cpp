@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// The linear programme says how many tokens lie on the device as X; the device's other room holds K,V, and what is on
+// the host is split by the whole cost. The programme knows rates and shares only. So its neighbours in whole tokens are
+// tried, too, and the corners where the fixed part of an operation can decide: no X on the device, as little as makes
+// all tokens fit, as much as fits.
+#include "daemon/sched/whole_placement.h"
+
+#include <algorithm>
+
+#include "daemon/base/assert.h"
+#include "daemon/sched/placement.h"
+#include "daemon/sched/split.h"
+
+namespace iokv {
+namespace {
+
+class WholePlacement {
+ public:
+  WholePlacement(const Profile& profile, const CacheShape& shape, const LayerWork& work, uint64_t device_bytes)
+      : profile_(profile),
+        shape_(shape),
+        work_(work),
+        device_bytes_(device_bytes),
+        tokens_(work.kv_host),
+        room_(device_bytes / shape.layers) {
+    IOKV_ASSERT(work.x_host == 0 && work.x_device == 0);
+  }
+
+  LayerWork best() const {
+    const uint64_t most_x = std::min(tokens_, room_ / shape_.x_bytes);
+    const uint64_t near = programmed_x();
+    LayerWork best = split_host(work_);
+    for (uint64_t x_device : {uint64_t{0}, near, near + 1, near + 2, least_x_that_fits(), most_x}) {
+      if (x_device > most_x) continue;
+      const LayerWork one = split_host(with_x_on_device(x_device));
+      if (total_ns(one) < total_ns(best)) best = one;
+    }
+    return best;
+  }
+
+ private:
+  double total_ns(const LayerWork& work) const { return streaming_cost(profile_, shape_, work).total_ns; }
+
+  LayerWork with_x_on_device(uint64_t x_device) const {
+    LayerWork work = work_;
+    work.x_device = x_device;
+    work.kv_host -= x_device + std::min(tokens_ - x_device, (room_ - x_device * shape_.x_bytes) / shape_.kv_bytes);
+    return work;
+  }
+
+  LayerWork split_host(LayerWork work) const {
+    work.x_host = best_split(profile_, shape_, work, 0, work.kv_host);
+    work.kv_host -= work.x_host;
+    return work;
+  }
+
+  uint64_t programmed_x() const {
+    const double all = static_cast<double>(tokens_);
+    const TokenClass one{all, 1, all};
+    LayerWork nothing_cached = work_;
+    nothing_cached.kv_host = 0;
+    const StepCost alone = streaming_cost(profile_, shape_, nothing_cached);
+    PlacementProblem problem;
+    problem.shape = shape_;
+    problem.h2d_ns_per_byte = profile_.h2d.each_ns;
+    problem.recompute_ns = profile_.recompute.each_ns;
+    problem.contention = profile_.contention;
+    problem.device_ns = alone.dense_ns;
+    problem.link_ns = alone.h2d_ns;
+    problem.device_bytes = device_bytes_;
+    problem.host_bytes = tokens_ * shape_.layers * std::max(shape_.x_bytes, shape_.kv_bytes);
+    problem.classes = std::span(&one, 1);
+    return static_cast<uint64_t>(best_placement(problem).tokens[0][static_cast<size_t>(Place::x_device)]);
+  }
+
+  // With how many tokens as X, and all others as K,V, everything is on the device; if it can be at all.
+  uint64_t least_x_that_fits() const {
+    const uint64_t as_kv = tokens_ * shape_.kv_bytes;
+    if (as_kv <= room_ || shape_.x_bytes >= shape_.kv_bytes) return 0;
+    const uint64_t saved = shape_.kv_bytes - shape_.x_bytes;
+    return (as_kv - room_ + saved - 1) / saved;
+  }
+
+  const Profile& profile_;
+  const CacheShape& shape_;
+  const LayerWork work_;
+  const uint64_t device_bytes_, tokens_;
+  const uint64_t room_;  // bytes of a layer
+};
+
+}  // namespace
+
+LayerWork best_whole_placement(const Profile& profile, const CacheShape& shape, const LayerWork& work,
+                               uint64_t device_bytes) {
+  return WholePlacement(profile, shape, work, device_bytes).best();
+}
+
+}  // namespace iokv

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where the tokens of one step go, in whole tokens and by the whole cost: what placement.h solves in shares and rates.
+// Pure.
+#pragma once
+
+#include <cstdint>
+
+#include "daemon/sched/cost.h"
+
+namespace iokv {
+
+// The step with its work.kv_host cached tokens, which all have X stored, too, divided over K,V and X on the host and X on
+// the device, so that streaming_cost is least; those that are in none of the three are on the device as K,V.
+// `device_bytes` are there for cached tokens of all layers. Needs no X in `work`.
+LayerWork best_whole_placement(const Profile& profile, const CacheShape& shape, const LayerWork& work,
+                               uint64_t device_bytes);
+
+}  // namespace iokv
