@@ -23,6 +23,11 @@ ConductorConfig with_units_of(const BlockPool& pool, ConductorConfig config) {
   return config;
 }
 
+double share_of(const RecomputeSetting& recompute) {
+  if (recompute.mode == Recompute::fraction) return recompute.fraction;
+  return recompute.mode == Recompute::always ? 1 : 0;  // automatic: until something is known
+}
+
 }  // namespace
 
 Conductor::Conductor(const ConductorConfig& config, BlockPool& pool, Effects& effects)
@@ -31,13 +36,15 @@ Conductor::Conductor(const ConductorConfig& config, BlockPool& pool, Effects& ef
       effects_(effects),
       clients_(config.max_clients),
       builder_(config_.staging),
-      forms_(config.recompute) {
+      forms_(share_of(config.recompute)),
+      copy_forms_(0) {
   IOKV_ASSERT(config.plans_in_flight >= 1 && config.plans_in_flight <= 2);
   IOKV_ASSERT(config.vocabulary > 0 && config.max_context > 0);
   IOKV_ASSERT(config.device_units == 0 || !config.staging.in_place);
   if (config.device_units > 0) {
     device_pool_.emplace(PoolShape{config.device_units, config_.staging.kv_units, config_.staging.x_units});
   }
+  if (config_.step_model.known()) know_device(config_.step_model.profile);
   for (uint32_t i = 0; i < config.plans_in_flight; i++) {
     plans_.push_back(std::make_unique<Plan>());
     idle_plans_.push_back(plans_.back().get());
@@ -52,8 +59,9 @@ void Conductor::handle(Event event) {
 }
 
 void Conductor::know_device(const Profile& profile) {
-  config_.step_model.profile = profile;
-  if (config_.step_model.known()) drift_.emplace(profile);
+  const Profile measured = profile;  // it may be the one that is kept here
+  plan_with(measured);
+  if (config_.step_model.known()) drift_.emplace(measured);
 }
 
 void Conductor::on(const ClientJoined& event) {
@@ -272,7 +280,8 @@ void Conductor::verify() const {
   IOKV_ASSERT(units + pool_.free_units().value == pool_.total_units().value);
   IOKV_ASSERT(device_pool_ || copies.empty());
   if (!device_pool_) return;
-  const uint64_t copied = uint64_t{device_pool_->units_for(BlockForm::kv).value} * copies.size();
+  uint64_t copied = 0;
+  for (const auto& [id, block] : copies) copied += device_pool_->units_for(device_pool_->form(id)).value;
   IOKV_ASSERT(copied + device_pool_->free_units().value == device_pool_->total_units().value);
 }
 

@@ -34,6 +34,7 @@
 #include "daemon/sched/plan_build.h"
 #include "daemon/sched/request.h"
 #include "daemon/sched/sequence.h"
+#include "daemon/sched/step_time.h"
 #include "daemon/session/credits.h"
 #include "wire/counters.h"
 
@@ -223,10 +224,12 @@ class Conductor {
   bool reserve_blocks(Sequence& sequence);
   bool could_reserve(const Sequence& sequence, Blocks missing);
   bool add_block(Sequence& sequence, BlockForm form);
-  uint32_t copy_for(const Sequence& sequence);
+  void add_copy(const Sequence& sequence, SequenceBlock& block);
   bool drop_idle_copies();
   void give_back(SequenceBlock block);
   void count(const Plan& plan);
+  void predict(Plan& plan);
+  void plan_with(const Profile& profile);
   void watch_drift(const Plan& plan);
   Units most_units(Blocks blocks) const {
     return Units(blocks.value * units_of_block(config_.recompute, pool_).value);
@@ -262,8 +265,9 @@ class Conductor {
   std::vector<uint32_t> to_be_released_;      // by block id: see could_reserve
   BatchChooser chooser_;
   PlanBuilder builder_;
-  FormChooser forms_;
+  FormChooser forms_, copy_forms_;        // of blocks that cross the link, and of copies on the device
   std::optional<Drift> drift_;
+  std::optional<StepTimer> timer_;
   std::optional<BlockPool> device_pool_;  // copies of blocks, as K,V
   Counters counters_{};
 };

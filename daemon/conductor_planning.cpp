@@ -36,10 +36,7 @@ bool Conductor::build_plan(Plan& plan) {
   }
   IOKV_ASSERT(!plan.spans.empty());
   builder_.build(plan);
-  if (const StepModel& model = config_.step_model; model.known()) {
-    plan.predicted = streaming_cost(model.profile, model.shape, plan.work);
-    plan.fit = drift_->fits();
-  }
+  predict(plan);
   std::vector<uint32_t> clients;
   for (const PlanSpan& span : plan.spans) clients.push_back(span.client_slot);
   std::sort(clients.begin(), clients.end());
@@ -47,6 +44,23 @@ bool Conductor::build_plan(Plan& plan) {
   if (several) bump(Counter::steps_multiclient_possible);
   if (several && plan.clients >= 2) bump(Counter::steps_shared);
   return true;
+}
+
+// Where tokens cross the link, rounds wait for each other and the ring has an end: the program is timed, which takes some
+// 20 us, unless it is so long that the sum of its work tells as much.
+void Conductor::predict(Plan& plan) {
+  constexpr size_t kTimedOperations = 500;
+  const StepModel& model = config_.step_model;
+  if (!model.known()) return;
+  plan.predicted = streaming_cost(model.profile, model.shape, plan.work);
+  plan.fit = drift_->fits();
+  if (plan.work.x_host + plan.work.kv_host == 0 || plan.ops.size() > kTimedOperations) return;
+  plan.predicted.total_ns = std::max(plan.predicted.total_ns, timer_->step_ns(plan));
+}
+
+void Conductor::plan_with(const Profile& profile) {
+  config_.step_model.profile = profile;
+  timer_.emplace(profile, config_.step_model.shape, config_.staging);
 }
 
 BatchLimits Conductor::limits_of_step() const {
@@ -86,10 +100,16 @@ void Conductor::aim_forms() {
     work.rows++;
     const auto length = static_cast<uint32_t>(sequence->tokens.size());
     work.attended += length;
-    work.kv_host += length - std::min(length, sequence->blocks.copies() * kBlockTokens);
+    work.kv_host += length;
   }
   work.new_kv = work.rows;
-  forms_.observe(model.profile, model.shape, work);
+  const uint64_t device_bytes = !device_pool_ ? 0
+                                              : uint64_t{device_pool_->total_units().value} / config_.staging.kv_units *
+                                                    kBlockTokens * model.shape.kv_bytes * model.shape.layers;
+  const XShares now{forms_.x_share(), copy_forms_.x_share()};
+  const XShares best = best_shares(model.profile, model.shape, work, device_bytes, now);
+  forms_.set_x_share(best.host);
+  copy_forms_.set_x_share(best.device);
 }
 
 // What of the sequence's front operation could be computed now; nothing while it waits for a draw or for its client.
@@ -248,7 +268,7 @@ void Conductor::watch_drift(const Plan& plan) {
                             plan.predicted.total_ns};
   const StepTimes measured{std::max(busy_ns(Queue::h2d), busy_ns(Queue::d2h)),
                            static_cast<double>(plan.measured.device_busy_ns), static_cast<double>(plan.measured.step_ns)};
-  if (drift_->observe(predicted, measured, plan.fit)) config_.step_model.profile = drift_->profile();
+  if (drift_->observe(predicted, measured, plan.fit)) plan_with(drift_->profile());
 }
 
 // What the device has computed is lost with it: in the failed Plan, in those behind it, and in every block.
@@ -368,21 +388,35 @@ bool Conductor::add_block(Sequence& sequence, BlockForm form) {
   }
   if (!block) return false;
   bump(form == BlockForm::x ? Counter::x_blocks : Counter::kv_blocks);
-  const uint32_t device_id = copy_for(sequence);
-  if (device_id == kNoBlock) forms_.added(form);  // its share is of what crosses the link
-  sequence.blocks.push_back({*block, form, device_id});
+  SequenceBlock added{*block, form};
+  add_copy(sequence, added);
+  if (added.device_id == kNoBlock) forms_.added(form);  // its share is of what crosses the link
+  sequence.blocks.push_back(added);
   return true;
 }
 
 // Room on the device for the sequence's next block, which is then written there as well and never fetched. A block that
 // every step reads gains the same wherever in its sequence it is, so the first ones have it, and keep it: what would only
 // change places is not moved. Idle sequences give theirs up.
-uint32_t Conductor::copy_for(const Sequence& sequence) {
-  if (!device_pool_) return kNoBlock;
-  const uint32_t hint = sequence.blocks.empty() ? UINT32_MAX : sequence.blocks.back().device_id;
-  auto copy = device_pool_->acquire(BlockForm::kv, hint);
-  if (!copy && drop_idle_copies()) copy = device_pool_->acquire(BlockForm::kv, hint);
-  return copy.value_or(kNoBlock);
+void Conductor::add_copy(const Sequence& sequence, SequenceBlock& block) {
+  if (!device_pool_) return;
+  std::optional<BlockForm> last;
+  uint32_t hint = UINT32_MAX;
+  if (!sequence.blocks.empty() && sequence.blocks.back().device_id != kNoBlock) {
+    hint = sequence.blocks.back().device_id;
+    last = sequence.blocks.back().device_form;
+  }
+  const BlockForm wanted = copy_forms_.x_of(1, last) == 1 ? BlockForm::x : BlockForm::kv;
+  auto acquire = [&](BlockForm form) {
+    const auto copy = device_pool_->acquire(form, hint, Blocks(1));
+    if (!copy) return false;
+    block.device_id = *copy;
+    block.device_form = form;
+    copy_forms_.added(form);
+    return true;
+  };
+  if (acquire(wanted)) return;
+  if (drop_idle_copies()) (void)acquire(wanted);
 }
 
 // Those of the sequence that has been idle for longest. false: there is none, or Plans in flight may still read them.
@@ -395,9 +429,10 @@ bool Conductor::drop_idle_copies() {
   if (idle == nullptr) return false;
   idle->blocks.drop_copies([&](SequenceBlock block) {
     forms_.added(block.form);
+    copy_forms_.removed(block.device_form);
     bump(Counter::copies_dropped);
     if (idle->last_plan > retired_) {
-      limbo_.push_back({idle->last_plan, {kNoBlock, BlockForm::kv, block.device_id}});
+      limbo_.push_back({idle->last_plan, {kNoBlock, block.form, block.device_id, block.device_form}});
     } else {
       device_pool_->release(block.device_id);
     }
@@ -485,6 +520,7 @@ void Conductor::give_back(SequenceBlock block) {
     effects_.discarded(block.id, block.form);
     if (block.device_id != kNoBlock) {
       device_pool_->release(block.device_id);
+      copy_forms_.removed(block.device_form);
     } else {
       forms_.removed(block.form);
     }

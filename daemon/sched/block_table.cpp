@@ -31,7 +31,7 @@ void BlockTable::push_back(SequenceBlock block) {
   run.id = block.id;
   run.blocks = 1;
   run.form = block.form;
-  run.device_form = in_place_ ? block.form : BlockForm::kv;
+  run.device_form = in_place_ ? block.form : block.device_form;
   run.device_id = in_place_ ? block.id : block.device_id;
   runs_.push_back(run);
 }
@@ -39,7 +39,8 @@ void BlockTable::push_back(SequenceBlock block) {
 bool BlockTable::continues(const BlockRun& run, SequenceBlock block) const {
   if (run.shared || run.form != block.form || run.id + run.blocks * units_.of(run.form) != block.id) return false;
   if (in_place_ || (!run.resident() && block.device_id == kNoBlock)) return true;
-  return run.resident() && run.device_id + run.blocks * units_.kv == block.device_id;
+  return run.resident() && block.device_id != kNoBlock && run.device_form == block.device_form &&
+         run.device_id + run.blocks * units_.of(run.device_form) == block.device_id;
 }
 
 void BlockTable::pop_back() {

@@ -17,7 +17,8 @@ namespace iokv {
 struct SequenceBlock {
   uint32_t id = 0;                // in the host pool
   BlockForm form = BlockForm::kv;
-  uint32_t device_id = kNoBlock;  // of its copy on the device, which is K,V
+  uint32_t device_id = kNoBlock;  // of its copy on the device
+  BlockForm device_form = BlockForm::kv;
   bool operator==(const SequenceBlock&) const = default;
 };
 
@@ -74,7 +75,9 @@ class BlockTable {
   bool continues(const BlockRun& run, SequenceBlock block) const;
   SequenceBlock block_of(const BlockRun& run, uint32_t index) const {
     const bool copied = run.resident() && !in_place_;
-    return {run.id + index * units_.of(run.form), run.form, copied ? run.device_id + index * units_.kv : kNoBlock};
+    if (!copied) return {run.id + index * units_.of(run.form), run.form};
+    return {run.id + index * units_.of(run.form), run.form, run.device_id + index * units_.of(run.device_form),
+            run.device_form};
   }
 
   std::vector<BlockRun> runs_;

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "daemon/sched/split.h"
+#include "daemon/sched/whole_placement.h"
 
 namespace iokv {
 namespace {
@@ -13,19 +13,40 @@ namespace {
 // stretches of one form are long copies, and each change of form is a pass of its own (plan_build.h).
 constexpr double kStretchBlocks = 4;
 
-double share_of(const RecomputeSetting& setting) {
-  switch (setting.mode) {
-    case Recompute::never: return 0;
-    case Recompute::always: return 1;
-    case Recompute::fraction: return setting.fraction;
-    case Recompute::automatic: return 0;  // until something is known
-  }
-  return 0;
+double ratio(uint64_t part, uint64_t rest) {
+  return part + rest == 0 ? 0 : static_cast<double>(part) / static_cast<double>(part + rest);
+}
+
+uint64_t part_of(double share, uint64_t tokens) {
+  return static_cast<uint64_t>(std::llround(share * static_cast<double>(tokens)));
+}
+
+// The step with the given shares, and as many tokens on the device as fit.
+LayerWork with_shares(const CacheShape& shape, const LayerWork& work, uint64_t device_bytes, const XShares& shares) {
+  const double of_a_token = shape.layers * (shares.device * shape.x_bytes + (1 - shares.device) * shape.kv_bytes);
+  const uint64_t tokens = work.kv_host;
+  const uint64_t on_device = std::min(tokens, static_cast<uint64_t>(static_cast<double>(device_bytes) / of_a_token));
+  LayerWork divided = work;
+  divided.x_device = part_of(shares.device, on_device);
+  divided.x_host = part_of(shares.host, tokens - on_device);
+  divided.kv_host = tokens - on_device - divided.x_host;
+  return divided;
 }
 
 }  // namespace
 
-FormChooser::FormChooser(const RecomputeSetting& setting) : mode_(setting.mode), x_share_(share_of(setting)) {}
+XShares best_shares(const Profile& profile, const CacheShape& shape, const LayerWork& work, uint64_t device_bytes,
+                    const XShares& now) {
+  if (work.kv_host == 0) return now;
+  const LayerWork best = best_whole_placement(profile, shape, work, device_bytes);
+  const double best_ns = streaming_cost(profile, shape, best).total_ns;
+  const LayerWork kept = with_shares(shape, work, device_bytes, now);
+  if (best_ns * (1 + kLeastGain) >= streaming_cost(profile, shape, kept).total_ns) return now;
+  const uint64_t on_host = best.x_host + best.kv_host;
+  XShares shares{now.host, ratio(best.x_device, work.kv_host - on_host - best.x_device)};
+  if (on_host > 0) shares.host = ratio(best.x_host, best.kv_host);
+  return shares;
+}
 
 uint32_t FormChooser::x_of(uint32_t blocks, std::optional<BlockForm> last) const {
   const auto x = static_cast<double>(blocks_[static_cast<size_t>(BlockForm::x)]);
@@ -39,21 +60,6 @@ uint32_t FormChooser::x_of(uint32_t blocks, std::optional<BlockForm> last) const
     if (surplus < kStretchBlocks) return as_x ? blocks : 0;
   }
   return static_cast<uint32_t>(std::lround(wanted));
-}
-
-void FormChooser::observe(const Profile& profile, const CacheShape& shape, const LayerWork& work) {
-  const uint64_t tokens = work.x_host + work.kv_host;
-  if (mode_ != Recompute::automatic || tokens == 0) return;
-  auto step_ns = [&](uint64_t l) {
-    LayerWork split = work;
-    split.x_host = l;
-    split.kv_host = tokens - l;
-    return streaming_cost(profile, shape, split).total_ns;
-  };
-  const uint64_t best = best_split(profile, shape, work, 0, tokens);
-  const auto now = static_cast<uint64_t>(std::llround(x_share_ * static_cast<double>(tokens)));
-  if (step_ns(best) * (1 + kLeastGain) >= step_ns(now)) return;
-  x_share_ = static_cast<double>(best) / static_cast<double>(tokens);
 }
 
 }  // namespace iokv

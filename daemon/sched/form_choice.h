@@ -20,9 +20,22 @@ struct RecomputeSetting {
   double fraction = 0;  // with Recompute::fraction: 0 ... 1
 };
 
+// The share of cached tokens that is X, of those that cross the link and of those that have a copy on the device.
+struct XShares {
+  double host = 0, device = 0;
+};
+
+// The shares with which a step is shortest that reads work.kv_host cached tokens (no X is in `work`), with device_bytes
+// for copies on the device: best_whole_placement. They are `now` unless that makes the step longer by kLeastGain: a plan
+// that hardly gains moves nothing.
+XShares best_shares(const Profile& profile, const CacheShape& shape, const LayerWork& work, uint64_t device_bytes,
+                    const XShares& now);
+inline constexpr double kLeastGain = 0.01;
+
+// Hands out forms so that a share of the blocks in use is X.
 class FormChooser {
  public:
-  explicit FormChooser(const RecomputeSetting& setting);
+  explicit FormChooser(double x_share) : x_share_(x_share) {}
 
   // Of the blocks that a sequence gets now, so many of the first are to be X and the others K,V; `last` is the form of
   // the block before them. X first, so that its recomputation runs while K,V are on the wire.
@@ -30,15 +43,10 @@ class FormChooser {
   void added(BlockForm form) { ++blocks_[static_cast<size_t>(form)]; }
   void removed(BlockForm form) { --blocks_[static_cast<size_t>(form)]; }
 
-  // Recompute::automatic: what a step that does `work` says of the best share. The share moves only when that makes
-  // such a step shorter by kLeastGain: a plan that hardly gains moves nothing.
-  void observe(const Profile& profile, const CacheShape& shape, const LayerWork& work);
-  static constexpr double kLeastGain = 0.01;
-
+  void set_x_share(double x_share) { x_share_ = x_share; }
   double x_share() const { return x_share_; }
 
  private:
-  const Recompute mode_;
   double x_share_ = 0;                // that is aimed at
   uint64_t blocks_[2] = {0, 0};       // in use, by form
 };

@@ -51,7 +51,7 @@ struct Life {
 class Lives {
  public:
   Lives(const PoolShape& shape, double x_share, std::mt19937_64& random)
-      : pool(shape), shape_(shape), random_(random), forms_({Recompute::fraction, x_share}) {}
+      : pool(shape), shape_(shape), random_(random), forms_(x_share) {}
 
   // Every growing sequence takes a block; new ones begin, and others make room.
   void step() {

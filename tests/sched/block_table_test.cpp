@@ -31,11 +31,13 @@ void expect_same(const BlockTable& table, const std::vector<Known>& known, Block
   for (const BlockRun& run : table.runs()) {
     assert_true(run.blocks > 0);
     assert_int_equal(run.kv_id, kNoBlock);
-    assert_true(run.device_form == (in_place ? run.form : BlockForm::kv));
+    if (in_place) assert_true(run.device_form == run.form);
     if (in_place) assert_int_equal(run.device_id, run.id);
     for (uint32_t i = 0; i < run.blocks; ++i, ++at) {
       if (!in_place) {
-        assert_int_equal(run.resident() ? run.device_id + i * units.kv : kNoBlock, known[at].block.device_id);
+        const uint32_t step = units.of(run.device_form);
+        assert_int_equal(run.resident() ? run.device_id + i * step : kNoBlock, known[at].block.device_id);
+        if (run.resident()) assert_true(run.device_form == known[at].block.device_form);
       }
       assert_true(at < known.size());
       assert_true(table[static_cast<uint32_t>(at)] == known[at].block);
@@ -53,7 +55,9 @@ size_t fewest_runs(const std::vector<Known>& known, BlockUnits units) {
   for (size_t i = 0; i < known.size(); ++i) {
     auto copy = [&](size_t index) { return known[index].block.device_id; };
     const bool copies_join = i > 0 && (copy(i) == kNoBlock ? copy(i - 1) == kNoBlock
-                                                           : copy(i - 1) != kNoBlock && copy(i) == copy(i - 1) + units.kv);
+                                                           : copy(i - 1) != kNoBlock &&
+                                                                 known[i].block.device_form == known[i - 1].block.device_form &&
+                                                                 copy(i) == copy(i - 1) + units.of(known[i].block.device_form));
     const bool joins = copies_join && known[i].shared == known[i - 1].shared && known[i].block.form == known[i - 1].block.form &&
                        known[i].block.id == known[i - 1].block.id + units.of(known[i].block.form);
     runs += !joins;
@@ -99,6 +103,7 @@ void a_table_is_its_blocks_whatever_is_done_to_it(void**) {
           for (Known& one : known) {
             if (one.shared || one.block.device_id == kNoBlock) continue;
             expected.push_back(std::exchange(one.block.device_id, kNoBlock));
+            one.block.device_form = BlockForm::kv;
           }
           assert_true(lost == expected);
           break;
@@ -113,14 +118,16 @@ void a_table_is_its_blocks_whatever_is_done_to_it(void**) {
           uint32_t id = static_cast<uint32_t>(random() % 1000) * 2;
           if (!known.empty() && random() % 4) id = known.back().block.id + units.of(known.back().block.form);
           uint32_t device_id = kNoBlock;
+          BlockForm device_form = BlockForm::kv;
           if (!in_place && random() % 3 != 0) {
             device_id = static_cast<uint32_t>(random() % 1000) * 2;
+            device_form = random() % 4 ? BlockForm::kv : form;
             if (!known.empty() && known.back().block.device_id != kNoBlock && random() % 4) {
-              device_id = known.back().block.device_id + units.kv;
+              device_id = known.back().block.device_id + units.of(known.back().block.device_form);
             }
           }
-          table.push_back({id, form, device_id});
-          known.push_back({{id, form, device_id}, false});
+          table.push_back({id, form, device_id, device_form});
+          known.push_back({{id, form, device_id, device_form}, false});
         }
       }
       expect_same(table, known, units, in_place);

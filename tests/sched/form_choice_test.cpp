@@ -44,19 +44,17 @@ uint32_t count_x(const std::vector<BlockForm>& forms) {
   return static_cast<uint32_t>(std::count(forms.begin(), forms.end(), BlockForm::x));
 }
 
-void never_and_always_are_what_they_say(void**) {
-  for (auto [mode, expected] : {std::pair(Recompute::never, 0u), {Recompute::always, 100u}}) {
-    FormChooser chooser({mode, 0.5});
-    assert_int_equal(count_x(grow(chooser, 100)), expected);
-    assert_int_equal(chooser.x_of(7, BlockForm::kv), expected == 0 ? 0 : 7);
-    chooser.observe(profile_of(0.1), kShape, work_of(1000));
-    assert_int_equal(chooser.x_of(7, BlockForm::kv), expected == 0 ? 0 : 7);
+void nothing_and_everything_are_what_they_say(void**) {
+  for (uint32_t share : {0u, 1u}) {
+    FormChooser chooser(share);
+    assert_int_equal(count_x(grow(chooser, 100)), 100 * share);
+    assert_int_equal(chooser.x_of(7, BlockForm::kv), 7 * share);
   }
 }
 
 void a_fraction_is_reached_in_long_stretches(void**) {
   for (double fraction : {0.1, 0.25, 0.5, 0.7, 0.95}) {
-    FormChooser chooser({Recompute::fraction, fraction});
+    FormChooser chooser(fraction);
     const std::vector<BlockForm> forms = grow(chooser, 400);
     assert_true(std::abs(count_x(forms) - 400 * fraction) <= 5);
     uint32_t changes = 0;
@@ -67,7 +65,7 @@ void a_fraction_is_reached_in_long_stretches(void**) {
 }
 
 void a_prompt_gets_its_share_as_x_first(void**) {
-  FormChooser chooser({Recompute::fraction, 0.7});
+  FormChooser chooser(0.7);
   assert_int_equal(chooser.x_of(10, std::nullopt), 7);
   for (int i = 0; i < 20; ++i) chooser.added(BlockForm::kv);
   assert_int_equal(chooser.x_of(10, std::nullopt), 10);  // X is missing: 0.7 of 30 are 21
@@ -78,33 +76,36 @@ void a_prompt_gets_its_share_as_x_first(void**) {
 }
 
 // link(l) = K,V·(1 - l/2), device(l) = ratio·K,V·l: they meet at l = 1/(ratio + 1/2).
-void auto_aims_at_where_link_and_device_meet(void**) {
+void shares_are_where_link_and_device_meet(void**) {
   for (double ratio : {0.25, 0.5, 1.0, 2.0}) {
-    FormChooser chooser({Recompute::automatic});
-    chooser.observe(profile_of(ratio), kShape, work_of(100'000));
-    const double meet = std::min(1.0, 1 / (ratio + 0.5));
-    assert_true(std::abs(chooser.x_share() - meet) < 1e-3);
+    const XShares shares = best_shares(profile_of(ratio), kShape, work_of(100'000), 0, {});
+    assert_true(std::abs(shares.host - std::min(1.0, 1 / (ratio + 0.5))) < 1e-3);
   }
 }
 
 // Grouped queries: X is twice K,V's size.
-void auto_finds_that_x_does_not_pay(void**) {
-  FormChooser chooser({Recompute::automatic});
-  chooser.observe(profile_of(0.01), {8, 4000, 2000}, work_of(100'000));
-  assert_true(chooser.x_share() == 0);
+void x_that_does_not_pay_is_not_stored(void**) {
+  const XShares shares = best_shares(profile_of(0.01), {8, 4000, 2000}, work_of(100'000), 50'000'000, {});
+  assert_true(shares.host == 0 && shares.device == 0);
+}
+
+// Recomputing costs next to nothing, and X of all tokens fits: nothing has to cross the link.
+void the_device_is_given_x_where_k_and_v_do_not_fit(void**) {
+  const uint64_t tokens = 10'000, bytes = tokens * kShape.x_bytes * kShape.layers;
+  assert_true(best_shares(profile_of(0.001), kShape, work_of(tokens), bytes, {}).device > 0.97);
+  assert_true(best_shares(profile_of(0.001), kShape, work_of(tokens), 2 * bytes, {}).device < 0.01);
+  // And where it costs more than sending, it is given K,V.
+  assert_true(best_shares(profile_of(10), kShape, work_of(tokens), bytes, {}).device < 0.2);
 }
 
 void what_hardly_gains_moves_nothing(void**) {
-  FormChooser chooser({Recompute::automatic});
-  chooser.observe(profile_of(1), kShape, work_of(100'000));
-  const double share = chooser.x_share();
+  const XShares first = best_shares(profile_of(1), kShape, work_of(100'000), 0, {});
   // The best share is 0.6623 now, not 0.6667; a step at 0.6667 is 0.67 % longer.
-  chooser.observe(profile_of(1.01), kShape, work_of(100'000));
-  assert_true(chooser.x_share() == share);
-  chooser.observe(profile_of(1.1), kShape, work_of(100'000));
-  assert_true(std::abs(chooser.x_share() - 1 / 1.6) < 1e-3);
-  chooser.observe(profile_of(1.1), kShape, work_of(0));  // nothing to say
-  assert_true(std::abs(chooser.x_share() - 1 / 1.6) < 1e-3);
+  const XShares second = best_shares(profile_of(1.01), kShape, work_of(100'000), 0, first);
+  assert_true(second.host == first.host);
+  const XShares third = best_shares(profile_of(1.1), kShape, work_of(100'000), 0, second);
+  assert_true(std::abs(third.host - 1 / 1.6) < 1e-3);
+  assert_true(best_shares(profile_of(1.1), kShape, work_of(0), 0, third).host == third.host);  // nothing to say
 }
 
 }  // namespace
@@ -113,9 +114,13 @@ void what_hardly_gains_moves_nothing(void**) {
 int main() {
   using namespace iokv;
   const CMUnitTest tests[] = {
-      cmocka_unit_test(never_and_always_are_what_they_say),     cmocka_unit_test(a_fraction_is_reached_in_long_stretches),
-      cmocka_unit_test(a_prompt_gets_its_share_as_x_first),     cmocka_unit_test(auto_aims_at_where_link_and_device_meet),
-      cmocka_unit_test(auto_finds_that_x_does_not_pay),         cmocka_unit_test(what_hardly_gains_moves_nothing),
+      cmocka_unit_test(nothing_and_everything_are_what_they_say),
+      cmocka_unit_test(a_fraction_is_reached_in_long_stretches),
+      cmocka_unit_test(a_prompt_gets_its_share_as_x_first),
+      cmocka_unit_test(shares_are_where_link_and_device_meet),
+      cmocka_unit_test(x_that_does_not_pay_is_not_stored),
+      cmocka_unit_test(the_device_is_given_x_where_k_and_v_do_not_fit),
+      cmocka_unit_test(what_hardly_gains_moves_nothing),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

@@ -39,7 +39,9 @@ class World {
       const uint32_t id = take(form, neighbours);
       references_[id] = 1;
       sequence.blocks.push_back({id, form});
-      if (!shape_.in_place && residents_percent > 0 && chance(residents_percent)) copies_[id] = {device_id(), BlockForm::kv};
+      if (!shape_.in_place && residents_percent > 0 && chance(residents_percent)) {
+        copies_[id] = {device_id(), chance(50) ? form : BlockForm::kv};
+      }
     }
     PlanSpan span;
     span.slot = static_cast<uint32_t>(plan.spans.size());
@@ -80,10 +82,7 @@ class World {
       free_[static_cast<size_t>(block.form)].push_back(block.id);
     }
     if (keep > 0 && tokens % kBlockTokens != 0) {
-      const uint32_t id = sequence.blocks.back().id;
-      twins_.erase(id);
-      // A copy that is X cannot take the rows to come.
-      if (copies_.contains(id) && copies_[id].form == BlockForm::x) copies_.erase(id);
+      twins_.erase(sequence.blocks.back().id);
     }
     sequence.cached = tokens;
   }
