@@ -38,13 +38,14 @@ struct Connections::Connection {
 };
 
 Connections::Connections(uv_loop_t* loop, Listener& listener, const Offer& offer, Exchange& exchange,
-                         uint32_t max_clients, const std::map<uint32_t, uint32_t>& weights)
+                         const StepTrace& trace, uint32_t max_clients, const std::map<uint32_t, uint32_t>& weights)
     : loop_(loop),
       listener_(listener),
       offer_(offer),
       exchange_(exchange),
       max_connections_(max_clients + kExtraConnections),
-      weights_(weights) {
+      weights_(weights),
+      trace_report_("iokv-trace", [&trace] { return trace.bytes(); }) {
   IOKV_ASSERT(uv_poll_init(loop_, &listener_watch_, listener_.descriptor()) == 0);
   listener_watch_.data = this;
   uv_poll_start(&listener_watch_, UV_READABLE, [](uv_poll_t* watch, int, int) {
@@ -197,11 +198,22 @@ void Connections::fetch(Connection& connection, std::span<const std::byte> packe
     return break_off(connection, IOKV_EPROTOCOL, "a FETCH before WELCOME");
   }
   int descriptor = -1;
-  const wire::Blob answer = offer_.answer(request->kind, descriptor);
+  const wire::Blob message = answer(request->kind, descriptor);
   const std::span<const int> attached(&descriptor, descriptor >= 0 ? 1 : 0);
-  if (connection.peer->send_message(bytes_of(answer), attached) != Peer::Sent::sent) {
+  if (connection.peer->send_message(bytes_of(message), attached) != Peer::Sent::sent) {
     break_off(connection, IOKV_EPROTOCOL, "answers to FETCH are not being read");
   }
+}
+
+wire::Blob Connections::answer(wire::BlobKind kind, int& descriptor) {
+  if (kind != wire::BlobKind::trace) return offer_.answer(kind, descriptor);
+  auto report = trace_report_.get(monotonic_ns());
+  if (!report) {
+    spdlog::warn("{}", report.failure().message);
+    return make_blob(kind, IOKV_ENOMEM, 0);
+  }
+  descriptor = (*report)->descriptor();
+  return make_blob(kind, 0, (*report)->bytes());
 }
 
 // ---- leaving --------------------------------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ Result<DevicePlan> plan_device(const Config& config, const ModelSpec& spec, cons
   auto staging = choose_staging(spec, device.compute, choice);
   if (!staging) return std::move(staging.failure()).within("--staging-bytes");
   plan.pipeline.staging = *staging;
+  plan.pipeline.trace = config.trace_steps > 0;
   plan.pipeline.host = plan.pipeline.device = {memory.base(), memory.layer_stride_bytes(), memory.unit_bytes()};
   plan.profile = {config.profile, config.state_directory, {}};
   return plan;
@@ -119,6 +120,7 @@ Status serve(const Config& config) {
 
   ServiceOptions options;
   options.spin_ns = config.spin_us * 1000;
+  options.trace_steps = config.trace_steps;
   options.client_weights = config.client_weights;
   options.conductor.vocabulary = spec.vocab;
   options.conductor.max_context = max_context;

@@ -17,6 +17,7 @@
 #include "tools/plan.h"
 #include "tools/profile.h"
 #include "tools/status.h"
+#include "tools/trace.h"
 
 namespace {
 
@@ -42,6 +43,21 @@ int status(const std::string& socket_path, bool json) {
   return print(json ? iokv::status_json(*snapshot) : iokv::status_text(*snapshot, monotonic_ns()));
 }
 
+int write_file(const std::string& path, const std::string& text) {
+  std::ofstream file(path);
+  file << text;
+  file.close();
+  return file ? 0 : fail(path + ": cannot be written");
+}
+
+int trace(const std::string& socket_path, const std::string& output) {
+  iokv::Result<iokv::ObservedBlob> blob = iokv::read_blob(socket_path, iokv::wire::BlobKind::trace);
+  if (!blob) return fail(blob.failure().message);
+  iokv::Result<std::string> text = iokv::chrome_trace(blob->bytes);
+  if (!text) return fail(text.failure().message);
+  return output.empty() ? print(*text) : write_file(output, *text);
+}
+
 // A model's shape by its name, or of the files of a path.
 iokv::Result<iokv::ModelSpec> model_of(const std::string& name_or_path) {
   if (name_or_path.find('/') == std::string::npos && !std::filesystem::exists(name_or_path)) {
@@ -62,10 +78,8 @@ int plan(iokv::PlanQuestion question, const std::string& hardware, const std::st
   iokv::Result<iokv::PlanAnswer> answer = iokv::plan(question);
   if (!answer) return fail(answer.failure().message);
   if (!svg_path.empty()) {
-    std::ofstream file(svg_path);
-    file << iokv::plan_svg(question, iokv::plan_curve(question));
-    file.close();
-    if (!file) return fail(svg_path + ": cannot be written");
+    const int written = write_file(svg_path, iokv::plan_svg(question, iokv::plan_curve(question)));
+    if (written != 0) return written;
   }
   return print(json ? iokv::plan_json(question, *answer) : iokv::plan_text(question, *answer));
 }
@@ -97,10 +111,19 @@ int main(int argc, char** argv) {
   application.require_subcommand(1);
   std::string socket_path;
   bool json = false;
+  auto add_socket = [&socket_path](CLI::App* command) {
+    command->add_option("--socket", socket_path,
+                        "default: $IOKV_SOCKET, else $XDG_RUNTIME_DIR/iokv.sock, else /run/iokv/iokv.sock");
+  };
   CLI::App* status_command = application.add_subcommand("status", "print the daemon's counters");
-  status_command->add_option("--socket", socket_path,
-                             "default: $IOKV_SOCKET, else $XDG_RUNTIME_DIR/iokv.sock, else /run/iokv/iokv.sock");
+  add_socket(status_command);
   status_command->add_flag("--json", json, "as one JSON object, counters by name");
+
+  std::string trace_path;
+  CLI::App* trace_command = application.add_subcommand(
+      "trace", "write what the daemon's last steps did, and when, as a trace for Perfetto (ui.perfetto.dev) or Chrome");
+  add_socket(trace_command);
+  trace_command->add_option("--output", trace_path, "to this file instead of standard output");
 
   iokv::PlanQuestion question;
   std::string hardware, model, weights = "device", svg_path;
@@ -126,6 +149,7 @@ int main(int argc, char** argv) {
   profile_command->add_flag("--json", json, "as a JSON array, with the samples");
   CLI11_PARSE(application, argc, argv);
   if (status_command->parsed()) return status(socket_path, json);
+  if (trace_command->parsed()) return trace(socket_path, trace_path);
   if (profile_command->parsed()) return profile(profile_path, state_directory, json);
   question.weights_on_host = weights == "host";
   return plan(question, hardware, model, json, svg_path);

@@ -47,6 +47,7 @@ Status Executor::compute(Plan& plan, const Pipeline::Next& next) {
   model_->logits(logits_rows_, static_cast<float*>(logits_->data()));
   IOKV_TRY(draw(plan));
   IOKV_TRY(pipeline_->settle(plan.measured));
+  pipeline_->trace(plan);
   StepMeasure& measured = plan.measured;
   measured.step_ns = measured.ended_ns - std::max(measured.started_ns, ended_ns_);
   ended_ns_ = measured.ended_ns;

@@ -7,6 +7,7 @@
 #include "wire/counters.h"
 #include "wire/handshake.h"
 #include "wire/rings.h"
+#include "wire/trace.h"
 
 namespace iokv::wire {
 
@@ -121,6 +122,38 @@ static_assert(offsetof(Blob, kind) == 8, "Blob.kind");
 static_assert(offsetof(Blob, result) == 12, "Blob.result");
 static_assert(offsetof(Blob, bytes) == 16, "Blob.bytes");
 
+static_assert(sizeof(TraceHeader) == 32, "TraceHeader");
+static_assert(offsetof(TraceHeader, header_bytes) == 0, "TraceHeader.header_bytes");
+static_assert(offsetof(TraceHeader, lanes) == 4, "TraceHeader.lanes");
+static_assert(offsetof(TraceHeader, kinds) == 8, "TraceHeader.kinds");
+static_assert(offsetof(TraceHeader, step_bytes) == 12, "TraceHeader.step_bytes");
+static_assert(offsetof(TraceHeader, op_bytes) == 16, "TraceHeader.op_bytes");
+static_assert(offsetof(TraceHeader, steps) == 20, "TraceHeader.steps");
+static_assert(offsetof(TraceHeader, ops) == 24, "TraceHeader.ops");
+
+static_assert(sizeof(TraceStep) == 88, "TraceStep");
+static_assert(offsetof(TraceStep, id) == 0, "TraceStep.id");
+static_assert(offsetof(TraceStep, started_ns) == 8, "TraceStep.started_ns");
+static_assert(offsetof(TraceStep, ended_ns) == 16, "TraceStep.ended_ns");
+static_assert(offsetof(TraceStep, step_ns) == 24, "TraceStep.step_ns");
+static_assert(offsetof(TraceStep, predicted_ns) == 32, "TraceStep.predicted_ns");
+static_assert(offsetof(TraceStep, lane_predicted_ns) == 40, "TraceStep.lane_predicted_ns");
+static_assert(offsetof(TraceStep, rows) == 72, "TraceStep.rows");
+static_assert(offsetof(TraceStep, sequences) == 76, "TraceStep.sequences");
+static_assert(offsetof(TraceStep, ops) == 80, "TraceStep.ops");
+static_assert(offsetof(TraceStep, ops_left_out) == 84, "TraceStep.ops_left_out");
+
+static_assert(sizeof(TraceOp) == 40, "TraceOp");
+static_assert(offsetof(TraceOp, begin_ns) == 0, "TraceOp.begin_ns");
+static_assert(offsetof(TraceOp, end_ns) == 8, "TraceOp.end_ns");
+static_assert(offsetof(TraceOp, bytes) == 16, "TraceOp.bytes");
+static_assert(offsetof(TraceOp, tokens) == 24, "TraceOp.tokens");
+static_assert(offsetof(TraceOp, round) == 28, "TraceOp.round");
+static_assert(offsetof(TraceOp, layer) == 32, "TraceOp.layer");
+static_assert(offsetof(TraceOp, lane) == 34, "TraceOp.lane");
+static_assert(offsetof(TraceOp, kind) == 35, "TraceOp.kind");
+static_assert(offsetof(TraceOp, reserved) == 36, "TraceOp.reserved");
+
 static_assert(kIndexLineBytes == 128);
 static_assert(kEntryBytes == 64);
 static_assert(kPageBytes == 4096);
@@ -150,6 +183,8 @@ static_assert(kVersionMax == 1);
 static_assert(kMaxMessageBytes == 1024);
 static_assert(kHelloObserver == 1);
 static_assert(kCounterBytes == 4096);
+static_assert(kTraceLanes == 4);
+static_assert(kTraceNameBytes == 16);
 static_assert(static_cast<uint32_t>(Opcode::nop) == 1);
 static_assert(static_cast<uint32_t>(Opcode::open) == 2);
 static_assert(static_cast<uint32_t>(Opcode::step) == 3);
@@ -168,6 +203,7 @@ static_assert(static_cast<uint32_t>(BlobKind::counters) == 1);
 static_assert(static_cast<uint32_t>(BlobKind::vocabulary) == 2);
 static_assert(static_cast<uint32_t>(BlobKind::tokenizer) == 3);
 static_assert(static_cast<uint32_t>(BlobKind::chat_template) == 4);
+static_assert(static_cast<uint32_t>(BlobKind::trace) == 5);
 
 // Counters are appended: a position never changes its meaning.
 static_assert(static_cast<uint32_t>(Counter::instance) == 0);
