@@ -85,7 +85,11 @@ void Conductor::on(const HeadsAdvanced& event) {
     if (!sequences_[slot]->parked.empty()) parked.emplace_back(sequences_[slot]->parked_since_ns, slot);
   }
   std::sort(parked.begin(), parked.end());
-  for (const auto& [since, slot] : parked) flush_parked(*sequences_[slot]);
+  for (const auto& [since, slot] : parked) {
+    Sequence& sequence = *sequences_[slot];
+    flush_parked(sequence);
+    if (sequence.parked.empty()) sequence.ready_ns = now_ns_;
+  }
 }
 
 void Conductor::on(const ShutdownRequested&) {

@@ -205,6 +205,7 @@ class Conductor {
   void add_span(Plan& plan, Sequence& sequence, uint32_t rows);
   static void add_runs(Plan& plan, PlanSpan& span, const Sequence& sequence);
   void add_draws(Plan& plan, PlanSpan& span, Sequence& sequence);
+  static void note_times(Sequence& sequence, const Plan& plan);
   void accept(Sequence& sequence, const PlanSpan& span, Plan& plan);
   void give_turns();
   bool reserve_blocks(Sequence& sequence);

@@ -7,6 +7,7 @@
 
 #include "daemon/conductor.h"
 #include "iokv/iokv.h"
+#include "wire/times.h"
 
 namespace iokv {
 
@@ -220,7 +221,9 @@ void Conductor::on(const PlanRetired& event) {
     if (!sequence.open || sequence.generation != span.generation) continue;
     sequence.plans_in_flight--;
     if (sequence.epoch != span.epoch) continue;
-    if (plan.failure.empty()) accept(sequence, span, plan);
+    if (!plan.failure.empty()) continue;
+    note_times(sequence, plan);
+    accept(sequence, span, plan);
   }
   if (!plan.failure.empty()) lose_device();
   empty_limbo();
@@ -244,6 +247,18 @@ void Conductor::count(const Plan& plan) {
   add(Counter::dense_busy_ns, busy_ns(Queue::dense));
 }
 
+// What the step's time went to, for the sequence's completions. The next one can begin when this one has ended.
+void Conductor::note_times(Sequence& sequence, const Plan& plan) {
+  auto busy_ns = [&](Queue queue) { return plan.measured.busy_ns[static_cast<size_t>(queue)]; };
+  wire::SpentTimes times;
+  times.queued_ns = plan.started_ns - std::min(plan.started_ns, sequence.ready_ns);
+  times.link_ns = std::max(busy_ns(Queue::h2d), busy_ns(Queue::d2h));
+  times.recompute_ns = busy_ns(Queue::recompute);
+  times.dense_ns = busy_ns(Queue::dense);
+  sequence.times = wire::pack_times(times);
+  sequence.ready_ns = plan.ended_ns;
+}
+
 // What the device has computed is lost with it: in the failed Plan, in those behind it, and in every block.
 void Conductor::lose_device() {
   for (auto& sequence : sequences_) {
@@ -262,6 +277,7 @@ void Conductor::accept(Sequence& sequence, const PlanSpan& span, Plan& plan) {
     PlanDraw& draw = plan.draws[span.first_draw + i];
     bool sampled = samples && draw.position >= sequence.tokens.size();
     Outcome outcome = outcome_of(sequence, request, 0);
+    outcome.times = sequence.times;
     outcome.token = draw.token;
     outcome.logprob = draw.logprob;
     outcome.logits = std::move(draw.logits);
@@ -292,7 +308,10 @@ void Conductor::accept(Sequence& sequence, const PlanSpan& span, Plan& plan) {
     deliver(sequence, std::move(outcome));
   }
   if (sequence.epoch != epoch || samples || request.each) return;
-  if (span.first_position + span.rows == sequence.tokens.size()) finish(sequence, 0);
+  if (span.first_position + span.rows < sequence.tokens.size()) return;
+  Outcome outcome = outcome_of(sequence, request, 0);
+  outcome.times = sequence.times;
+  deliver(sequence, std::move(outcome));
 }
 
 // ---- blocks ---------------------------------------------------------------------------------------------------------

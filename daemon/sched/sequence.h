@@ -33,6 +33,8 @@ struct Sequence {
   uint32_t cached = 0;
   uint32_t plans_in_flight = 0;
   uint64_t last_plan = 0;         // id of the latest Plan with a span of this sequence
+  uint64_t times = 0;             // of the latest that retired: wire/times.h
+  uint64_t ready_ns = 0;          // since when it could be computed
 
   std::deque<Request> operations;
   bool awaits_fork = false;       // the child of a fork that is still queued: its operations wait

@@ -7,6 +7,7 @@
 #include "wire/counters.h"
 #include "wire/handshake.h"
 #include "wire/rings.h"
+#include "wire/times.h"
 #include "wire/trace.h"
 
 namespace iokv::wire {
@@ -49,7 +50,7 @@ static_assert(offsetof(Completion, index) == 40, "Completion.index");
 static_assert(offsetof(Completion, length) == 44, "Completion.length");
 static_assert(offsetof(Completion, result_position) == 48, "Completion.result_position");
 static_assert(offsetof(Completion, result_bytes) == 52, "Completion.result_bytes");
-static_assert(offsetof(Completion, reserved) == 56, "Completion.reserved");
+static_assert(offsetof(Completion, times) == 56, "Completion.times");
 
 static_assert(sizeof(Geometry) == 16, "Geometry");
 static_assert(offsetof(Geometry, submission_entries) == 0, "Geometry.submission_entries");
@@ -153,6 +154,14 @@ static_assert(offsetof(TraceOp, layer) == 32, "TraceOp.layer");
 static_assert(offsetof(TraceOp, lane) == 34, "TraceOp.lane");
 static_assert(offsetof(TraceOp, kind) == 35, "TraceOp.kind");
 static_assert(offsetof(TraceOp, reserved) == 36, "TraceOp.reserved");
+
+// Durations: by hand from the definition.
+static_assert(pack_duration(0) == 0 && pack_duration(2047) == 2047 && pack_duration(2048) == 2048);
+static_assert(pack_duration(4095) == 4095 && pack_duration(4096) == (2 << 11) && pack_duration(4098) == (2 << 11 | 1));
+static_assert(pack_duration(8191) == (3 << 11) && pack_duration(UINT64_MAX) == 0xffff);
+static_assert(unpack_duration(0xffff) == uint64_t{4095} << 30 && unpack_duration(5 << 11 | 7) == 2055 << 4);
+static_assert(pack_times({1, 2, 3, 4}) == 0x0004'0003'0002'0001 && pack_times({}) == uint64_t{1} << 48);
+static_assert(unpack_times(0x0004'0003'0002'0001).recompute_ns == 3);
 
 static_assert(kIndexLineBytes == 128);
 static_assert(kEntryBytes == 64);
