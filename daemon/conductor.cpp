@@ -179,6 +179,35 @@ void Conductor::publish_gauges() {
   set(Counter::x_share_ppm, static_cast<uint64_t>(forms_.x_share() * 1e6));
 }
 
+std::vector<wire::SequenceRow> Conductor::rows() const {
+  std::vector<wire::SequenceRow> rows;
+  for (const auto& sequence : sequences_) {
+    if (sequence->open) rows.push_back(row_of(*sequence));
+  }
+  return rows;
+}
+
+wire::SequenceRow Conductor::row_of(const Sequence& sequence) {
+  wire::SequenceRow row{};
+  row.id = sequence.id;
+  row.client_slot = sequence.client.slot;
+  row.length = static_cast<uint32_t>(sequence.tokens.size());
+  row.cached = std::min(sequence.cached, row.length);
+  for (const BlockRun& run : sequence.blocks.runs()) (run.form == BlockForm::x ? row.x_blocks : row.kv_blocks) += run.blocks;
+  row.priority = sequence.priority;
+  row.operations = static_cast<uint32_t>(sequence.operations.size());
+  row.state = wire::SequenceState::idle;
+  if (sequence.started) row.state = wire::SequenceState::waiting;
+  if (sequence.plans_in_flight > 0) row.state = wire::SequenceState::running;
+  if (!sequence.parked.empty()) row.state = wire::SequenceState::parked;
+  static_assert(kTimedSteps == wire::kRowSteps);
+  row.steps = std::min(sequence.steps, kTimedSteps);
+  for (uint32_t i = 0; i < row.steps; ++i) {
+    row.times[i] = sequence.times[(sequence.steps - row.steps + i) % kTimedSteps];
+  }
+  return row;
+}
+
 void Conductor::verify() const {
   std::map<uint32_t, uint32_t> references;
   uint64_t operations = 0;

@@ -33,6 +33,7 @@
 #include "daemon/sched/sequence.h"
 #include "daemon/session/credits.h"
 #include "wire/counters.h"
+#include "wire/sequences.h"
 
 namespace iokv {
 
@@ -132,6 +133,9 @@ class Conductor {
       wire::Counter::h2d_busy_ns, wire::Counter::d2h_busy_ns, wire::Counter::recompute_busy_ns,
       wire::Counter::dense_busy_ns, wire::Counter::x_blocks, wire::Counter::kv_blocks, wire::Counter::x_share_ppm};
 
+  // Every open sequence, for wire::SequencesHeader; nothing of the clients but their slots is filled in.
+  std::vector<wire::SequenceRow> rows() const;
+
   // Every invariant, in O(everything); aborts on a violation. For tests, and for an idle daemon.
   void verify() const;
 
@@ -164,6 +168,7 @@ class Conductor {
   Client* find(ClientId id);
   void bump(wire::Counter counter, int64_t by = 1);
   void publish_gauges();
+  static wire::SequenceRow row_of(const Sequence& sequence);
 
   // conductor_operations.cpp: admission and the life of an operation
   void on(RequestTaken& event);

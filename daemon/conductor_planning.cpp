@@ -255,7 +255,7 @@ void Conductor::note_times(Sequence& sequence, const Plan& plan) {
   times.link_ns = std::max(busy_ns(Queue::h2d), busy_ns(Queue::d2h));
   times.recompute_ns = busy_ns(Queue::recompute);
   times.dense_ns = busy_ns(Queue::dense);
-  sequence.times = wire::pack_times(times);
+  sequence.times[sequence.steps++ % kTimedSteps] = wire::pack_times(times);
   sequence.ready_ns = plan.ended_ns;
 }
 
@@ -273,11 +273,12 @@ void Conductor::accept(Sequence& sequence, const PlanSpan& span, Plan& plan) {
   const Request& request = sequence.operations.front();
   uint32_t epoch = sequence.epoch;
   bool samples = request.max_tokens > 0;
+  const uint64_t latest_times = sequence.times[(sequence.steps - 1) % kTimedSteps];
   for (uint32_t i = 0; i < span.draws && sequence.epoch == epoch; i++) {
     PlanDraw& draw = plan.draws[span.first_draw + i];
     bool sampled = samples && draw.position >= sequence.tokens.size();
     Outcome outcome = outcome_of(sequence, request, 0);
-    outcome.times = sequence.times;
+    outcome.times = latest_times;
     outcome.token = draw.token;
     outcome.logprob = draw.logprob;
     outcome.logits = std::move(draw.logits);
@@ -310,7 +311,7 @@ void Conductor::accept(Sequence& sequence, const PlanSpan& span, Plan& plan) {
   if (sequence.epoch != epoch || samples || request.each) return;
   if (span.first_position + span.rows < sequence.tokens.size()) return;
   Outcome outcome = outcome_of(sequence, request, 0);
-  outcome.times = sequence.times;
+  outcome.times = latest_times;
   deliver(sequence, std::move(outcome));
 }
 

@@ -68,6 +68,7 @@ class Connections {
   Status serve(Connection& connection, wire::Welcome& message);
   void fetch(Connection& connection, std::span<const std::byte> packet);
   wire::Blob answer(wire::BlobKind kind, int& descriptor);
+  std::vector<std::byte> sequences() const;
   void refuse(Connection& connection, int32_t code, const std::string& reason);
   void break_off(Connection& connection, int32_t code, const std::string& reason);
   void hang_up(Connection& connection);
@@ -80,7 +81,7 @@ class Connections {
   Exchange& exchange_;
   const uint32_t max_connections_;
   const std::map<uint32_t, uint32_t>& weights_;
-  Report trace_report_;
+  Report trace_report_, sequences_report_;
   uv_poll_t listener_watch_{};
   bool accepting_ = true;
   bool ready_ = false;

@@ -13,6 +13,7 @@
 
 #include "daemon/model/model_files.h"
 #include "daemon/model/shapes.h"
+#include "tools/explain.h"
 #include "tools/observer.h"
 #include "tools/plan.h"
 #include "tools/profile.h"
@@ -56,6 +57,17 @@ int trace(const std::string& socket_path, const std::string& output) {
   iokv::Result<std::string> text = iokv::chrome_trace(blob->bytes);
   if (!text) return fail(text.failure().message);
   return output.empty() ? print(*text) : write_file(output, *text);
+}
+
+int explain(const std::string& socket_path, const iokv::SequenceQuestion& question, bool json) {
+  iokv::Result<iokv::ObservedBlob> blob = iokv::read_blob(socket_path, iokv::wire::BlobKind::sequences);
+  if (!blob) return fail(blob.failure().message);
+  auto open = iokv::read_sequences(blob->bytes);
+  if (!open) return fail(open.failure().message);
+  const auto found = iokv::matching(*open, question);
+  if (question.id && found.empty()) return fail("no client has such a sequence open (iokv explain lists them)");
+  if (json) return print(iokv::sequences_json(found));
+  return print(question.id ? iokv::sequence_steps(found) : iokv::sequence_list(found));
 }
 
 // A model's shape by its name, or of the files of a path.
@@ -125,6 +137,14 @@ int main(int argc, char** argv) {
   add_socket(trace_command);
   trace_command->add_option("--output", trace_path, "to this file instead of standard output");
 
+  iokv::SequenceQuestion sequence;
+  CLI::App* explain_command = application.add_subcommand(
+      "explain", "print what bound the last steps of a sequence, or without one which are open");
+  explain_command->add_option("sequence", sequence.id, "its id, as the client knows it");
+  explain_command->add_option("--pid", sequence.pid, "of this process only");
+  add_socket(explain_command);
+  explain_command->add_flag("--json", json, "as a JSON array");
+
   iokv::PlanQuestion question;
   std::string hardware, model, weights = "device", svg_path;
   CLI::App* plan_command = application.add_subcommand("plan", "predict decoding on some hardware");
@@ -149,6 +169,7 @@ int main(int argc, char** argv) {
   profile_command->add_flag("--json", json, "as a JSON array, with the samples");
   CLI11_PARSE(application, argc, argv);
   if (status_command->parsed()) return status(socket_path, json);
+  if (explain_command->parsed()) return explain(socket_path, sequence, json);
   if (trace_command->parsed()) return trace(socket_path, trace_path);
   if (profile_command->parsed()) return profile(profile_path, state_directory, json);
   question.weights_on_host = weights == "host";

@@ -7,6 +7,7 @@
 #include "wire/counters.h"
 #include "wire/handshake.h"
 #include "wire/rings.h"
+#include "wire/sequences.h"
 #include "wire/times.h"
 #include "wire/trace.h"
 
@@ -155,6 +156,28 @@ static_assert(offsetof(TraceOp, lane) == 34, "TraceOp.lane");
 static_assert(offsetof(TraceOp, kind) == 35, "TraceOp.kind");
 static_assert(offsetof(TraceOp, reserved) == 36, "TraceOp.reserved");
 
+static_assert(sizeof(SequencesHeader) == 16, "SequencesHeader");
+static_assert(offsetof(SequencesHeader, header_bytes) == 0, "SequencesHeader.header_bytes");
+static_assert(offsetof(SequencesHeader, row_bytes) == 4, "SequencesHeader.row_bytes");
+static_assert(offsetof(SequencesHeader, sequences) == 8, "SequencesHeader.sequences");
+static_assert(offsetof(SequencesHeader, reserved) == 12, "SequencesHeader.reserved");
+
+static_assert(sizeof(SequenceRow) == 152, "SequenceRow");
+static_assert(offsetof(SequenceRow, client_id) == 0, "SequenceRow.client_id");
+static_assert(offsetof(SequenceRow, id) == 8, "SequenceRow.id");
+static_assert(offsetof(SequenceRow, client_slot) == 16, "SequenceRow.client_slot");
+static_assert(offsetof(SequenceRow, pid) == 20, "SequenceRow.pid");
+static_assert(offsetof(SequenceRow, client_name) == 24, "SequenceRow.client_name");
+static_assert(offsetof(SequenceRow, length) == 56, "SequenceRow.length");
+static_assert(offsetof(SequenceRow, cached) == 60, "SequenceRow.cached");
+static_assert(offsetof(SequenceRow, kv_blocks) == 64, "SequenceRow.kv_blocks");
+static_assert(offsetof(SequenceRow, x_blocks) == 68, "SequenceRow.x_blocks");
+static_assert(offsetof(SequenceRow, priority) == 72, "SequenceRow.priority");
+static_assert(offsetof(SequenceRow, state) == 76, "SequenceRow.state");
+static_assert(offsetof(SequenceRow, operations) == 80, "SequenceRow.operations");
+static_assert(offsetof(SequenceRow, steps) == 84, "SequenceRow.steps");
+static_assert(offsetof(SequenceRow, times) == 88, "SequenceRow.times");
+
 // Durations: by hand from the definition.
 static_assert(pack_duration(0) == 0 && pack_duration(2047) == 2047 && pack_duration(2048) == 2048);
 static_assert(pack_duration(4095) == 4095 && pack_duration(4096) == (2 << 11) && pack_duration(4098) == (2 << 11 | 1));
@@ -194,6 +217,11 @@ static_assert(kHelloObserver == 1);
 static_assert(kCounterBytes == 4096);
 static_assert(kTraceLanes == 4);
 static_assert(kTraceNameBytes == 16);
+static_assert(kRowSteps == 8);
+static_assert(static_cast<uint32_t>(SequenceState::idle) == 0);
+static_assert(static_cast<uint32_t>(SequenceState::running) == 1);
+static_assert(static_cast<uint32_t>(SequenceState::waiting) == 2);
+static_assert(static_cast<uint32_t>(SequenceState::parked) == 3);
 static_assert(static_cast<uint32_t>(Opcode::nop) == 1);
 static_assert(static_cast<uint32_t>(Opcode::open) == 2);
 static_assert(static_cast<uint32_t>(Opcode::step) == 3);
@@ -213,6 +241,7 @@ static_assert(static_cast<uint32_t>(BlobKind::vocabulary) == 2);
 static_assert(static_cast<uint32_t>(BlobKind::tokenizer) == 3);
 static_assert(static_cast<uint32_t>(BlobKind::chat_template) == 4);
 static_assert(static_cast<uint32_t>(BlobKind::trace) == 5);
+static_assert(static_cast<uint32_t>(BlobKind::sequences) == 6);
 
 // Counters are appended: a position never changes its meaning.
 static_assert(static_cast<uint32_t>(Counter::instance) == 0);
