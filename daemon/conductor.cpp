@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The order of events, clients, timers and the invariants. Operations: conductor_operations.cpp; blocks and Plans:
-// conductor_planning.cpp.
+// conductor_planning.cpp; the audit: conductor_audit.cpp.
 #include "daemon/conductor.h"
 
 #include <algorithm>
@@ -28,7 +28,8 @@ Conductor::Conductor(const ConductorConfig& config, BlockPool& pool, Effects& ef
       effects_(effects),
       clients_(config.max_clients),
       builder_(config_.staging),
-      forms_(config.recompute) {
+      forms_(config.recompute),
+      audit_(config.audit) {
   IOKV_ASSERT(config.plans_in_flight >= 1 && config.plans_in_flight <= 2);
   IOKV_ASSERT(config.vocabulary > 0 && config.max_context > 0);
   for (uint32_t i = 0; i < config.plans_in_flight; i++) {
@@ -94,6 +95,7 @@ void Conductor::on(const HeadsAdvanced& event) {
 
 void Conductor::on(const ShutdownRequested&) {
   stopping_ = true;
+  give_up_audit();
   for (auto& sequence : sequences_) {
     if (sequence->open) fail(*sequence, IOKV_ESHUTDOWN);
   }
@@ -228,6 +230,7 @@ void Conductor::verify() const {
     for (const Request& request : sequence->operations) operations += request.part ? 0 : 1;
   }
   IOKV_ASSERT(operations == operations_);
+  audit_.blocks().each([&](SequenceBlock block) { references[block.id]++; });
   for (const LimboBlock& limbo : limbo_) {
     references[limbo.block.id]++;
     IOKV_ASSERT(limbo.plan > retired_ && limbo.plan <= issued_);

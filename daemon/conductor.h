@@ -7,8 +7,8 @@
 // Invariants, checked by verify()
 //  1. Every admitted operation ends in exactly one final completion, unless its client is gone.
 //  2. A completion slot is reserved for each admitted operation (session/credits.h): final completions never wait for room.
-//  3. Every block is referred to by the tables of open sequences, or waits in the limbo for the Plans in flight that may
-//     still name it; nothing else holds pool units.
+//  3. Every block is referred to by the tables of open sequences or of the audit, or waits in the limbo for the Plans in
+//     flight that may still name it; nothing else holds pool units.
 //  4. At most config.plans_in_flight Plans are out; they retire in the order of issue.
 //  5. The pool is never exceeded: a sequence that finds no block waits or preempts, from the least urgent on, by dropping
 //     blocks and keeping tokens. The most urgent sequence can always get what it needs.
@@ -24,6 +24,7 @@
 #include <variant>
 #include <vector>
 
+#include "daemon/audit.h"
 #include "daemon/pool/block_pool.h"
 #include "daemon/sched/batch.h"
 #include "daemon/sched/form_choice.h"
@@ -50,6 +51,7 @@ struct ConductorConfig {
   BatchLimits batch;
   StagingShape staging;              // of the device; units are taken from the pool
   StepModel step_model;              // how long steps take; nothing known: batch.prefill_rows
+  AuditSetting audit;
   bool verify_always = false;        // after every event: for tests
 };
 
@@ -97,6 +99,8 @@ class Effects {
   virtual void issue(Plan* plan) = 0;
   // Blocks whose contents nobody may read any more.
   virtual void discarded(uint32_t block, BlockForm form) = 0;
+  // What was drawn from is not what its tokens give: say so.
+  virtual void audit_failed(const AuditFinding&) {}
 };
 
 class Conductor {
@@ -131,7 +135,8 @@ class Conductor {
       wire::Counter::first_work_ns, wire::Counter::first_works, wire::Counter::predicted_ns,
       wire::Counter::measured_ns, wire::Counter::planned_h2d_bytes, wire::Counter::h2d_bytes, wire::Counter::d2h_bytes,
       wire::Counter::h2d_busy_ns, wire::Counter::d2h_busy_ns, wire::Counter::recompute_busy_ns,
-      wire::Counter::dense_busy_ns, wire::Counter::x_blocks, wire::Counter::kv_blocks, wire::Counter::x_share_ppm};
+      wire::Counter::dense_busy_ns, wire::Counter::x_blocks, wire::Counter::kv_blocks, wire::Counter::x_share_ppm,
+      wire::Counter::audit_steps, wire::Counter::audit_mismatches, wire::Counter::audit_skipped};
 
   // Every open sequence, for wire::SequencesHeader; nothing of the clients but their slots is filled in.
   std::vector<wire::SequenceRow> rows() const;
@@ -208,7 +213,7 @@ class Conductor {
   BatchLimits limits_of_step() const;
   std::optional<Candidate> candidate_of(const Sequence& sequence) const;
   void add_span(Plan& plan, Sequence& sequence, uint32_t rows);
-  static void add_runs(Plan& plan, PlanSpan& span, const Sequence& sequence);
+  static void add_runs(Plan& plan, PlanSpan& span, const BlockTable& table);
   void add_draws(Plan& plan, PlanSpan& span, Sequence& sequence);
   static void note_times(Sequence& sequence, const Plan& plan);
   void accept(Sequence& sequence, const PlanSpan& span, Plan& plan);
@@ -226,6 +231,18 @@ class Conductor {
   void forget_cache(Sequence& sequence, uint32_t keep_tokens);
   void release_block(const Sequence& sequence, SequenceBlock block);
   void empty_limbo();
+
+  // conductor_audit.cpp
+  void choose_audited(Plan& plan);
+  void take_audited(Plan& plan);
+  std::optional<BlockTable> audit_blocks(Blocks wanted);
+  void add_audit(Plan& plan);
+  void add_audit_span(Plan& plan, uint32_t rows);
+  void retire_audit(const Plan& plan);
+  bool give_up_audit();
+  void skip_audit();
+  void end_audit();
+  void release_audited(const BlockTable& blocks);
 
   ConductorConfig config_;
   BlockPool& pool_;
@@ -252,6 +269,7 @@ class Conductor {
   BatchChooser chooser_;
   PlanBuilder builder_;
   FormChooser forms_;
+  Audit audit_;
   Counters counters_{};
 };
 

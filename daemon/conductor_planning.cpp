@@ -35,20 +35,26 @@ void Conductor::plan_steps() {
 
 bool Conductor::build_plan(Plan& plan) {
   admit_candidates();
-  if (candidates_.empty()) return false;
-  const uint32_t first_client = candidates_.front().client;
+  const uint32_t first_client = candidates_.empty() ? 0 : candidates_.front().client;
   const bool several = std::any_of(candidates_.begin(), candidates_.end(),
                                    [=](const Candidate& c) { return c.client != first_client; });
-  for (const Pick& pick : chooser_.choose(candidates_, limits_of_step(), config_.step_model)) {
-    add_span(plan, *sequences_[pick.slot], pick.rows);
+  if (!candidates_.empty()) {
+    for (const Pick& pick : chooser_.choose(candidates_, limits_of_step(), config_.step_model)) {
+      add_span(plan, *sequences_[pick.slot], pick.rows);
+    }
+    IOKV_ASSERT(!plan.spans.empty());
+    choose_audited(plan);
   }
-  IOKV_ASSERT(!plan.spans.empty());
+  add_audit(plan);
+  if (plan.spans.empty()) return false;
   builder_.build(plan);
   if (const StepModel& model = config_.step_model; model.known()) {
     plan.predicted = streaming_cost(model.profile, model.shape, plan.work);
   }
   std::vector<uint32_t> clients;
-  for (const PlanSpan& span : plan.spans) clients.push_back(span.client_slot);
+  for (const PlanSpan& span : plan.spans) {
+    if (span.slot != kNoSlot) clients.push_back(span.client_slot);
+  }
   std::sort(clients.begin(), clients.end());
   plan.clients = static_cast<uint32_t>(std::unique(clients.begin(), clients.end()) - clients.begin());
   if (several) bump(Counter::steps_multiclient_possible);
@@ -149,7 +155,7 @@ void Conductor::add_span(Plan& plan, Sequence& sequence, uint32_t rows) {
     plan.tokens.push_back(from_draw ? 0 : sequence.tokens[sequence.cached + i]);
     plan.positions.push_back(sequence.cached + i);
   }
-  add_runs(plan, span, sequence);
+  add_runs(plan, span, sequence.blocks);
   add_draws(plan, span, sequence);
   plan.spans.push_back(span);
   if (sequence.taken_ns != 0) plan.taken_ns = std::max(plan.taken_ns, sequence.taken_ns);
@@ -160,11 +166,11 @@ void Conductor::add_span(Plan& plan, Sequence& sequence, uint32_t rows) {
   bump(span.decode ? Counter::decode_tokens : Counter::prefill_tokens, rows);
 }
 
-// The runs of the blocks of what is cached and of the new rows; the sequence may have reserved more.
-void Conductor::add_runs(Plan& plan, PlanSpan& span, const Sequence& sequence) {
+// The runs of the blocks of what is cached and of the new rows; the table may have more.
+void Conductor::add_runs(Plan& plan, PlanSpan& span, const BlockTable& table) {
   uint32_t blocks = blocks_for(Tokens(span.first_position + span.rows)).value;
   span.first_run = static_cast<uint32_t>(plan.runs.size());
-  for (const BlockRun& run : sequence.blocks.runs()) {
+  for (const BlockRun& run : table.runs()) {
     if (blocks == 0) break;
     plan.runs.push_back(run);
     plan.runs.back().blocks = std::min(run.blocks, blocks);
@@ -216,7 +222,9 @@ void Conductor::on(const PlanRetired& event) {
     bump(Counter::first_works);
     bump(Counter::first_work_ns, static_cast<int64_t>(plan.started_ns - plan.taken_ns));
   }
+  take_audited(plan);
   for (const PlanSpan& span : plan.spans) {
+    if (span.slot == kNoSlot) continue;
     Sequence& sequence = *sequences_[span.slot];
     if (!sequence.open || sequence.generation != span.generation) continue;
     sequence.plans_in_flight--;
@@ -226,6 +234,7 @@ void Conductor::on(const PlanRetired& event) {
     accept(sequence, span, plan);
   }
   if (!plan.failure.empty()) lose_device();
+  retire_audit(plan);
   empty_limbo();
   idle_plans_.push_back(&plan);
 }
@@ -399,6 +408,7 @@ bool Conductor::could_reserve(const Sequence& sequence, Blocks missing) {
     if (++to_be_released_[block.id] == pool_.references(block.id)) units += pool_.units_for(block.form).value;
   };
   for (const LimboBlock& limbo : limbo_) count(limbo.block);
+  audit_.blocks().each(count);
   for (const auto& other : sequences_) {
     if (!other->open || other.get() == &sequence || !more_urgent(sequence, *other)) continue;
     other->blocks.each(count);
@@ -407,8 +417,9 @@ bool Conductor::could_reserve(const Sequence& sequence, Blocks missing) {
 }
 
 // Takes all blocks from the least urgent sequence that is less urgent than `sequence`; idle ones, longest unused, first.
-// false: there is none.
+// false: there is none. An audit's blocks go before anybody's.
 bool Conductor::preempt_for(const Sequence& sequence) {
+  if (!audit_.blocks().empty()) return give_up_audit();
   Sequence* victim = nullptr;
   for (auto& other : sequences_) {
     if (!other->open || other.get() == &sequence || other->blocks.empty()) continue;

@@ -33,6 +33,7 @@ struct Config {
   uint64_t spin_us = 20;         // how long the conductor looks for work before it sleeps, while no step runs
   ProfileMode profile = ProfileMode::automatic;
   std::string state_directory;   // empty: see choose_state_directory
+  double audit = 0;              // share of the steps
   uint32_t trace_steps = 8;      // kept for iokv trace
   std::string log_level = "info";
 };

@@ -304,6 +304,13 @@ void Connections::close_all(int32_t code, const std::string& reason) {
   }
 }
 
+std::string Connections::label_of(ClientId client) const {
+  for (const auto& connection : connections_) {
+    if (connection->stage == Connection::Stage::serving && connection->client == client) return connection->label;
+  }
+  return "that has left";
+}
+
 Connections::Connection* Connections::find(ClientId client) {
   for (auto& connection : connections_) {
     if (connection->stage == Connection::Stage::serving && connection->client == client) return connection.get();

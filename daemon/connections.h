@@ -50,6 +50,9 @@ class Connections {
   // No more clients; everyone is told `reason` and hung up. Handles close as the loop runs on.
   void close_all(int32_t code, const std::string& reason);
 
+  // For the log: `"name" (pid 1, uid 2)`.
+  std::string label_of(ClientId client) const;
+
   uint64_t doorbells_sent() const { return doorbells_sent_; }
   uint64_t doorbells_received() const { return doorbells_received_; }
   uint64_t ended_by_daemon() const { return ended_by_daemon_; }

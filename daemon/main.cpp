@@ -131,6 +131,8 @@ Status serve(const Config& config) {
   options.conductor.staging = plan.pipeline.staging;
   options.conductor.step_model.shape = cache_shape_of(spec, static_cast<uint32_t>(size_of(compute)));
   options.conductor.step_model.prefill_delay = config.prefill_delay_percent / 100.0;
+  options.conductor.audit.share = config.audit;
+  options.conductor.audit.tolerance = backend->info().batch_invariant ? 0 : audit_tolerance(compute);
   options.conductor.batch.max_rows = kMaxRows;
   options.conductor.batch.max_draws = kMaxDraws;
 

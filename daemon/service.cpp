@@ -154,6 +154,12 @@ void Service::issue(Plan* plan) {
 
 void Service::discarded(uint32_t block, BlockForm form) { memory_.discard(block, form); }
 
+void Service::audit_failed(const AuditFinding& finding) {
+  spdlog::error("audit: step {}: sequence {} of client {}: the logits behind position {} are not what its tokens give: they "
+                "differ by {:.2g} of the largest", finding.plan, finding.sequence, connections_->label_of(finding.client),
+                finding.position, finding.difference);
+}
+
 // The conductor's counters, and those that only this thread knows.
 void Service::publish_counters() {
   CountersPage& page = offer_.counters();

@@ -59,6 +59,7 @@ class Service final : private ExchangePorts {
   }
   void issue(Plan* plan) override;
   void discarded(uint32_t block, BlockForm form) override;
+  void audit_failed(const AuditFinding& finding) override;
 
   const ServiceOptions options_;
   Listener listener_;

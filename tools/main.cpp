@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `iokv`, the administrator's command line. Exit status: 0, 1 when there is no answer (no daemon, no such hardware, no
-// sound profile), CLI11's code for wrong usage.
+// sound profile, or what was verified is not sound), CLI11's code for wrong usage.
 #include <cstdint>
 #include <cstdio>
 #include <ctime>
@@ -19,6 +19,7 @@
 #include "tools/profile.h"
 #include "tools/status.h"
 #include "tools/trace.h"
+#include "tools/verify.h"
 
 namespace {
 
@@ -68,6 +69,13 @@ int explain(const std::string& socket_path, const iokv::SequenceQuestion& questi
   if (question.id && found.empty()) return fail("no client has such a sequence open (iokv explain lists them)");
   if (json) return print(iokv::sequences_json(found));
   return print(question.id ? iokv::sequence_steps(found) : iokv::sequence_list(found));
+}
+
+int verify(const iokv::VerifyQuestion& question) {
+  iokv::Result<iokv::VerifyAnswer> answer = iokv::verify(question);
+  if (!answer) return fail(answer.failure().message);
+  const int printed = print(iokv::verify_text(*answer));
+  return answer->sound() ? printed : 1;
 }
 
 // A model's shape by its name, or of the files of a path.
@@ -145,6 +153,18 @@ int main(int argc, char** argv) {
   add_socket(explain_command);
   explain_command->add_flag("--json", json, "as a JSON array");
 
+  iokv::VerifyQuestion check;
+  CLI::App* verify_command = application.add_subcommand(
+      "verify", "decode sequences of random tokens, read the same tokens in one go, and compare the logits");
+  add_socket(verify_command);
+  verify_command->add_option("--sequences", check.sequences, "side by side (4)")->check(CLI::Range(1, 1024));
+  verify_command->add_option("--prompt", check.prompt, "tokens of each (200)")->check(CLI::Range(1, 1'000'000));
+  verify_command->add_option("--generate", check.generate, "tokens of each (64)")->check(CLI::Range(1, 1'000'000));
+  verify_command->add_option("--seed", check.seed, "of the tokens (1)");
+  verify_command->add_option("--tolerance", check.tolerance,
+                             "how far logits may differ, relative to the largest; 0: in no bit (0)")
+      ->check(CLI::Range(0.0, 1.0));
+
   iokv::PlanQuestion question;
   std::string hardware, model, weights = "device", svg_path;
   CLI::App* plan_command = application.add_subcommand("plan", "predict decoding on some hardware");
@@ -169,6 +189,10 @@ int main(int argc, char** argv) {
   profile_command->add_flag("--json", json, "as a JSON array, with the samples");
   CLI11_PARSE(application, argc, argv);
   if (status_command->parsed()) return status(socket_path, json);
+  if (verify_command->parsed()) {
+    check.socket_path = socket_path;
+    return verify(check);
+  }
   if (explain_command->parsed()) return explain(socket_path, sequence, json);
   if (trace_command->parsed()) return trace(socket_path, trace_path);
   if (profile_command->parsed()) return profile(profile_path, state_directory, json);

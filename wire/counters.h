@@ -55,7 +55,10 @@ namespace iokv::wire {
   X(dense_busy_ns, "ns", "time in everything else that the device computes for the layers")                   \
   X(x_blocks, "1", "blocks in the pool that are stored as X")                                                 \
   X(kv_blocks, "1", "blocks in the pool that are stored as K,V")                                              \
-  X(x_share_ppm, "1e-6", "share of cached tokens that is aimed at to be stored as X")
+  X(x_share_ppm, "1e-6", "share of cached tokens that is aimed at to be stored as X")                         \
+  X(audit_steps, "1", "batches of which a row's logits were computed again, from its tokens alone, and compared") \
+  X(audit_mismatches, "1", "of these, those whose logits differed")                                           \
+  X(audit_skipped, "1", "batches to be audited that could not be: another audit ran, or there was no room")
 
 enum class Counter : uint32_t {
 #define IOKV_COUNTER_NAME(name, unit, meaning) name,

@@ -89,7 +89,7 @@ Status Executor::draw(Plan& plan) {
     plan.draws[i].logprob = drawn_logprobs_[i];
   }
   for (const PlanSpan& span : plan.spans) {
-    if (span.draws == 0) continue;
+    if (span.draws == 0 || span.slot == kNoSlot) continue;
     if (span.slot >= latest_draw_.size()) latest_draw_.resize(span.slot + 1);
     latest_draw_[span.slot] = plan.draws[span.first_draw + span.draws - 1].token;
   }

@@ -31,6 +31,8 @@
 namespace iokv {
 
 inline constexpr uint32_t kNoBlock = UINT32_MAX;
+inline constexpr uint32_t kNoSlot = UINT32_MAX;
+inline constexpr uint32_t kNoDraw = UINT32_MAX;
 
 // Consecutive blocks of one sequence whose ids follow each other, each a block's units behind the one before it.
 struct BlockRun {
@@ -51,7 +53,7 @@ struct BlockRun {
 
 // Consecutive rows of the step that belong to one sequence: positions first_position, first_position + 1, ...
 struct PlanSpan {
-  uint32_t slot = 0;             // of the sequence, in the conductor's table
+  uint32_t slot = 0;             // of the sequence, in the conductor's table; kNoSlot: an audit's rows
   uint32_t generation = 0;       // of the slot
   uint32_t epoch = 0;            // of the sequence's current operation: draws of an older epoch are discarded
   uint32_t client_slot = 0;
@@ -177,6 +179,8 @@ struct Plan {
   std::vector<BlockRun> runs;    // of all spans
   std::vector<PlanDraw> draws;
   uint32_t clients = 0;          // distinct clients among the spans
+  uint32_t audited_draw = kNoDraw;  // whose logits are kept to be compared: daemon/audit.h ...
+  bool audited_only = false;        // ... and for nothing else
   uint64_t taken_ns = 0;         // when the newest entry that this Plan is the first to serve was taken; 0: none
 
   // The program: see plan_build.h.
@@ -199,6 +203,7 @@ struct Plan {
     spans.clear(), tokens.clear(), positions.clear(), runs.clear(), draws.clear();
     rounds.clear(), ops.clear(), parts.clear(), stores.clear(), attends.clear();
     clients = 0, taken_ns = started_ns = ended_ns = 0;
+    audited_draw = kNoDraw, audited_only = false;
     work = {}, predicted = {}, measured = {};
     times.clear(), times_left_out = 0;
     failure.clear();

@@ -291,5 +291,8 @@ static_assert(static_cast<uint32_t>(Counter::dense_busy_ns) == 43);
 static_assert(static_cast<uint32_t>(Counter::x_blocks) == 44);
 static_assert(static_cast<uint32_t>(Counter::kv_blocks) == 45);
 static_assert(static_cast<uint32_t>(Counter::x_share_ppm) == 46);
+static_assert(static_cast<uint32_t>(Counter::audit_steps) == 47);
+static_assert(static_cast<uint32_t>(Counter::audit_mismatches) == 48);
+static_assert(static_cast<uint32_t>(Counter::audit_skipped) == 49);
 
 }  // namespace iokv::wire
