@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The order of events, clients, timers and the invariants. Operations: conductor_operations.cpp; blocks and Plans:
-// conductor_planning.cpp.
+// conductor_planning.cpp; the audit: conductor_audit.cpp.
 #include "daemon/conductor.h"
 
 #include <algorithm>
@@ -37,7 +37,8 @@ Conductor::Conductor(const ConductorConfig& config, BlockPool& pool, Effects& ef
       clients_(config.max_clients),
       builder_(config_.staging),
       forms_(share_of(config.recompute)),
-      copy_forms_(0) {
+      copy_forms_(0),
+      audit_(config.audit) {
   IOKV_ASSERT(config.plans_in_flight >= 1 && config.plans_in_flight <= 2);
   IOKV_ASSERT(config.vocabulary > 0 && config.max_context > 0);
   IOKV_ASSERT(config.device_units == 0 || !config.staging.in_place);
@@ -105,11 +106,16 @@ void Conductor::on(const HeadsAdvanced& event) {
     if (!sequences_[slot]->parked.empty()) parked.emplace_back(sequences_[slot]->parked_since_ns, slot);
   }
   std::sort(parked.begin(), parked.end());
-  for (const auto& [since, slot] : parked) flush_parked(*sequences_[slot]);
+  for (const auto& [since, slot] : parked) {
+    Sequence& sequence = *sequences_[slot];
+    flush_parked(sequence);
+    if (sequence.parked.empty()) sequence.ready_ns = now_ns_;
+  }
 }
 
 void Conductor::on(const ShutdownRequested&) {
   stopping_ = true;
+  give_up_audit();
   for (auto& sequence : sequences_) {
     if (sequence->open) fail(*sequence, IOKV_ESHUTDOWN);
   }
@@ -222,6 +228,35 @@ void Conductor::publish_gauges() {
   set(Counter::device_ratio_ppm, static_cast<uint64_t>(drift_->device_ratio() * 1e6));
 }
 
+std::vector<wire::SequenceRow> Conductor::rows() const {
+  std::vector<wire::SequenceRow> rows;
+  for (const auto& sequence : sequences_) {
+    if (sequence->open) rows.push_back(row_of(*sequence));
+  }
+  return rows;
+}
+
+wire::SequenceRow Conductor::row_of(const Sequence& sequence) {
+  wire::SequenceRow row{};
+  row.id = sequence.id;
+  row.client_slot = sequence.client.slot;
+  row.length = static_cast<uint32_t>(sequence.tokens.size());
+  row.cached = std::min(sequence.cached, row.length);
+  for (const BlockRun& run : sequence.blocks.runs()) (run.form == BlockForm::x ? row.x_blocks : row.kv_blocks) += run.blocks;
+  row.priority = sequence.priority;
+  row.operations = static_cast<uint32_t>(sequence.operations.size());
+  row.state = wire::SequenceState::idle;
+  if (sequence.started) row.state = wire::SequenceState::waiting;
+  if (sequence.plans_in_flight > 0) row.state = wire::SequenceState::running;
+  if (!sequence.parked.empty()) row.state = wire::SequenceState::parked;
+  static_assert(kTimedSteps == wire::kRowSteps);
+  row.steps = std::min(sequence.steps, kTimedSteps);
+  for (uint32_t i = 0; i < row.steps; ++i) {
+    row.times[i] = sequence.times[(sequence.steps - row.steps + i) % kTimedSteps];
+  }
+  return row;
+}
+
 void Conductor::verify() const {
   std::map<uint32_t, uint32_t> references;
   std::map<uint32_t, uint32_t> copies;  // on the device: of which block
@@ -251,6 +286,7 @@ void Conductor::verify() const {
   }
   IOKV_ASSERT(operations == operations_ && active == active_.size());
   IOKV_ASSERT(open + free_slots_.size() == sequences_.size());
+  audit_.blocks().each([&](SequenceBlock block) { references[block.id]++; });
   for (const LimboBlock& limbo : limbo_) {
     if (limbo.block.id != kNoBlock) references[limbo.block.id]++;
     if (limbo.block.device_id != kNoBlock) copies.emplace(limbo.block.device_id, limbo.block.id);

@@ -7,8 +7,8 @@
 // Invariants, checked by verify()
 //  1. Every admitted operation ends in exactly one final completion, unless its client is gone.
 //  2. A completion slot is reserved for each admitted operation (session/credits.h): final completions never wait for room.
-//  3. Every block is referred to by the tables of open sequences, or waits in the limbo for the Plans in flight that may
-//     still name it; nothing else holds pool units.
+//  3. Every block is referred to by the tables of open sequences or of the audit, or waits in the limbo for the Plans in
+//     flight that may still name it; nothing else holds pool units.
 //  4. At most config.plans_in_flight Plans are out; they retire in the order of issue.
 //  5. The pool is never exceeded: a sequence that finds no block waits or preempts, from the least urgent on, by dropping
 //     blocks and keeping tokens. The most urgent sequence can always get what it needs.
@@ -26,6 +26,7 @@
 #include <variant>
 #include <vector>
 
+#include "daemon/audit.h"
 #include "daemon/pool/block_pool.h"
 #include "daemon/sched/batch.h"
 #include "daemon/sched/drift.h"
@@ -37,6 +38,7 @@
 #include "daemon/sched/step_time.h"
 #include "daemon/session/credits.h"
 #include "wire/counters.h"
+#include "wire/sequences.h"
 
 namespace iokv {
 
@@ -55,6 +57,7 @@ struct ConductorConfig {
   StagingShape staging;              // of the device; units are taken from the pool
   bool refit = true;                 // correct the profile when steps take another time than predicted
   StepModel step_model;              // how long steps take; nothing known: batch.prefill_rows
+  AuditSetting audit;
   bool verify_always = false;        // after every event: for tests
 };
 
@@ -102,6 +105,8 @@ class Effects {
   virtual void issue(Plan* plan) = 0;
   // Blocks whose contents nobody may read any more.
   virtual void discarded(uint32_t block, BlockForm form) = 0;
+  // What was drawn from is not what its tokens give: say so.
+  virtual void audit_failed(const AuditFinding&) {}
 };
 
 class Conductor {
@@ -141,7 +146,11 @@ class Conductor {
       wire::Counter::dense_busy_ns, wire::Counter::x_blocks, wire::Counter::kv_blocks, wire::Counter::x_share_ppm,
       wire::Counter::profile_fits, wire::Counter::drifted_steps, wire::Counter::link_ratio_ppm,
       wire::Counter::device_ratio_ppm,
-      wire::Counter::device_units, wire::Counter::device_units_free, wire::Counter::copies_dropped};
+      wire::Counter::device_units, wire::Counter::device_units_free, wire::Counter::copies_dropped, wire::Counter::audit_steps, wire::Counter::audit_mismatches,
+      wire::Counter::audit_skipped};
+
+  // Every open sequence, for wire::SequencesHeader; nothing of the clients but their slots is filled in.
+  std::vector<wire::SequenceRow> rows() const;
 
   // Every invariant, in O(everything); aborts on a violation. For tests, and for an idle daemon.
   void verify() const;
@@ -178,6 +187,7 @@ class Conductor {
   Client* find(ClientId id);
   void bump(wire::Counter counter, int64_t by = 1);
   void publish_gauges();
+  static wire::SequenceRow row_of(const Sequence& sequence);
 
   // conductor_operations.cpp: admission and the life of an operation
   void on(RequestTaken& event);
@@ -217,8 +227,9 @@ class Conductor {
   BatchLimits limits_of_step() const;
   std::optional<Candidate> candidate_of(const Sequence& sequence) const;
   void add_span(Plan& plan, Sequence& sequence, uint32_t rows);
-  static void add_runs(Plan& plan, PlanSpan& span, const Sequence& sequence);
+  static void add_runs(Plan& plan, PlanSpan& span, const BlockTable& table);
   void add_draws(Plan& plan, PlanSpan& span, Sequence& sequence);
+  static void note_times(Sequence& sequence, const Plan& plan);
   void accept(Sequence& sequence, const PlanSpan& span, Plan& plan);
   void give_turns();
   bool reserve_blocks(Sequence& sequence);
@@ -239,6 +250,18 @@ class Conductor {
   void forget_cache(Sequence& sequence, uint32_t keep_tokens);
   void release_block(const Sequence& sequence, SequenceBlock block);
   void empty_limbo();
+
+  // conductor_audit.cpp
+  void choose_audited(Plan& plan);
+  void take_audited(Plan& plan);
+  std::optional<BlockTable> audit_blocks(Blocks wanted);
+  void add_audit(Plan& plan);
+  void add_audit_span(Plan& plan, uint32_t rows);
+  void retire_audit(const Plan& plan);
+  bool give_up_audit();
+  void skip_audit();
+  void end_audit();
+  void release_audited(const BlockTable& blocks);
 
   ConductorConfig config_;
   BlockPool& pool_;
@@ -269,6 +292,7 @@ class Conductor {
   std::optional<Drift> drift_;
   std::optional<StepTimer> timer_;
   std::optional<BlockPool> device_pool_;  // copies of blocks, as K,V
+  Audit audit_;
   Counters counters_{};
 };
 

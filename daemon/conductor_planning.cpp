@@ -7,6 +7,7 @@
 
 #include "daemon/conductor.h"
 #include "iokv/iokv.h"
+#include "wire/times.h"
 
 namespace iokv {
 
@@ -27,18 +28,24 @@ void Conductor::plan_steps() {
 
 bool Conductor::build_plan(Plan& plan) {
   admit_candidates();
-  if (candidates_.empty()) return false;
-  const uint32_t first_client = candidates_.front().client;
+  const uint32_t first_client = candidates_.empty() ? 0 : candidates_.front().client;
   const bool several = std::any_of(candidates_.begin(), candidates_.end(),
                                    [=](const Candidate& c) { return c.client != first_client; });
-  for (const Pick& pick : chooser_.choose(candidates_, limits_of_step(), config_.step_model)) {
-    add_span(plan, *sequences_[pick.slot], pick.rows);
+  if (!candidates_.empty()) {
+    for (const Pick& pick : chooser_.choose(candidates_, limits_of_step(), config_.step_model)) {
+      add_span(plan, *sequences_[pick.slot], pick.rows);
+    }
+    IOKV_ASSERT(!plan.spans.empty());
+    choose_audited(plan);
   }
-  IOKV_ASSERT(!plan.spans.empty());
+  add_audit(plan);
+  if (plan.spans.empty()) return false;
   builder_.build(plan);
   predict(plan);
   std::vector<uint32_t> clients;
-  for (const PlanSpan& span : plan.spans) clients.push_back(span.client_slot);
+  for (const PlanSpan& span : plan.spans) {
+    if (span.slot != kNoSlot) clients.push_back(span.client_slot);
+  }
   std::sort(clients.begin(), clients.end());
   plan.clients = static_cast<uint32_t>(std::unique(clients.begin(), clients.end()) - clients.begin());
   if (several) bump(Counter::steps_multiclient_possible);
@@ -162,7 +169,7 @@ void Conductor::add_span(Plan& plan, Sequence& sequence, uint32_t rows) {
     plan.tokens.push_back(from_draw ? 0 : sequence.tokens[sequence.cached + i]);
     plan.positions.push_back(sequence.cached + i);
   }
-  add_runs(plan, span, sequence);
+  add_runs(plan, span, sequence.blocks);
   add_draws(plan, span, sequence);
   plan.spans.push_back(span);
   if (sequence.taken_ns != 0) plan.taken_ns = std::max(plan.taken_ns, sequence.taken_ns);
@@ -173,11 +180,11 @@ void Conductor::add_span(Plan& plan, Sequence& sequence, uint32_t rows) {
   bump(span.decode ? Counter::decode_tokens : Counter::prefill_tokens, rows);
 }
 
-// The runs of the blocks of what is cached and of the new rows; the sequence may have reserved more.
-void Conductor::add_runs(Plan& plan, PlanSpan& span, const Sequence& sequence) {
+// The runs of the blocks of what is cached and of the new rows; the table may have more.
+void Conductor::add_runs(Plan& plan, PlanSpan& span, const BlockTable& table) {
   uint32_t blocks = blocks_for(Tokens(span.first_position + span.rows)).value;
   span.first_run = static_cast<uint32_t>(plan.runs.size());
-  for (const BlockRun& run : sequence.blocks.runs()) {
+  for (const BlockRun& run : table.runs()) {
     if (blocks == 0) break;
     plan.runs.push_back(run);
     plan.runs.back().blocks = std::min(run.blocks, blocks);
@@ -230,14 +237,19 @@ void Conductor::on(const PlanRetired& event) {
     bump(Counter::first_works);
     bump(Counter::first_work_ns, static_cast<int64_t>(plan.started_ns - plan.taken_ns));
   }
+  take_audited(plan);
   for (const PlanSpan& span : plan.spans) {
+    if (span.slot == kNoSlot) continue;
     Sequence& sequence = *sequences_[span.slot];
     if (!sequence.open || sequence.generation != span.generation) continue;
     sequence.plans_in_flight--;
     if (sequence.epoch != span.epoch) continue;
-    if (plan.failure.empty()) accept(sequence, span, plan);
+    if (!plan.failure.empty()) continue;
+    note_times(sequence, plan);
+    accept(sequence, span, plan);
   }
   if (!plan.failure.empty()) lose_device();
+  retire_audit(plan);
   empty_limbo();
   idle_plans_.push_back(&plan);
 }
@@ -271,6 +283,18 @@ void Conductor::watch_drift(const Plan& plan) {
   if (drift_->observe(predicted, measured, plan.fit)) plan_with(drift_->profile());
 }
 
+// What the step's time went to, for the sequence's completions. The next one can begin when this one has ended.
+void Conductor::note_times(Sequence& sequence, const Plan& plan) {
+  auto busy_ns = [&](Queue queue) { return plan.measured.busy_ns[static_cast<size_t>(queue)]; };
+  wire::SpentTimes times;
+  times.queued_ns = plan.started_ns - std::min(plan.started_ns, sequence.ready_ns);
+  times.link_ns = std::max(busy_ns(Queue::h2d), busy_ns(Queue::d2h));
+  times.recompute_ns = busy_ns(Queue::recompute);
+  times.dense_ns = busy_ns(Queue::dense);
+  sequence.times[sequence.steps++ % kTimedSteps] = wire::pack_times(times);
+  sequence.ready_ns = plan.ended_ns;
+}
+
 // What the device has computed is lost with it: in the failed Plan, in those behind it, and in every block.
 void Conductor::lose_device() {
   for (auto& sequence : sequences_) {
@@ -285,10 +309,12 @@ void Conductor::accept(Sequence& sequence, const PlanSpan& span, Plan& plan) {
   const Request& request = sequence.operations.front();
   uint32_t epoch = sequence.epoch;
   bool samples = request.max_tokens > 0;
+  const uint64_t latest_times = sequence.times[(sequence.steps - 1) % kTimedSteps];
   for (uint32_t i = 0; i < span.draws && sequence.epoch == epoch; i++) {
     PlanDraw& draw = plan.draws[span.first_draw + i];
     bool sampled = samples && draw.position >= sequence.tokens.size();
     Outcome outcome = outcome_of(sequence, request, 0);
+    outcome.times = latest_times;
     outcome.token = draw.token;
     outcome.logprob = draw.logprob;
     outcome.logits = std::move(draw.logits);
@@ -319,7 +345,10 @@ void Conductor::accept(Sequence& sequence, const PlanSpan& span, Plan& plan) {
     deliver(sequence, std::move(outcome));
   }
   if (sequence.epoch != epoch || samples || request.each) return;
-  if (span.first_position + span.rows == sequence.tokens.size()) finish(sequence, 0);
+  if (span.first_position + span.rows < sequence.tokens.size()) return;
+  Outcome outcome = outcome_of(sequence, request, 0);
+  outcome.times = latest_times;
+  deliver(sequence, std::move(outcome));
 }
 
 // ---- blocks ---------------------------------------------------------------------------------------------------------
@@ -458,6 +487,7 @@ bool Conductor::could_reserve(const Sequence& sequence, Blocks missing) {
     if (++to_be_released_[block.id] == pool_.references(block.id)) units += pool_.units_for(block.form).value;
   };
   for (const LimboBlock& limbo : limbo_) count(limbo.block);
+  audit_.blocks().each(count);
   for (const auto& other : sequences_) {
     if (!other->open || other.get() == &sequence || !more_urgent(sequence, *other)) continue;
     other->blocks.each(count);
@@ -467,8 +497,9 @@ bool Conductor::could_reserve(const Sequence& sequence, Blocks missing) {
 }
 
 // Takes all blocks from the least urgent sequence that is less urgent than `sequence`; idle ones, longest unused, first.
-// false: there is none.
+// false: there is none. An audit's blocks go before anybody's.
 bool Conductor::preempt_for(const Sequence& sequence) {
+  if (!audit_.blocks().empty()) return give_up_audit();
   Sequence* victim = nullptr;
   for (auto& other : sequences_) {
     if (!other->open || other.get() == &sequence || other->blocks.empty()) continue;

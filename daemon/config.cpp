@@ -173,6 +173,11 @@ std::vector<Setting> settings_of(Config& config) {
       {"state-directory",
        "where profiles are kept ($IOKV_STATE_DIRECTORY, $STATE_DIRECTORY, $XDG_STATE_HOME/iokv, ~/.local/state/iokv)",
        text_of(config.state_directory)},
+      {"audit",
+       "of so many of the steps (0 to 1) compute a row again, from its tokens alone, and compare the logits; see "
+       "audit_mismatches in `iokv status` (0)",
+       real_number(config.audit, 0, 1)},
+      {"trace-steps", "how many of the last steps `iokv trace` can show; 0: none (8)", number(config.trace_steps, 0, 1024)},
       {"log-level", "debug, info, warning or error (info)",
        one_of({level("debug"), level("info"), level("warning"), level("error")})},
   };

@@ -35,6 +35,8 @@ struct Config {
   ProfileMode profile = ProfileMode::automatic;
   bool refit = true;             // correct the profile when steps take another time than predicted
   std::string state_directory;   // empty: see choose_state_directory
+  double audit = 0;              // share of the steps
+  uint32_t trace_steps = 8;      // kept for iokv trace
   std::string log_level = "info";
 };
 

@@ -2,6 +2,7 @@
 #include "daemon/connections.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include <spdlog/spdlog.h>
@@ -28,6 +29,7 @@ struct Connections::Connection {
   Stage stage = Stage::greeting;
   wire::Hello hello{};
   uint16_t version = 0;
+  uint64_t id = 0;           // in WELCOME
   std::string label;         // for the log: `"name" (pid 1, uid 2)`
   ClientId client;
   std::optional<Regions> regions;
@@ -38,13 +40,15 @@ struct Connections::Connection {
 };
 
 Connections::Connections(uv_loop_t* loop, Listener& listener, const Offer& offer, Exchange& exchange,
-                         uint32_t max_clients, const std::map<uint32_t, uint32_t>& weights)
+                         const StepTrace& trace, uint32_t max_clients, const std::map<uint32_t, uint32_t>& weights)
     : loop_(loop),
       listener_(listener),
       offer_(offer),
       exchange_(exchange),
       max_connections_(max_clients + kExtraConnections),
-      weights_(weights) {
+      weights_(weights),
+      trace_report_("iokv-trace", [&trace] { return trace.bytes(); }),
+      sequences_report_("iokv-sequences", [this] { return sequences(); }) {
   IOKV_ASSERT(uv_poll_init(loop_, &listener_watch_, listener_.descriptor()) == 0);
   listener_watch_.data = this;
   uv_poll_start(&listener_watch_, UV_READABLE, [](uv_poll_t* watch, int, int) {
@@ -156,7 +160,7 @@ void Connections::set_ready() {
 
 void Connections::welcome(Connection& connection) {
   wire::Welcome message = offer_.welcome(connection.version);
-  message.client_id = next_client_id_++;
+  message.client_id = connection.id = next_client_id_++;
   if (connection.stage == Connection::Stage::observing) {
     if (connection.peer->send_message(bytes_of(message)) != Peer::Sent::sent) hang_up(connection);
     return;
@@ -197,11 +201,43 @@ void Connections::fetch(Connection& connection, std::span<const std::byte> packe
     return break_off(connection, IOKV_EPROTOCOL, "a FETCH before WELCOME");
   }
   int descriptor = -1;
-  const wire::Blob answer = offer_.answer(request->kind, descriptor);
+  const wire::Blob message = answer(request->kind, descriptor);
   const std::span<const int> attached(&descriptor, descriptor >= 0 ? 1 : 0);
-  if (connection.peer->send_message(bytes_of(answer), attached) != Peer::Sent::sent) {
+  if (connection.peer->send_message(bytes_of(message), attached) != Peer::Sent::sent) {
     break_off(connection, IOKV_EPROTOCOL, "answers to FETCH are not being read");
   }
+}
+
+wire::Blob Connections::answer(wire::BlobKind kind, int& descriptor) {
+  const bool trace = kind == wire::BlobKind::trace;
+  if (!trace && kind != wire::BlobKind::sequences) return offer_.answer(kind, descriptor);
+  auto report = (trace ? trace_report_ : sequences_report_).get(monotonic_ns());
+  if (!report) {
+    spdlog::warn("{}", report.failure().message);
+    return make_blob(kind, IOKV_ENOMEM, 0);
+  }
+  descriptor = (*report)->descriptor();
+  return make_blob(kind, 0, (*report)->bytes());
+}
+
+// What the conductor knows of sequences, and who their clients are.
+std::vector<std::byte> Connections::sequences() const {
+  std::vector<wire::SequenceRow> rows = exchange_.conductor().rows();
+  std::map<uint32_t, const Connection*> by_slot;
+  for (const auto& connection : connections_) {
+    if (connection->stage == Connection::Stage::serving) by_slot[connection->client.slot] = connection.get();
+  }
+  for (wire::SequenceRow& row : rows) {
+    const Connection& connection = *by_slot.at(row.client_slot);
+    row.client_id = connection.id;
+    row.pid = connection.peer->pid();
+    put_text(row.client_name, name_of(connection.hello));
+  }
+  const wire::SequencesHeader header{sizeof header, sizeof(wire::SequenceRow), static_cast<uint32_t>(rows.size()), 0};
+  std::vector<std::byte> bytes(sizeof header + rows.size() * sizeof(wire::SequenceRow));
+  std::memcpy(bytes.data(), &header, sizeof header);
+  if (!rows.empty()) std::memcpy(bytes.data() + sizeof header, rows.data(), bytes.size() - sizeof header);
+  return bytes;
 }
 
 // ---- leaving --------------------------------------------------------------------------------------------------------
@@ -266,6 +302,13 @@ void Connections::close_all(int32_t code, const std::string& reason) {
   for (auto& connection : connections_) {
     if (connection->stage != Connection::Stage::closing) break_off(*connection, code, reason);
   }
+}
+
+std::string Connections::label_of(ClientId client) const {
+  for (const auto& connection : connections_) {
+    if (connection->stage == Connection::Stage::serving && connection->client == client) return connection->label;
+  }
+  return "that has left";
 }
 
 Connections::Connection* Connections::find(ClientId client) {

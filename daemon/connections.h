@@ -21,9 +21,11 @@
 
 #include "daemon/base/result.h"
 #include "daemon/offer.h"
+#include "daemon/session/blob.h"
 #include "daemon/session/listener.h"
 #include "daemon/session/peer.h"
 #include "daemon/session/regions.h"
+#include "daemon/step_trace.h"
 
 namespace iokv {
 
@@ -33,8 +35,8 @@ class Connections {
  public:
   // All of them outlive this object. The loop is run by the caller. Weights are by the uid of a client's process, and 1
   // for others.
-  Connections(uv_loop_t* loop, Listener& listener, const Offer& offer, Exchange& exchange, uint32_t max_clients,
-              const std::map<uint32_t, uint32_t>& weights);
+  Connections(uv_loop_t* loop, Listener& listener, const Offer& offer, Exchange& exchange, const StepTrace& trace,
+              uint32_t max_clients, const std::map<uint32_t, uint32_t>& weights);
   ~Connections();  // after close_all, and once the loop has run out of handles
 
   // While the model loads, clients that said HELLO are told how far; then they are welcomed.
@@ -47,6 +49,9 @@ class Connections {
 
   // No more clients; everyone is told `reason` and hung up. Handles close as the loop runs on.
   void close_all(int32_t code, const std::string& reason);
+
+  // For the log: `"name" (pid 1, uid 2)`.
+  std::string label_of(ClientId client) const;
 
   uint64_t doorbells_sent() const { return doorbells_sent_; }
   uint64_t doorbells_received() const { return doorbells_received_; }
@@ -65,6 +70,8 @@ class Connections {
   void welcome(Connection& connection);
   Status serve(Connection& connection, wire::Welcome& message);
   void fetch(Connection& connection, std::span<const std::byte> packet);
+  wire::Blob answer(wire::BlobKind kind, int& descriptor);
+  std::vector<std::byte> sequences() const;
   void refuse(Connection& connection, int32_t code, const std::string& reason);
   void break_off(Connection& connection, int32_t code, const std::string& reason);
   void hang_up(Connection& connection);
@@ -77,6 +84,7 @@ class Connections {
   Exchange& exchange_;
   const uint32_t max_connections_;
   const std::map<uint32_t, uint32_t>& weights_;
+  Report trace_report_, sequences_report_;
   uv_poll_t listener_watch_{};
   bool accepting_ = true;
   bool ready_ = false;

@@ -31,6 +31,7 @@ class ExchangePorts {
   // See Effects.
   virtual void issue(Plan* plan) = 0;
   virtual void discarded(uint32_t block, BlockForm form) = 0;
+  virtual void audit_failed(const AuditFinding&) {}
 };
 
 class Exchange final : private Effects {
@@ -77,6 +78,7 @@ class Exchange final : private Effects {
   void end_client(ClientId client, int32_t code, const std::string& reason) override;
   void issue(Plan* plan) override { ports_.issue(plan); }
   void discarded(uint32_t block, BlockForm form) override { ports_.discarded(block, form); }
+  void audit_failed(const AuditFinding& finding) override { ports_.audit_failed(finding); }
 
   Served* find(ClientId client);
   bool take(uint64_t now_ns, ClientId client, Session& session);

@@ -88,6 +88,7 @@ Result<DevicePlan> plan_device(const Config& config, const ModelSpec& spec, cons
   auto staging = choose_staging(spec, device.compute, choice);
   if (!staging) return std::move(staging.failure()).within("--staging-bytes");
   plan.pipeline.staging = *staging;
+  plan.pipeline.trace = config.trace_steps > 0;
   plan.pipeline.host = plan.pipeline.device = {memory.base(), memory.layer_stride_bytes(), memory.unit_bytes()};
   IOKV_TRY_ASSIGN(plan.resident_units, resident_units(config, spec, device, memory));
   plan.profile = {config.profile, config.state_directory, {}};
@@ -144,6 +145,7 @@ Status serve(const Config& config) {
 
   ServiceOptions options;
   options.spin_ns = config.spin_us * 1000;
+  options.trace_steps = config.trace_steps;
   options.client_weights = config.client_weights;
   options.conductor.vocabulary = spec.vocab;
   options.conductor.max_context = max_context;
@@ -156,6 +158,8 @@ Status serve(const Config& config) {
   options.conductor.refit = config.refit;
   options.conductor.step_model.shape = cache_shape_of(spec, static_cast<uint32_t>(size_of(compute)));
   options.conductor.step_model.prefill_delay = config.prefill_delay_percent / 100.0;
+  options.conductor.audit.share = config.audit;
+  options.conductor.audit.tolerance = backend->info().batch_invariant ? 0 : audit_tolerance(compute);
   options.conductor.batch.max_rows = kMaxRows;
   options.conductor.batch.max_draws = kMaxDraws;
 

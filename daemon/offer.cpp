@@ -105,6 +105,8 @@ wire::Blob Offer::answer(wire::BlobKind kind, int& descriptor) const {
     case wire::BlobKind::vocabulary: return reply(vocabulary_.descriptor(), vocabulary_.bytes());
     case wire::BlobKind::tokenizer: return reply(tokenizer_.descriptor(), tokenizer_.bytes());
     case wire::BlobKind::chat_template: return reply(chat_template_.descriptor(), chat_template_.bytes());
+    case wire::BlobKind::trace:
+    case wire::BlobKind::sequences: break;  // reports, not offers: connections.h
   }
   descriptor = -1;
   return make_blob(kind, IOKV_EUNSUPPORTED, 0);

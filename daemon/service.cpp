@@ -36,7 +36,8 @@ Service::Service(const ServiceOptions& options, Listener listener, Offer offer, 
       listener_(std::move(listener)),
       offer_(std::move(offer)),
       memory_(memory),
-      exchange_(options.conductor, offer_.session_limits(), blocks, *this) {}
+      exchange_(options.conductor, offer_.session_limits(), blocks, *this),
+      trace_(options.trace_steps) {}
 
 Status Service::start(DeviceThread::Load load) {
   auto require = [](int status, const char* what) -> Status {
@@ -53,8 +54,8 @@ Status Service::start(DeviceThread::Load load) {
       static_cast<Service*>(signal->data)->request_shutdown();
     }, number), "signals"));
   }
-  connections_ = std::make_unique<Connections>(&loop_, listener_, offer_, exchange_, options_.conductor.max_clients,
-                                               options_.client_weights);
+  connections_ = std::make_unique<Connections>(&loop_, listener_, offer_, exchange_, trace_,
+                                               options_.conductor.max_clients, options_.client_weights);
   device_ = std::make_unique<DeviceThread>(std::move(load), [this] { uv_async_send(&device_watch_); });
   return {};
 }
@@ -117,6 +118,7 @@ void Service::take_from_device() {
   while (Plan* plan = device_->retired()) {
     plans_out_--;
     if (!plan->failure.empty()) spdlog::error("a step failed: {}", plan->failure);
+    trace_.keep(*plan);
     exchange_.retire(monotonic_ns(), plan);
   }
   if (loaded_ || !load_failure_.empty()) return;
@@ -160,6 +162,12 @@ void Service::report_drift() {
   const Drift& drift = *exchange_.conductor().drift();
   spdlog::info("steps take another time than predicted: planning now with a link that takes {:.2f} and a device that takes "
                "{:.2f} times as long as measured at the start", drift.link_factor(), drift.device_factor());
+}
+
+void Service::audit_failed(const AuditFinding& finding) {
+  spdlog::error("audit: step {}: sequence {} of client {}: the logits behind position {} are not what its tokens give: they "
+                "differ by {:.2g} of the largest", finding.plan, finding.sequence, connections_->label_of(finding.client),
+                finding.position, finding.difference);
 }
 
 // The conductor's counters, and those that only this thread knows.

@@ -23,12 +23,14 @@
 #include "daemon/pool/host_pool.h"
 #include "daemon/runtime/device_thread.h"
 #include "daemon/session/listener.h"
+#include "daemon/step_trace.h"
 
 namespace iokv {
 
 struct ServiceOptions {
   ConductorConfig conductor;
   uint64_t spin_ns = 20'000;
+  uint32_t trace_steps = 0;  // that are kept for iokv trace
   std::map<uint32_t, uint32_t> client_weights;  // by uid; others: 1
 };
 
@@ -58,6 +60,7 @@ class Service final : private ExchangePorts {
   }
   void issue(Plan* plan) override;
   void discarded(uint32_t block, BlockForm form) override;
+  void audit_failed(const AuditFinding& finding) override;
 
   const ServiceOptions options_;
   Listener listener_;
@@ -68,6 +71,7 @@ class Service final : private ExchangePorts {
   uv_signal_t terminate_{}, interrupt_{};
   uv_timer_t timer_{};
   Exchange exchange_;
+  StepTrace trace_;
   std::unique_ptr<Connections> connections_;
   std::unique_ptr<DeviceThread> device_;
 

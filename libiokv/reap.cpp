@@ -55,6 +55,7 @@ iokv_completion completion_of(const wire::Completion& entry) {
   completion.length = entry.length;
   completion.view[0] = entry.result_position;
   completion.view[1] = entry.result_bytes;
+  completion.times = entry.times;
   return completion;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `iokv`, the administrator's command line. Exit status: 0, 1 when there is no answer (no daemon, no such hardware, no
-// sound profile), CLI11's code for wrong usage.
+// sound profile, or what was verified is not sound), CLI11's code for wrong usage.
 #include <cstdint>
 #include <cstdio>
 #include <ctime>
@@ -13,10 +13,13 @@
 
 #include "daemon/model/model_files.h"
 #include "daemon/model/shapes.h"
+#include "tools/explain.h"
 #include "tools/observer.h"
 #include "tools/plan.h"
 #include "tools/profile.h"
 #include "tools/status.h"
+#include "tools/trace.h"
+#include "tools/verify.h"
 
 namespace {
 
@@ -42,6 +45,39 @@ int status(const std::string& socket_path, bool json) {
   return print(json ? iokv::status_json(*snapshot) : iokv::status_text(*snapshot, monotonic_ns()));
 }
 
+int write_file(const std::string& path, const std::string& text) {
+  std::ofstream file(path);
+  file << text;
+  file.close();
+  return file ? 0 : fail(path + ": cannot be written");
+}
+
+int trace(const std::string& socket_path, const std::string& output) {
+  iokv::Result<iokv::ObservedBlob> blob = iokv::read_blob(socket_path, iokv::wire::BlobKind::trace);
+  if (!blob) return fail(blob.failure().message);
+  iokv::Result<std::string> text = iokv::chrome_trace(blob->bytes);
+  if (!text) return fail(text.failure().message);
+  return output.empty() ? print(*text) : write_file(output, *text);
+}
+
+int explain(const std::string& socket_path, const iokv::SequenceQuestion& question, bool json) {
+  iokv::Result<iokv::ObservedBlob> blob = iokv::read_blob(socket_path, iokv::wire::BlobKind::sequences);
+  if (!blob) return fail(blob.failure().message);
+  auto open = iokv::read_sequences(blob->bytes);
+  if (!open) return fail(open.failure().message);
+  const auto found = iokv::matching(*open, question);
+  if (question.id && found.empty()) return fail("no client has such a sequence open (iokv explain lists them)");
+  if (json) return print(iokv::sequences_json(found));
+  return print(question.id ? iokv::sequence_steps(found) : iokv::sequence_list(found));
+}
+
+int verify(const iokv::VerifyQuestion& question) {
+  iokv::Result<iokv::VerifyAnswer> answer = iokv::verify(question);
+  if (!answer) return fail(answer.failure().message);
+  const int printed = print(iokv::verify_text(*answer));
+  return answer->sound() ? printed : 1;
+}
+
 // A model's shape by its name, or of the files of a path.
 iokv::Result<iokv::ModelSpec> model_of(const std::string& name_or_path) {
   if (name_or_path.find('/') == std::string::npos && !std::filesystem::exists(name_or_path)) {
@@ -62,10 +98,8 @@ int plan(iokv::PlanQuestion question, const std::string& hardware, const std::st
   iokv::Result<iokv::PlanAnswer> answer = iokv::plan(question);
   if (!answer) return fail(answer.failure().message);
   if (!svg_path.empty()) {
-    std::ofstream file(svg_path);
-    file << iokv::plan_svg(question, iokv::plan_curve(question));
-    file.close();
-    if (!file) return fail(svg_path + ": cannot be written");
+    const int written = write_file(svg_path, iokv::plan_svg(question, iokv::plan_curve(question)));
+    if (written != 0) return written;
   }
   return print(json ? iokv::plan_json(question, *answer) : iokv::plan_text(question, *answer));
 }
@@ -97,10 +131,39 @@ int main(int argc, char** argv) {
   application.require_subcommand(1);
   std::string socket_path;
   bool json = false;
+  auto add_socket = [&socket_path](CLI::App* command) {
+    command->add_option("--socket", socket_path,
+                        "default: $IOKV_SOCKET, else $XDG_RUNTIME_DIR/iokv.sock, else /run/iokv/iokv.sock");
+  };
   CLI::App* status_command = application.add_subcommand("status", "print the daemon's counters");
-  status_command->add_option("--socket", socket_path,
-                             "default: $IOKV_SOCKET, else $XDG_RUNTIME_DIR/iokv.sock, else /run/iokv/iokv.sock");
+  add_socket(status_command);
   status_command->add_flag("--json", json, "as one JSON object, counters by name");
+
+  std::string trace_path;
+  CLI::App* trace_command = application.add_subcommand(
+      "trace", "write what the daemon's last steps did, and when, as a trace for Perfetto (ui.perfetto.dev) or Chrome");
+  add_socket(trace_command);
+  trace_command->add_option("--output", trace_path, "to this file instead of standard output");
+
+  iokv::SequenceQuestion sequence;
+  CLI::App* explain_command = application.add_subcommand(
+      "explain", "print what bound the last steps of a sequence, or without one which are open");
+  explain_command->add_option("sequence", sequence.id, "its id, as the client knows it");
+  explain_command->add_option("--pid", sequence.pid, "of this process only");
+  add_socket(explain_command);
+  explain_command->add_flag("--json", json, "as a JSON array");
+
+  iokv::VerifyQuestion check;
+  CLI::App* verify_command = application.add_subcommand(
+      "verify", "decode sequences of random tokens, read the same tokens in one go, and compare the logits");
+  add_socket(verify_command);
+  verify_command->add_option("--sequences", check.sequences, "side by side (4)")->check(CLI::Range(1, 1024));
+  verify_command->add_option("--prompt", check.prompt, "tokens of each (200)")->check(CLI::Range(1, 1'000'000));
+  verify_command->add_option("--generate", check.generate, "tokens of each (64)")->check(CLI::Range(1, 1'000'000));
+  verify_command->add_option("--seed", check.seed, "of the tokens (1)");
+  verify_command->add_option("--tolerance", check.tolerance,
+                             "how far logits may differ, relative to the largest; 0: in no bit (0)")
+      ->check(CLI::Range(0.0, 1.0));
 
   iokv::PlanQuestion question;
   std::string hardware, model, weights = "device", svg_path;
@@ -126,6 +189,12 @@ int main(int argc, char** argv) {
   profile_command->add_flag("--json", json, "as a JSON array, with the samples");
   CLI11_PARSE(application, argc, argv);
   if (status_command->parsed()) return status(socket_path, json);
+  if (verify_command->parsed()) {
+    check.socket_path = socket_path;
+    return verify(check);
+  }
+  if (explain_command->parsed()) return explain(socket_path, sequence, json);
+  if (trace_command->parsed()) return trace(socket_path, trace_path);
   if (profile_command->parsed()) return profile(profile_path, state_directory, json);
   question.weights_on_host = weights == "host";
   return plan(question, hardware, model, json, svg_path);

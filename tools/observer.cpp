@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// HELLO{observer} -> WELCOME, FETCH{counters} -> BLOB with one sealed memfd, which is mapped and copied. The daemon is
+// HELLO{observer} -> WELCOME, FETCH{kind} -> BLOB with one sealed memfd, which is mapped and copied. The daemon is
 // trusted no further than a message's length: sizes are checked before anything is read.
 #include "tools/observer.h"
 
@@ -157,9 +157,19 @@ wire::MessageHeader header_of(wire::MessageType type) {
   return {.magic = wire::kMagic, .type = type, .bytes = sizeof(Message)};
 }
 
-Status copy_counters(const Packet& packet, CounterSnapshot& snapshot) {
+constexpr uint64_t kMostBlobBytes = uint64_t{1} << 30;  // 1,024 steps of a trace are 320 MiB at the most
+
+Result<wire::Blob> check_blob(const Packet& packet) {
   IOKV_TRY_ASSIGN(const wire::Blob blob, parse<wire::Blob>(packet));
-  if (blob.result != 0) return error(fmt::format("the daemon gives no counters (code {})", blob.result), blob.result);
+  if (blob.result == IOKV_EUNSUPPORTED) {
+    return error("this daemon cannot say that: it is older than this iokv", IOKV_EUNSUPPORTED);
+  }
+  if (blob.result != 0) return error(fmt::format("the daemon does not answer (code {})", blob.result), blob.result);
+  return blob;
+}
+
+Status copy_counters(const Packet& packet, CounterSnapshot& snapshot) {
+  IOKV_TRY(check_blob(packet));
   struct stat status {};
   if (packet.descriptor.get() < 0 || ::fstat(packet.descriptor.get(), &status) != 0 ||
       status.st_size < off_t{wire::kCounterBytes}) {
@@ -176,29 +186,47 @@ Status copy_counters(const Packet& packet, CounterSnapshot& snapshot) {
   return {};
 }
 
-Result<CounterSnapshot> observe(const Descriptor& socket) {
+Result<std::vector<std::byte>> copy_blob(const Packet& packet) {
+  IOKV_TRY_ASSIGN(const wire::Blob blob, check_blob(packet));
+  if (blob.bytes == 0) return std::vector<std::byte>();
+  struct stat status {};
+  if (packet.descriptor.get() < 0 || ::fstat(packet.descriptor.get(), &status) != 0 || blob.bytes > kMostBlobBytes ||
+      status.st_size < static_cast<off_t>(blob.bytes)) {
+    return error("the daemon's answer is shorter than it says", IOKV_EPROTOCOL);
+  }
+  void* memory = ::mmap(nullptr, blob.bytes, PROT_READ, MAP_SHARED, packet.descriptor.get(), 0);
+  if (memory == MAP_FAILED) return error(fmt::format("mapping the answer: {}", std::strerror(errno)), IOKV_ENOMEM);
+  const auto* bytes = static_cast<const std::byte*>(memory);
+  std::vector<std::byte> copy(bytes, bytes + blob.bytes);
+  ::munmap(memory, blob.bytes);
+  return copy;
+}
+
+// The packet with the BLOB.
+Result<Packet> fetch(const Descriptor& socket, wire::BlobKind kind) {
   wire::Hello hello{};
   hello.header = header_of<wire::Hello>(wire::MessageType::hello);
   hello.version_min = wire::kVersionMin;
   hello.version_max = wire::kVersionMax;
   hello.flags = wire::kHelloObserver;
-  std::strcpy(hello.name, "iokv status");
+  std::strcpy(hello.name, "iokv");
   IOKV_TRY(send(socket, hello));
   IOKV_TRY(await(socket, wire::MessageType::welcome));
 
   wire::Fetch fetch{};
   fetch.header = header_of<wire::Fetch>(wire::MessageType::fetch);
-  fetch.kind = wire::BlobKind::counters;
+  fetch.kind = kind;
   IOKV_TRY(send(socket, fetch));
-  IOKV_TRY_ASSIGN(const Packet packet, await(socket, wire::MessageType::blob));
-  CounterSnapshot snapshot;
-  IOKV_TRY(copy_counters(packet, snapshot));
-  return snapshot;
+  return await(socket, wire::MessageType::blob);
 }
 
-}  // namespace
+struct Fetched {
+  std::string socket_path;
+  Packet packet;
+};
 
-Result<CounterSnapshot> read_counters(const std::string& socket_path) {
+// From the first daemon that is there.
+Result<Fetched> fetch_from(const std::string& socket_path, wire::BlobKind kind) {
   Error last = error("no socket path to try", IOKV_ENODAEMON);
   for (const std::string& path : candidate_paths(socket_path)) {
     Result<Descriptor> socket = connect_to(path);
@@ -207,12 +235,30 @@ Result<CounterSnapshot> read_counters(const std::string& socket_path) {
       if (last.code == IOKV_ENODAEMON) continue;
       return last;
     }
-    Result<CounterSnapshot> snapshot = observe(*socket);
-    if (!snapshot) return std::move(snapshot.failure()).within(path);
-    snapshot->socket_path = path;
-    return snapshot;
+    Result<Packet> packet = fetch(*socket, kind);
+    if (!packet) return std::move(packet.failure()).within(path);
+    return Fetched{path, *std::move(packet)};
   }
   return last;
+}
+
+}  // namespace
+
+Result<CounterSnapshot> read_counters(const std::string& socket_path) {
+  IOKV_TRY_ASSIGN(const Fetched fetched, fetch_from(socket_path, wire::BlobKind::counters));
+  CounterSnapshot snapshot;
+  snapshot.socket_path = fetched.socket_path;
+  if (Status copied = copy_counters(fetched.packet, snapshot); !copied) {
+    return std::move(copied.failure()).within(fetched.socket_path);
+  }
+  return snapshot;
+}
+
+Result<ObservedBlob> read_blob(const std::string& socket_path, wire::BlobKind kind) {
+  IOKV_TRY_ASSIGN(const Fetched fetched, fetch_from(socket_path, kind));
+  auto bytes = copy_blob(fetched.packet);
+  if (!bytes) return std::move(bytes.failure()).within(fetched.socket_path);
+  return ObservedBlob{fetched.socket_path, *std::move(bytes)};
 }
 
 }  // namespace iokv

@@ -62,7 +62,10 @@ namespace iokv::wire {
   X(device_ratio_ppm, "1e-6", "the same of the device")                                                       \
   X(device_units, "1", "allocation units for copies of blocks on the device")                                 \
   X(device_units_free, "1", "of these, free")                                                                 \
-  X(copies_dropped, "1", "copies of blocks on the device that idle sequences have given up")
+  X(copies_dropped, "1", "copies of blocks on the device that idle sequences have given up")                  \
+  X(audit_steps, "1", "batches of which a row's logits were computed again, from its tokens alone, and compared") \
+  X(audit_mismatches, "1", "of these, those whose logits differed")                                           \
+  X(audit_skipped, "1", "batches to be audited that could not be: another audit ran, or there was no room")
 
 enum class Counter : uint32_t {
 #define IOKV_COUNTER_NAME(name, unit, meaning) name,

@@ -73,7 +73,7 @@ struct Farewell {
   char message[500];  // NUL-terminated
 };
 
-enum class BlobKind : uint32_t { counters = 1, vocabulary = 2, tokenizer = 3, chat_template = 4 };
+enum class BlobKind : uint32_t { counters = 1, vocabulary = 2, tokenizer = 3, chat_template = 4, trace = 5, sequences = 6 };
 
 struct Fetch {
   MessageHeader header;
@@ -83,7 +83,8 @@ struct Fetch {
 
 // The answer to FETCH, in order. With result 0 and bytes > 0 it carries one descriptor: a sealed memfd, to be mapped
 // read-only. counters: wire/counters.h. vocabulary: u32 count, u32 reserved, u64 offset[count + 1] from the start of the
-// blob, bytes. The others are the file's bytes.
+// blob, bytes. tokenizer, chat_template: the file's bytes. trace: wire/trace.h, sequences: wire/sequences.h, both
+// as of about the moment of asking.
 struct Blob {
   MessageHeader header;
   BlobKind kind;

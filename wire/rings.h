@@ -82,7 +82,7 @@ struct Completion {
   uint32_t length;
   uint32_t result_position;  // LOGITS: position in the result FIFO
   uint32_t result_bytes;     // LOGITS: bytes of it; count = result_bytes / 4, f32
-  uint64_t reserved;
+  uint64_t times;            // wire/times.h, of the step that it comes from; 0: of none
 };
 
 // Offsets of `up`. Entries follow at kUpEntries, then the arena, page-aligned.
@@ -151,7 +151,7 @@ static_assert(sizeof(StepPayload) == 32 && offsetof(StepPayload, seed) == 24 && 
 static_assert(sizeof(Completion) == kEntryBytes && alignof(Completion) == 8);
 static_assert(offsetof(Completion, result) == 24 && offsetof(Completion, token) == 32);
 static_assert(offsetof(Completion, length) == 44 && offsetof(Completion, result_position) == 48);
-static_assert(offsetof(Completion, reserved) == 56);
+static_assert(offsetof(Completion, times) == 56);
 static_assert(sizeof(Geometry) == 16 && sizeof(Geometry) <= kIndexLineBytes);
 
 }  // namespace iokv::wire

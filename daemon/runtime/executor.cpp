@@ -47,6 +47,7 @@ Status Executor::compute(Plan& plan, const Pipeline::Next& next) {
   model_->logits(logits_rows_, static_cast<float*>(logits_->data()));
   IOKV_TRY(draw(plan));
   IOKV_TRY(pipeline_->settle(plan.measured));
+  pipeline_->trace(plan);
   StepMeasure& measured = plan.measured;
   measured.step_ns = measured.ended_ns - std::max(measured.started_ns, ended_ns_);
   ended_ns_ = measured.ended_ns;
@@ -88,7 +89,7 @@ Status Executor::draw(Plan& plan) {
     plan.draws[i].logprob = drawn_logprobs_[i];
   }
   for (const PlanSpan& span : plan.spans) {
-    if (span.draws == 0) continue;
+    if (span.draws == 0 || span.slot == kNoSlot) continue;
     if (span.slot >= latest_draw_.size()) latest_draw_.resize(span.slot + 1);
     latest_draw_[span.slot] = plan.draws[span.first_draw + span.draws - 1].token;
   }

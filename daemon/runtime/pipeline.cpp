@@ -58,17 +58,12 @@ Status Pipeline::settle(StepMeasure& measure) {
 
 // Of operations in their queues' order. The device is busy for the union of dense and recompute.
 void Pipeline::measure_times(const Flight& flight, StepMeasure& measure) {
-  std::array<uint64_t, kQueues> latest{};
-  for (const IssuedOp& op : flight.issued) {
-    uint64_t& value = latest[static_cast<size_t>(op.end.queue)];
-    value = std::max(value, op.end.value);
-  }
+  const std::array<uint64_t, kQueues> latest = latest_tickets(flight);
   uint64_t first_ns = UINT64_MAX, last_dense_ns = 0;
   device_times_.clear();
   for (const IssuedOp& op : flight.issued) {
+    if (!is_timed(op, latest)) continue;
     const auto queue = static_cast<size_t>(op.end.queue);
-    // The backend keeps the latest times only.
-    if (op.begin.value + Backend::kTimedTickets / 2 < latest[queue]) continue;
     const uint64_t begin_ns = backend_.reached_ns(op.begin), end_ns = backend_.reached_ns(op.end);
     measure.busy_ns[queue] += end_ns - begin_ns;
     first_ns = std::min(first_ns, begin_ns);
@@ -87,6 +82,46 @@ void Pipeline::measure_times(const Flight& flight, StepMeasure& measure) {
   for (auto [begin_ns, end_ns] : device_times_) {
     measure.device_busy_ns += end_ns - std::min(end_ns, std::max(begin_ns, until_ns));
     until_ns = std::max(until_ns, end_ns);
+  }
+}
+
+std::array<uint64_t, kQueues> Pipeline::latest_tickets(const Flight& flight) const {
+  std::array<uint64_t, kQueues> latest{};
+  for (const IssuedOp& op : flight.issued) {
+    uint64_t& value = latest[static_cast<size_t>(op.end.queue)];
+    value = std::max(value, op.end.value);
+  }
+  return latest;
+}
+
+// The backend keeps the latest times only; the link may have been issued further ahead than this Plan.
+bool Pipeline::is_timed(const IssuedOp& op, const std::array<uint64_t, kQueues>& latest) const {
+  return op.begin.value + Backend::kTimedTickets / 2 >= latest[static_cast<size_t>(op.end.queue)];
+}
+
+void Pipeline::trace(Plan& plan) {
+  if (!options_.trace) return;
+  Flight& flight = flights_[running_];
+  const std::array<uint64_t, kQueues> latest = latest_tickets(flight);
+  auto tokens_of = [&](const PlanOp& op) {
+    if (op.kind == OpKind::project || op.kind == OpKind::finish) return static_cast<uint32_t>(plan.tokens.size());
+    uint32_t tokens = op.tokens;
+    for (uint32_t i = op.first; i < op.first + op.count; ++i) {
+      if (op.kind == OpKind::store || op.kind == OpKind::append) tokens += plan.stores[i].rows;
+      if (op.kind == OpKind::attend) tokens += plan.attends[i].pieces * kBlockTokens;
+    }
+    return tokens;
+  };
+  const size_t ops = plan.ops.size();
+  for (size_t i = 0; i < flight.issued.size(); ++i) {
+    const IssuedOp& issued = flight.issued[i];
+    if (plan.times.size() == kMostTimedOps || !is_timed(issued, latest)) {
+      plan.times_left_out++;
+      continue;
+    }
+    const PlanOp& op = plan.ops[i % ops];
+    plan.times.push_back({backend_.reached_ns(issued.begin), backend_.reached_ns(issued.end), issued.bytes, tokens_of(op),
+                          op.round, static_cast<uint16_t>(i / ops), op.kind, op.queue});
   }
 }
 
@@ -171,6 +206,7 @@ void Pipeline::issue(Flight& flight, uint32_t layer, uint32_t index) {
   const PlanOp& op = flight.plan->ops[index];
   wait_for(flight, layer, op);
   IssuedOp& issued = flight.at(layer, index);
+  const uint64_t bytes_before = flight.h2d_bytes + flight.d2h_bytes;
   issued.begin = backend_.record(op.queue);
   switch (op.kind) {
     case OpKind::project: model_.project(layer, rotations_); break;
@@ -183,6 +219,7 @@ void Pipeline::issue(Flight& flight, uint32_t layer, uint32_t index) {
     case OpKind::finish: model_.finish(layer); break;
   }
   issued.end = backend_.record(op.queue);
+  issued.bytes = flight.h2d_bytes + flight.d2h_bytes - bytes_before;
   release(flight, layer, index);
 }
 

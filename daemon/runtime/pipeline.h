@@ -46,11 +46,13 @@ struct PipelineOptions {
   PoolView host;                  // pinned
   PoolView device;                // of resident blocks; the host's, when the device reads it in place
   bool poison = kPoisonStaging;   // slots are filled with NaNs whenever they become free
+  bool trace = false;             // Plans get the times of their operations
 };
 
 // An operation that was issued, by its place: what a trace shows.
 struct IssuedOp {
   Ticket begin, end;
+  uint64_t bytes = 0;  // over the link
 };
 
 class Pipeline {
@@ -70,6 +72,9 @@ class Pipeline {
   // Waits until the write-backs of the latest Plan are done, and counts what its operations took; the Plan's dense work
   // has been waited for, and measure.ended_ns is there.
   Status settle(StepMeasure& measure);
+
+  // After settle, where options.trace asks for it: when the operations of this Plan, the latest that ran, ran.
+  void trace(Plan& plan);
 
   // After a device error: what was fetched for Plans to come is forgotten.
   void abandon();
@@ -105,6 +110,8 @@ class Pipeline {
   Pipeline(Backend& backend, Model& model, const PipelineOptions& options);
   Status poison_ring();
   void measure_times(const Flight& flight, StepMeasure& measure);
+  bool is_timed(const IssuedOp& op, const std::array<uint64_t, kQueues>& latest) const;
+  std::array<uint64_t, kQueues> latest_tickets(const Flight& flight) const;
   void take_off(Flight& flight, const Plan& plan);
   void fetch_ahead(const Next& next);
   bool may_fetch(const Flight& flight, const PlanOp& op) const;

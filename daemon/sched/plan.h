@@ -31,6 +31,8 @@
 namespace iokv {
 
 inline constexpr uint32_t kNoBlock = UINT32_MAX;
+inline constexpr uint32_t kNoSlot = UINT32_MAX;
+inline constexpr uint32_t kNoDraw = UINT32_MAX;
 
 // Consecutive blocks of one sequence whose ids follow each other, each a block's units behind the one before it.
 struct BlockRun {
@@ -51,7 +53,7 @@ struct BlockRun {
 
 // Consecutive rows of the step that belong to one sequence: positions first_position, first_position + 1, ...
 struct PlanSpan {
-  uint32_t slot = 0;             // of the sequence, in the conductor's table
+  uint32_t slot = 0;             // of the sequence, in the conductor's table; kNoSlot: an audit's rows
   uint32_t generation = 0;       // of the slot
   uint32_t epoch = 0;            // of the sequence's current operation: draws of an older epoch are discarded
   uint32_t client_slot = 0;
@@ -158,6 +160,19 @@ struct StepMeasure {
   uint64_t step_ns = 0;                       // from its start, or the end of the Plan before it if that was later
 };
 
+// When one operation of one layer ran, on the device's clock.
+struct OpTime {
+  uint64_t begin_ns = 0, end_ns = 0;
+  uint64_t bytes = 0;            // over the link
+  uint32_t tokens = 0;           // of its parts or stores, in its pieces, or of the step
+  uint32_t round = 0;
+  uint16_t layer = 0;
+  OpKind kind = OpKind::project;
+  Queue queue = Queue::dense;
+};
+// That a Plan's times are kept of, at the most: 80 layers of 100 operations. 40 bytes each, 320 KiB a Plan.
+inline constexpr size_t kMostTimedOps = 8192;
+
 struct Plan {
   uint64_t id = 0;               // rising from 1
   std::vector<PlanSpan> spans;
@@ -166,6 +181,8 @@ struct Plan {
   std::vector<BlockRun> runs;    // of all spans
   std::vector<PlanDraw> draws;
   uint32_t clients = 0;          // distinct clients among the spans
+  uint32_t audited_draw = kNoDraw;  // whose logits are kept to be compared: daemon/audit.h ...
+  bool audited_only = false;        // ... and for nothing else
   uint64_t taken_ns = 0;         // when the newest entry that this Plan is the first to serve was taken; 0: none
 
   // The program: see plan_build.h.
@@ -181,13 +198,17 @@ struct Plan {
   // Results
   uint64_t started_ns = 0, ended_ns = 0;
   StepMeasure measured;
+  std::vector<OpTime> times;     // of its operations, layer by layer, where they are traced; at most kMostTimedOps
+  uint32_t times_left_out = 0;   // operations whose times are not there
   std::string failure;           // not empty: the device failed and no result is valid
 
   void clear() {
     spans.clear(), tokens.clear(), positions.clear(), runs.clear(), draws.clear();
     rounds.clear(), ops.clear(), parts.clear(), stores.clear(), attends.clear();
     clients = 0, taken_ns = started_ns = ended_ns = 0;
+    audited_draw = kNoDraw, audited_only = false;
     work = {}, predicted = {}, fit = 0, measured = {};
+    times.clear(), times_left_out = 0;
     failure.clear();
   }
 };

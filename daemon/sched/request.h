@@ -53,6 +53,7 @@ struct Outcome {
   float logprob = 0;
   uint32_t index = 0;
   uint32_t length = 0;
+  uint64_t times = 0;         // wire/times.h; 0: it comes from no step
   std::vector<float> logits;  // [vocab], or empty
 };
 

@@ -9,6 +9,7 @@
 //  4. parked is not empty only while the client has no room; nothing of the sequence is planned meanwhile.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <vector>
@@ -18,6 +19,8 @@
 #include "daemon/sched/request.h"
 
 namespace iokv {
+
+inline constexpr uint32_t kTimedSteps = 8;  // of a sequence, for `iokv explain`
 
 struct Sequence {
   bool open = false;
@@ -34,6 +37,9 @@ struct Sequence {
   uint32_t cached = 0;
   uint32_t plans_in_flight = 0;
   uint64_t last_plan = 0;         // id of the latest Plan with a span of this sequence
+  std::array<uint64_t, kTimedSteps> times{};  // of the last steps that retired, a ring: wire/times.h
+  uint32_t steps = 0;             // that have retired; the latest is times[(steps - 1) % kTimedSteps]
+  uint64_t ready_ns = 0;          // since when it could be computed
 
   std::deque<Request> operations;
   bool awaits_fork = false;       // the child of a fork that is still queued: its operations wait

@@ -3,11 +3,13 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
+#include "daemon/base/monotonic.h"
 #include "include/iokv/iokv.h"
 
 namespace iokv {
@@ -36,6 +38,15 @@ Result<SharedBlob> SharedBlob::create(const std::string& name, std::span<const s
   IOKV_TRY(seal_memfd(blob.memfd_, kSizeSeals | F_SEAL_WRITE | F_SEAL_SEAL));
   blob.bytes_ = bytes.size();
   return blob;
+}
+
+Result<const SharedBlob*> Report::get(uint64_t now_ns) {
+  if (now_ns >= next_ns_) {
+    IOKV_TRY_ASSIGN(latest_, SharedBlob::create(name_, make_()));
+    const uint64_t done_ns = monotonic_ns();
+    next_ns_ = done_ns + kPause * (done_ns - std::min(done_ns, now_ns));
+  }
+  return &latest_;
 }
 
 std::vector<std::byte> vocabulary_bytes(const std::vector<std::string>& tokens) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Read-only memory for FETCH: files that never change once made, and the page of counters, which the daemon goes on
-// writing. One copy for all clients; each gets the same descriptor. Made at start-up on the conductor's thread;
-// CountersPage::set and add may be called by any thread.
+// Read-only memory for FETCH: files that never change once made, reports made when asked for, and the page of counters,
+// which the daemon goes on writing. One copy for all clients; each gets the same descriptor. Used by the conductor's
+// thread, but CountersPage::set and add, which any thread may call.
 //
 // Invariants
 //  1. Nobody but this process's CountersPage can write any of it: WRITE or FUTURE_WRITE is sealed before a descriptor
@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -33,6 +34,26 @@ class SharedBlob {
  private:
   Descriptor memfd_;
   uint64_t bytes_ = 0;
+};
+
+// A blob that says how things stand when it is asked for. Making one takes time from everybody's steps, so however often
+// it is asked for, it is made anew only when kPause times as long has passed as the last one took to make.
+class Report {
+ public:
+  using Make = std::function<std::vector<std::byte>()>;
+  Report(std::string name, Make make) : name_(std::move(name)), make_(std::move(make)) {}
+
+  // Valid until the next call.
+  Result<const SharedBlob*> get(uint64_t now_ns);
+
+  // A twentieth of the time at the most.
+  static constexpr uint64_t kPause = 20;
+
+ private:
+  std::string name_;
+  Make make_;
+  SharedBlob latest_;
+  uint64_t next_ns_ = 0;
 };
 
 // The bytes of each token's text, laid out as wire/handshake.h says.

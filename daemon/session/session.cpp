@@ -131,6 +131,7 @@ void Session::post(const Outcome& outcome) {
   completion.logprob = outcome.logprob;
   completion.index = outcome.index;
   completion.length = outcome.length;
+  completion.times = outcome.times;
   if (!outcome.logits.empty()) {
     completion.result_position = write_logits(outcome.logits);
     completion.result_bytes = static_cast<uint32_t>(outcome.logits.size() * sizeof(float));

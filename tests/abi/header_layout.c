@@ -90,7 +90,15 @@ _Static_assert(offsetof(iokv_completion, logprob) == 36, "iokv_completion.logpro
 _Static_assert(offsetof(iokv_completion, index) == 40, "iokv_completion.index");
 _Static_assert(offsetof(iokv_completion, length) == 44, "iokv_completion.length");
 _Static_assert(offsetof(iokv_completion, view) == 48, "iokv_completion.view");
-_Static_assert(offsetof(iokv_completion, reserved) == 56, "iokv_completion.reserved");
+_Static_assert(offsetof(iokv_completion, times) == 56, "iokv_completion.times");
+
+_Static_assert(sizeof(iokv_times) == 40, "iokv_times");
+_Static_assert(offsetof(iokv_times, struct_size) == 0, "iokv_times.struct_size");
+_Static_assert(offsetof(iokv_times, reserved) == 4, "iokv_times.reserved");
+_Static_assert(offsetof(iokv_times, queued_ns) == 8, "iokv_times.queued_ns");
+_Static_assert(offsetof(iokv_times, link_ns) == 16, "iokv_times.link_ns");
+_Static_assert(offsetof(iokv_times, recompute_ns) == 24, "iokv_times.recompute_ns");
+_Static_assert(offsetof(iokv_times, dense_ns) == 32, "iokv_times.dense_ns");
 
 _Static_assert(sizeof(iokv_logits_view) == 24, "iokv_logits_view");
 _Static_assert(offsetof(iokv_logits_view, struct_size) == 0, "iokv_logits_view.struct_size");

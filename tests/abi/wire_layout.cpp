@@ -7,6 +7,9 @@
 #include "wire/counters.h"
 #include "wire/handshake.h"
 #include "wire/rings.h"
+#include "wire/sequences.h"
+#include "wire/times.h"
+#include "wire/trace.h"
 
 namespace iokv::wire {
 
@@ -48,7 +51,7 @@ static_assert(offsetof(Completion, index) == 40, "Completion.index");
 static_assert(offsetof(Completion, length) == 44, "Completion.length");
 static_assert(offsetof(Completion, result_position) == 48, "Completion.result_position");
 static_assert(offsetof(Completion, result_bytes) == 52, "Completion.result_bytes");
-static_assert(offsetof(Completion, reserved) == 56, "Completion.reserved");
+static_assert(offsetof(Completion, times) == 56, "Completion.times");
 
 static_assert(sizeof(Geometry) == 16, "Geometry");
 static_assert(offsetof(Geometry, submission_entries) == 0, "Geometry.submission_entries");
@@ -121,6 +124,68 @@ static_assert(offsetof(Blob, kind) == 8, "Blob.kind");
 static_assert(offsetof(Blob, result) == 12, "Blob.result");
 static_assert(offsetof(Blob, bytes) == 16, "Blob.bytes");
 
+static_assert(sizeof(TraceHeader) == 32, "TraceHeader");
+static_assert(offsetof(TraceHeader, header_bytes) == 0, "TraceHeader.header_bytes");
+static_assert(offsetof(TraceHeader, lanes) == 4, "TraceHeader.lanes");
+static_assert(offsetof(TraceHeader, kinds) == 8, "TraceHeader.kinds");
+static_assert(offsetof(TraceHeader, step_bytes) == 12, "TraceHeader.step_bytes");
+static_assert(offsetof(TraceHeader, op_bytes) == 16, "TraceHeader.op_bytes");
+static_assert(offsetof(TraceHeader, steps) == 20, "TraceHeader.steps");
+static_assert(offsetof(TraceHeader, ops) == 24, "TraceHeader.ops");
+
+static_assert(sizeof(TraceStep) == 88, "TraceStep");
+static_assert(offsetof(TraceStep, id) == 0, "TraceStep.id");
+static_assert(offsetof(TraceStep, started_ns) == 8, "TraceStep.started_ns");
+static_assert(offsetof(TraceStep, ended_ns) == 16, "TraceStep.ended_ns");
+static_assert(offsetof(TraceStep, step_ns) == 24, "TraceStep.step_ns");
+static_assert(offsetof(TraceStep, predicted_ns) == 32, "TraceStep.predicted_ns");
+static_assert(offsetof(TraceStep, lane_predicted_ns) == 40, "TraceStep.lane_predicted_ns");
+static_assert(offsetof(TraceStep, rows) == 72, "TraceStep.rows");
+static_assert(offsetof(TraceStep, sequences) == 76, "TraceStep.sequences");
+static_assert(offsetof(TraceStep, ops) == 80, "TraceStep.ops");
+static_assert(offsetof(TraceStep, ops_left_out) == 84, "TraceStep.ops_left_out");
+
+static_assert(sizeof(TraceOp) == 40, "TraceOp");
+static_assert(offsetof(TraceOp, begin_ns) == 0, "TraceOp.begin_ns");
+static_assert(offsetof(TraceOp, end_ns) == 8, "TraceOp.end_ns");
+static_assert(offsetof(TraceOp, bytes) == 16, "TraceOp.bytes");
+static_assert(offsetof(TraceOp, tokens) == 24, "TraceOp.tokens");
+static_assert(offsetof(TraceOp, round) == 28, "TraceOp.round");
+static_assert(offsetof(TraceOp, layer) == 32, "TraceOp.layer");
+static_assert(offsetof(TraceOp, lane) == 34, "TraceOp.lane");
+static_assert(offsetof(TraceOp, kind) == 35, "TraceOp.kind");
+static_assert(offsetof(TraceOp, reserved) == 36, "TraceOp.reserved");
+
+static_assert(sizeof(SequencesHeader) == 16, "SequencesHeader");
+static_assert(offsetof(SequencesHeader, header_bytes) == 0, "SequencesHeader.header_bytes");
+static_assert(offsetof(SequencesHeader, row_bytes) == 4, "SequencesHeader.row_bytes");
+static_assert(offsetof(SequencesHeader, sequences) == 8, "SequencesHeader.sequences");
+static_assert(offsetof(SequencesHeader, reserved) == 12, "SequencesHeader.reserved");
+
+static_assert(sizeof(SequenceRow) == 152, "SequenceRow");
+static_assert(offsetof(SequenceRow, client_id) == 0, "SequenceRow.client_id");
+static_assert(offsetof(SequenceRow, id) == 8, "SequenceRow.id");
+static_assert(offsetof(SequenceRow, client_slot) == 16, "SequenceRow.client_slot");
+static_assert(offsetof(SequenceRow, pid) == 20, "SequenceRow.pid");
+static_assert(offsetof(SequenceRow, client_name) == 24, "SequenceRow.client_name");
+static_assert(offsetof(SequenceRow, length) == 56, "SequenceRow.length");
+static_assert(offsetof(SequenceRow, cached) == 60, "SequenceRow.cached");
+static_assert(offsetof(SequenceRow, kv_blocks) == 64, "SequenceRow.kv_blocks");
+static_assert(offsetof(SequenceRow, x_blocks) == 68, "SequenceRow.x_blocks");
+static_assert(offsetof(SequenceRow, priority) == 72, "SequenceRow.priority");
+static_assert(offsetof(SequenceRow, state) == 76, "SequenceRow.state");
+static_assert(offsetof(SequenceRow, operations) == 80, "SequenceRow.operations");
+static_assert(offsetof(SequenceRow, steps) == 84, "SequenceRow.steps");
+static_assert(offsetof(SequenceRow, times) == 88, "SequenceRow.times");
+
+// Durations: by hand from the definition.
+static_assert(pack_duration(0) == 0 && pack_duration(2047) == 2047 && pack_duration(2048) == 2048);
+static_assert(pack_duration(4095) == 4095 && pack_duration(4096) == (2 << 11) && pack_duration(4098) == (2 << 11 | 1));
+static_assert(pack_duration(8191) == (3 << 11) && pack_duration(UINT64_MAX) == 0xffff);
+static_assert(unpack_duration(0xffff) == uint64_t{4095} << 30 && unpack_duration(5 << 11 | 7) == 2055 << 4);
+static_assert(pack_times({1, 2, 3, 4}) == 0x0004'0003'0002'0001 && pack_times({}) == uint64_t{1} << 48);
+static_assert(unpack_times(0x0004'0003'0002'0001).recompute_ns == 3);
+
 static_assert(kIndexLineBytes == 128);
 static_assert(kEntryBytes == 64);
 static_assert(kPageBytes == 4096);
@@ -150,6 +215,13 @@ static_assert(kVersionMax == 1);
 static_assert(kMaxMessageBytes == 1024);
 static_assert(kHelloObserver == 1);
 static_assert(kCounterBytes == 4096);
+static_assert(kTraceLanes == 4);
+static_assert(kTraceNameBytes == 16);
+static_assert(kRowSteps == 8);
+static_assert(static_cast<uint32_t>(SequenceState::idle) == 0);
+static_assert(static_cast<uint32_t>(SequenceState::running) == 1);
+static_assert(static_cast<uint32_t>(SequenceState::waiting) == 2);
+static_assert(static_cast<uint32_t>(SequenceState::parked) == 3);
 static_assert(static_cast<uint32_t>(Opcode::nop) == 1);
 static_assert(static_cast<uint32_t>(Opcode::open) == 2);
 static_assert(static_cast<uint32_t>(Opcode::step) == 3);
@@ -168,6 +240,8 @@ static_assert(static_cast<uint32_t>(BlobKind::counters) == 1);
 static_assert(static_cast<uint32_t>(BlobKind::vocabulary) == 2);
 static_assert(static_cast<uint32_t>(BlobKind::tokenizer) == 3);
 static_assert(static_cast<uint32_t>(BlobKind::chat_template) == 4);
+static_assert(static_cast<uint32_t>(BlobKind::trace) == 5);
+static_assert(static_cast<uint32_t>(BlobKind::sequences) == 6);
 
 // Counters are appended: a position never changes its meaning.
 static_assert(static_cast<uint32_t>(Counter::instance) == 0);
@@ -224,5 +298,8 @@ static_assert(static_cast<uint32_t>(Counter::device_ratio_ppm) == 50);
 static_assert(static_cast<uint32_t>(Counter::device_units) == 51);
 static_assert(static_cast<uint32_t>(Counter::device_units_free) == 52);
 static_assert(static_cast<uint32_t>(Counter::copies_dropped) == 53);
+static_assert(static_cast<uint32_t>(Counter::audit_steps) == 54);
+static_assert(static_cast<uint32_t>(Counter::audit_mismatches) == 55);
+static_assert(static_cast<uint32_t>(Counter::audit_skipped) == 56);
 
 }  // namespace iokv::wire

@@ -4,6 +4,7 @@
 
 #include "iokv/iokv.h"
 #include "tests/cmocka_cpp.h"
+#include "wire/times.h"
 
 namespace iokv {
 namespace {
@@ -411,6 +412,38 @@ void a_deadline_ends_the_operation_and_what_is_queued_behind_it(void**) {
   assert_true(harness.outcomes(running).empty());
 }
 
+wire::SpentTimes times_of(const Outcome& outcome) { return wire::unpack_times(outcome.times); }
+
+void completions_say_what_their_steps_time_went_to(void**) {
+  Harness harness;
+  const ClientId client = harness.join(0);
+  harness.now_ns = 1000;
+  harness.open(client, kA);
+  const uint64_t step = harness.submit(client, Harness::step(kA, 3, 3));
+  const uint64_t append = harness.submit(client, Harness::step(kA, 2, 0));
+  // Each Plan takes 50 ns; the second begins 30 ns after the first has ended.
+  uint64_t starts[] = {1100, 1180, 1230, 1300}, plans = 0;
+  for (harness.plan(); !harness.issued.empty(); harness.plan()) {
+    Plan& plan = *harness.issued.front();
+    plan.started_ns = starts[plans++];
+    plan.ended_ns = plan.started_ns + 50;
+    plan.measured.busy_ns = {40 + plans, 20, 31, 30};
+    harness.now_ns = plan.ended_ns;
+    harness.retire();
+  }
+  const std::vector<Outcome> tokens = harness.outcomes(step);
+  assert_int_equal(tokens.size(), 3);
+  assert_int_equal(times_of(tokens[0]).queued_ns, 100);
+  assert_int_equal(times_of(tokens[1]).queued_ns, 30);
+  assert_int_equal(times_of(tokens[2]).queued_ns, 0);
+  assert_int_equal(times_of(tokens[0]).link_ns, 31);
+  assert_int_equal(times_of(tokens[0]).recompute_ns, 20);
+  assert_int_equal(times_of(tokens[2]).dense_ns, 43);
+  // The operation behind it was ready when the one before it had ended.
+  assert_int_equal(times_of(harness.outcomes(append).at(0)).queued_ns, 20);
+  assert_int_equal(harness.outcomes(1).at(0).times, 0);
+}
+
 void a_client_beyond_its_operations_is_ended(void**) {
   Harness harness;
   const ClientId client = harness.join(0, {16, 16, 4096, 4096});
@@ -506,6 +539,7 @@ int main() {
       cmocka_unit_test(blocks_are_not_given_on_while_a_plan_may_still_write_them),
       cmocka_unit_test(a_client_that_does_not_reap_parks_and_loses_its_blocks_after_the_lease),
       cmocka_unit_test(a_deadline_ends_the_operation_and_what_is_queued_behind_it),
+      cmocka_unit_test(completions_say_what_their_steps_time_went_to),
       cmocka_unit_test(a_client_beyond_its_operations_is_ended),
       cmocka_unit_test(shutting_down_answers_everybody),
       cmocka_unit_test(a_lost_device_fails_what_runs_and_forgets_every_cache),

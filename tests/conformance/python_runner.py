@@ -309,6 +309,8 @@ class Runner:
         vocabulary = self.clients[operation.client].info.vocabulary
         for completion in operation.completions:
             require(completion.final == (completion is operation.completions[-1]), "MORE is wrong")
+            if completion.sampled or completion.predicted:
+                require(completion.times is not None and completion.times.dense_ns > 0, "a token without its step's times")
             if completion.logits is not None:
                 require(len(completion.logits) == vocabulary, f"{len(completion.logits)} logits")
                 largest = max(completion.logits)

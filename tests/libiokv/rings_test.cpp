@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "tests/libiokv/fake_daemon.h"
+#include "wire/times.h"
 
 namespace iokv {
 namespace {
@@ -193,6 +194,39 @@ void logits_are_released_in_any_order_and_given_back_in_theirs(void**) {
   assert_int_equal(daemon.result_head(), 3 * kRow);
 }
 
+void times_are_read_from_their_sixteen_bits(void**) {
+  iokv_completion completion{};
+  iokv_times times{sizeof times, 0, 1, 1, 1, 1};
+  assert_int_equal(iokv_completion_times(&completion, &times), IOKV_EUNSUPPORTED);
+  assert_int_equal(times.queued_ns, 1);
+  // By the definition: 100; (2048 + 952)·2^0; (2048 + 1)·2^9; the most there is.
+  completion.times = uint64_t{100} | uint64_t{1 << 11 | 952} << 16 | uint64_t{10 << 11 | 1} << 32 | uint64_t{0xffff} << 48;
+  assert_int_equal(iokv_completion_times(&completion, &times), 0);
+  assert_int_equal(times.struct_size, 40);
+  assert_int_equal(times.queued_ns, 100);
+  assert_int_equal(times.link_ns, 3000);
+  assert_int_equal(times.recompute_ns, 2049 << 9);
+  assert_int_equal(times.dense_ns, uint64_t{4095} << 30);
+  // An older caller's struct is filled as far as it reaches.
+  iokv_times shorter{16, 0, 0, 9, 9, 9};
+  assert_int_equal(iokv_completion_times(&completion, &shorter), 0);
+  assert_int_equal(shorter.struct_size, 16);
+  assert_int_equal(shorter.queued_ns, 100);
+  assert_int_equal(shorter.link_ns, 9);
+  shorter.struct_size = 3;
+  assert_int_equal(iokv_completion_times(&completion, &shorter), IOKV_EINVAL);
+  assert_int_equal(iokv_completion_times(&completion, nullptr), IOKV_EINVAL);
+  assert_int_equal(iokv_completion_times(nullptr, &times), IOKV_EINVAL);
+}
+
+void a_duration_is_within_a_4096th(void**) {
+  for (uint64_t ns = 1; ns < uint64_t{4095} << 30; ns = ns * 9 / 8 + 1) {
+    const uint64_t read = wire::unpack_duration(wire::pack_duration(ns));
+    const uint64_t wrong = read > ns ? read - ns : ns - read;
+    assert_true(wrong * 4096 <= ns);
+  }
+}
+
 void a_sequence_id_is_never_used_twice(void**) {
   FakeDaemon daemon;
   Connection client(daemon);
@@ -261,6 +295,8 @@ int main() {
       cmocka_unit_test(outstanding_operations_never_exceed_the_limit),
       cmocka_unit_test(a_long_append_arrives_whole_while_its_client_only_reaps),
       cmocka_unit_test(logits_are_released_in_any_order_and_given_back_in_theirs),
+      cmocka_unit_test(times_are_read_from_their_sixteen_bits),
+      cmocka_unit_test(a_duration_is_within_a_4096th),
       cmocka_unit_test(a_sequence_id_is_never_used_twice),
       cmocka_unit_test(a_daemon_that_lies_ends_the_connection)};
   return cmocka_run_group_tests(tests, nullptr, nullptr);

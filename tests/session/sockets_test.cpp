@@ -15,6 +15,7 @@
 #include <fstream>
 #include <string>
 
+#include "daemon/base/monotonic.h"
 #include "daemon/session/blob.h"
 #include "daemon/session/listener.h"
 #include "daemon/session/messages.h"
@@ -212,6 +213,22 @@ void a_client_can_only_read_down(void**) {
   ::munmap(const_cast<char*>(seen), bytes);
 }
 
+void a_report_is_made_anew_in_a_twentieth_of_the_time_at_most(void**) {
+  int made = 0;
+  Report report("test", [&made] {
+    made++;
+    return std::vector<std::byte>(8, static_cast<std::byte>(made));
+  });
+  const uint64_t asked_ns = monotonic_ns();
+  const int first = (*report.get(asked_ns))->descriptor();
+  const uint64_t took_ns = monotonic_ns() - asked_ns;
+  assert_int_equal((*report.get(asked_ns))->descriptor(), first);
+  assert_int_equal(made, 1);
+  // Making it has taken no longer than this thread has seen.
+  assert_true(static_cast<bool>(report.get(asked_ns + (Report::kPause + 1) * took_ns)));
+  assert_int_equal(made, 2);
+}
+
 void blobs_cannot_be_written_and_the_vocabulary_is_laid_out_as_said(void**) {
   const std::vector<std::byte> bytes = vocabulary_bytes({"a", "", "bcd"});
   const uint64_t offsets[] = {8 + 4 * 8, 41, 41, 44};
@@ -288,6 +305,7 @@ int main() {
       cmocka_unit_test(a_client_that_does_not_read_blocks_nobody),
       cmocka_unit_test(nobody_can_shrink_grow_or_unseal_the_regions),
       cmocka_unit_test(a_client_can_only_read_down),
+      cmocka_unit_test(a_report_is_made_anew_in_a_twentieth_of_the_time_at_most),
       cmocka_unit_test(blobs_cannot_be_written_and_the_vocabulary_is_laid_out_as_said),
       cmocka_unit_test(a_hello_is_checked_to_its_last_byte),
       cmocka_unit_test(a_client_gets_what_it_asked_for_within_the_limits),

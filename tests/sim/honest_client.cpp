@@ -219,10 +219,12 @@ void HonestClient::check(uint64_t now_ns, const RingClient::Reaped& reaped) {
   auto found = operations_.find(completion.operation);
   IOKV_ASSERT(found != operations_.end());  // never submitted, or final already
   Operation& operation = found->second;
-  IOKV_ASSERT(completion.user_data == completion.operation * 3 + 1 && completion.reserved == 0);
+  IOKV_ASSERT(completion.user_data == completion.operation * 3 + 1);
   if (operation.kind != RequestKind::nop) {
     IOKV_ASSERT(completion.sequence == (operation.kind == RequestKind::fork ? operation.child : operation.sequence));
   }
+  const bool drawn = (completion.flags & (IOKV_COMPLETION_TOKEN | IOKV_COMPLETION_PREDICTED)) != 0;
+  IOKV_ASSERT(completion.times != 0 ? operation.kind == RequestKind::step : !drawn);
   if ((completion.flags & IOKV_COMPLETION_TOKEN) != 0) {
     check_token(operation, views_.at(operation.sequence), reaped);
   } else if ((completion.flags & IOKV_COMPLETION_PREDICTED) != 0) {

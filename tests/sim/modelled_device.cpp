@@ -83,6 +83,7 @@ void ModelledDevice::run_span(Plan& plan, const PlanSpan& span) {
     drawn.token = draw(state, drawn.params, drawn.position);
     drawn.logprob = logprob(state);
     if (drawn.keep_logits) drawn.logits = logits(state);
+    if (span.slot == kNoSlot) continue;
     if (span.slot >= latest_draw_.size()) latest_draw_.resize(span.slot + 1);
     latest_draw_[span.slot] = drawn.token;
   }

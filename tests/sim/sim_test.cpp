@@ -24,12 +24,14 @@ int main(int argc, char** argv) {
                 static_cast<unsigned long long>(report.stall_releases), static_cast<unsigned long long>(report.ended));
     total.tokens_checked += report.tokens_checked;
     total.preemptions += report.preemptions;
+    total.audits += report.audits;
     total.stall_releases += report.stall_releases;
     total.ended += report.ended;
   }
   // A campaign that never got into trouble has shown nothing.
   if (count >= 100) {
     IOKV_ASSERT(total.tokens_checked > 100 * count && total.preemptions > 0 && total.stall_releases > 0);
+    IOKV_ASSERT(total.audits > count);
     IOKV_ASSERT(total.ended > 0);
   }
   return 0;

@@ -35,6 +35,10 @@ World::World(uint64_t seed) : random_(seed) {
     config_.step_model.shape.layers = 1;
     config_.step_model.prefill_delay = 0.1 * below(20);
   }
+  if (below(2) == 0) {
+    config_.audit.share = 0.01 * (1 + below(100));
+    config_.audit.max_tokens = 1 + below(700);
+  }
   config_.verify_always = true;
   if (below(2) == 0) config_.device_units = 2 + below(40);
   PoolShape shape;
@@ -94,6 +98,8 @@ Report World::run() {
   IOKV_ASSERT(exchange_->conductor().quiet());
   IOKV_ASSERT(pool_->free_units() == pool_->total_units());
   const auto& counters = exchange_->conductor().counters();
+  report_.audits = counters[static_cast<uint32_t>(wire::Counter::audit_steps)];
+  IOKV_ASSERT(counters[static_cast<uint32_t>(wire::Counter::audit_mismatches)] == 0);
   report_.preemptions = counters[static_cast<uint32_t>(wire::Counter::preemptions)];
   report_.stall_releases = counters[static_cast<uint32_t>(wire::Counter::stall_releases)];
   return report_;

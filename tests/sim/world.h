@@ -19,7 +19,7 @@
 namespace iokv::sim {
 
 struct Report {
-  uint64_t turns = 0, tokens_checked = 0, plans = 0, preemptions = 0, stall_releases = 0, ended = 0, died = 0;
+  uint64_t turns = 0, tokens_checked = 0, plans = 0, preemptions = 0, stall_releases = 0, ended = 0, died = 0, audits = 0;
 };
 
 class World final : private ExchangePorts {

@@ -10,7 +10,7 @@
 
 from iokv.aio import AsyncClient, AsyncOperation, AsyncSequence
 from iokv.client import Client, Operation, Sequence
-from iokv.connection import Completion, Connection, Counter, Info, Sampling, strerror
+from iokv.connection import Completion, Connection, Counter, Info, Sampling, Times, strerror
 from iokv.errors import (
     AccessDeniedError,
     BadTokenError,
@@ -69,6 +69,7 @@ __all__ = [
     "Sequence",
     "ShuttingDownError",
     "StillLoadingError",
+    "Times",
     "TryAgainError",
     "UnsupportedError",
     "VersionMismatchError",

@@ -128,7 +128,18 @@ class Completion(Structure):
         ("index", c_uint32),
         ("length", c_uint32),
         ("view", c_uint32 * 2),
-        ("reserved", c_uint64),
+        ("times", c_uint64),
+    ]
+
+
+class Times(Structure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("queued_ns", c_uint64),
+        ("link_ns", c_uint64),
+        ("recompute_ns", c_uint64),
+        ("dense_ns", c_uint64),
     ]
 
 
@@ -155,6 +166,7 @@ STRUCTURES: dict[str, type[Structure]] = {
     "iokv_open_options": OpenOptions,
     "iokv_step_options": StepOptions,
     "iokv_completion": Completion,
+    "iokv_times": Times,
     "iokv_logits_view": LogitsView,
     "iokv_counter": Counter,
 }
@@ -199,6 +211,7 @@ PROTOTYPES: dict[str, tuple[object, list[object]]] = {
     "iokv_wake": (c_int, [_client]),
     "iokv_logits": (c_int, [_client, POINTER(Completion), POINTER(LogitsView)]),
     "iokv_release": (c_int, [_client, POINTER(Completion)]),
+    "iokv_completion_times": (c_int, [POINTER(Completion), POINTER(Times)]),
     "iokv_outstanding": (c_uint32, [_client]),
     "iokv_generate": (
         c_int,

@@ -69,6 +69,16 @@ class Info:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """What the time of a completion's step went to; see iokv_times in iokv.h."""
+
+    queued_ns: int
+    link_ns: int
+    recompute_ns: int
+    dense_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """One completion. `logits` is a private copy as floats (numpy.asarray takes it without another copy)."""
 
@@ -82,6 +92,7 @@ class Completion:
     index: int
     length: int
     logits: memoryview[float] | None = field(default=None, repr=False)
+    packed_times: int = field(default=0, repr=False)
 
     @property
     def final(self) -> bool:
@@ -102,6 +113,15 @@ class Completion:
     def stopped(self) -> bool:
         """`token` is one of the step's stop tokens."""
         return bool(self.flags & abi.STOPPED)
+
+    @property
+    def times(self) -> Times | None:
+        """What the time of its step went to; None when it comes from no step, or the daemon does not say."""
+        if self.packed_times == 0:
+            return None
+        raw, times = abi.Completion(times=self.packed_times), abi.sized(abi.Times)
+        _check(library().iokv_completion_times(ctypes.byref(raw), ctypes.byref(times)))
+        return Times(times.queued_ns, times.link_ns, times.recompute_ns, times.dense_ns)
 
     def raise_for_result(self) -> None:
         """Raises the operation's failure, if it is one."""
@@ -347,6 +367,7 @@ class Connection:
             raw.index,
             raw.length,
             self._take_logits(raw) if raw.flags & abi.LOGITS else None,
+            raw.times,
         )
 
     def _take_logits(self, raw: abi.Completion) -> memoryview[float]:
