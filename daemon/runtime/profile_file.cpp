@@ -131,6 +131,7 @@ StoredProfile profile_of(const ordered_json& file) {
   measured.profile.duplex = number(file, "duplex", 1);
   measured.profile.contention = number(file, "contention", 0, 1);
   measured.link_slows_dense = number(file, "link_slows_dense", 1);
+  measured.profile.link_slowdown = measured.link_slows_dense;
   measured.dense_slows_link = number(file, "dense_slows_link", 1);
   return stored;
 }

@@ -183,7 +183,7 @@ Status Profiler::contention() {
   return {};
 }
 
-// Not in the Profile: for whoever reads it. Dense work is issued for as long as some copies take, and those are timed.
+// How much the link slows dense work goes into the Profile; the other way round is for whoever reads it. Dense work is issued for as long as some copies take, and those are timed.
 Status Profiler::interference() {
   const uint32_t rows = std::min(kRows, dense_.most);
   IOKV_TRY_ASSIGN(const double alone_ns, least_time(dense_, rows));
@@ -192,6 +192,7 @@ Status Profiler::interference() {
   beside_link_ = false;
   IOKV_TRY(let_link_rest());
   result_.link_slows_dense = slowdown(beside_ns, alone_ns);
+  profile().link_slowdown = result_.link_slows_dense;
 
   const uint32_t copies = 16;
   const double copies_ns = copies * profile().h2d.at(busy_bytes_), most = kMostRepetitions;

@@ -47,6 +47,9 @@ StepCost sum_of(const Profile& profile, const CacheShape& shape, const LayerWork
   cost.dense_ns = layers * times.dense + profile.head.at(static_cast<double>(work.rows));
   cost.device_ns = std::max(cost.recompute_ns, cost.dense_ns) +
                    profile.contention * std::min(cost.recompute_ns, cost.dense_ns);
+  // The curves are those beside a busy link: what runs while it is idle takes 1/slowdown of that.
+  const double slowdown = profile.link_slowdown;
+  cost.device_ns = std::min(cost.device_ns, cost.device_ns / slowdown + cost.h2d_ns * (1 - 1 / slowdown));
   const double link_ns = std::max(cost.h2d_ns, cost.d2h_ns);
   cost.bound = link_ns >= cost.device_ns                  ? Bound::link
                : cost.recompute_ns > cost.dense_ns        ? Bound::recompute

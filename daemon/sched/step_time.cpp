@@ -250,7 +250,7 @@ double StepTimer::play(uint32_t from_dense, uint32_t to_dense) {
   std::array<bool, kQueues> running{};
   std::array<double, kQueues> left_ns{};
   double now_ns = 0, from_ns = 0;
-  constexpr size_t kDense = index_of(Queue::dense);
+  constexpr size_t kDense = index_of(Queue::dense), kRecompute = index_of(Queue::recompute), kH2d = index_of(Queue::h2d);
   while (ended[kDense] < to_dense) {
     // What can begin begins, and ends at once where it takes no time.
     for (bool changed = true; changed;) {
@@ -278,6 +278,8 @@ double StepTimer::play(uint32_t from_dense, uint32_t to_dense) {
     std::array<double, kQueues> slowness;
     for (size_t q = 0; q < kQueues; ++q) {
       slowness[q] = running[kBeside[q]] ? slow[q] : 1;
+      // The curves are those beside a busy link.
+      if ((q == kDense || q == kRecompute) && !running[kH2d]) slowness[q] /= profile_.link_slowdown;
       if (!running[q] || left_ns[q] * slowness[q] >= step_ns) continue;
       step_ns = left_ns[q] * slowness[q];
       ending = q;
