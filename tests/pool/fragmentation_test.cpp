@@ -95,7 +95,9 @@ class Lives {
   double uniform() { return std::uniform_real_distribution<double>()(random_); }
   uint32_t below(uint64_t end) { return static_cast<uint32_t>(random_() % end); }
   // 64 ... 32,768 tokens, as many lengths of each magnitude.
-  uint32_t blocks_of_random_length() { return blocks_for(Tokens(static_cast<uint32_t>(64 * std::exp2(9 * uniform())))).value; }
+  uint32_t blocks_of_random_length() {
+    return blocks_for(Tokens(static_cast<uint32_t>(64 * std::exp2(9 * uniform())))).value;
+  }
 
   void begin() {
     Life life;

@@ -6,6 +6,7 @@
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
+#include <vector>
 
 #include "tests/sim/scale_world.h"
 
@@ -14,33 +15,42 @@ namespace {
 using iokv::sim::ScaleOptions;
 using iokv::sim::ScaleReport;
 
+using std::printf;
+
 void print(const ScaleReport& r) {
-  const auto virtual_s = static_cast<double>(r.virtual_ns) / 1e9;
-  std::printf("%.2f days in %.1f s: %.0f times as fast; %" PRIu64 " passes, %.0f ns of the conductor each\n", virtual_s / 86400,
-              r.real_s, virtual_s / r.real_s, r.passes, r.conductor_s * 1e9 / static_cast<double>(r.passes));
-  std::printf("%" PRIu64 " requests, %" PRIu64 " tokens drawn, %" PRIu64 " appended, %" PRIu64 " rows of prompts computed, %" PRIu64 " Plans\n",
-              r.crowd.requests, r.crowd.tokens, r.crowd.appended, r.prefill_tokens, r.plans);
-  std::printf("ended: %" PRIu64 " by a token, %" PRIu64 " by their limit, %" PRIu64 " cancelled; %" PRIu64 " forks, %" PRIu64
-              " clients vanished, %" PRIu64 " stopped reaping\n",
-              r.crowd.ended_by_token, r.crowd.ended_by_limit, r.crowd.cancelled, r.crowd.forks, r.crowd.vanished, r.crowd.stalls);
-  std::printf("contexts of %u to %u tokens; at most %u clients at once with work; %" PRIu64 " preemptions, %" PRIu64 " leases ended\n",
-              r.crowd.shortest, r.crowd.longest, r.crowd.most_running, r.preemptions, r.stall_releases);
-  std::printf("the device was busy for %.1f %% of the time\n", 100 * static_cast<double>(r.busy_ns) / static_cast<double>(r.virtual_ns));
-  std::printf("first step after %.3f s on the average, %.3f s at most; between two steps %.3f s and %" PRIu64 " Plans at most\n",
-              r.mean_first_ns / 1e9, static_cast<double>(r.longest_first_ns) / 1e9,
-              static_cast<double>(r.longest_between_ns) / 1e9, r.longest_between_plans);
-  std::printf("first token after %.2f s on the average, %.1f s at most\n",
-              r.crowd.first_token_ns / 1e9 / static_cast<double>(std::max<uint64_t>(1, r.crowd.first_tokens)),
-              static_cast<double>(r.crowd.longest_first_token_ns) / 1e9);
-  std::printf("copies ran at %.4f of a fresh pool's rate in the first tenth, %.4f in the last\n", r.first_run_rate, r.last_run_rate);
-  std::printf("%u Plans executed on the modelled backend took %.3f ... %.3f of the predicted time, %.3f on the average\n",
-              r.executed, r.least_executed, r.most_executed, r.mean_executed);
-  std::printf("Jain's index of equal clients in a rush: %.6f\n", r.jain);
-  std::printf("memory at each tenth, MiB:");
-  for (uint64_t bytes : r.memory_bytes) std::printf(" %" PRIu64, bytes >> 20);
-  std::printf("\nof open sequences' tokens:  ");
-  for (uint64_t bytes : r.token_bytes) std::printf(" %" PRIu64, bytes >> 20);
-  std::printf("\ndigest %016" PRIx64 "\n", r.crowd.digest);
+  const auto& crowd = r.crowd;
+  auto seconds = [](auto ns) { return static_cast<double>(ns) / 1e9; };
+  auto mib = [](const std::vector<uint64_t>& bytes) {
+    for (uint64_t each : bytes) printf(" %" PRIu64, each >> 20);
+    printf("\n");
+  };
+  const double virtual_s = seconds(r.virtual_ns);
+  printf("%.2f days in %.1f s, %.0f times as fast; ", virtual_s / 86400, r.real_s, virtual_s / r.real_s);
+  printf("%" PRIu64 " passes of %.0f ns in the conductor\n", r.passes, r.conductor_s * 1e9 / static_cast<double>(r.passes));
+  printf("%" PRIu64 " requests, %" PRIu64 " tokens drawn, %" PRIu64 " appended; ", crowd.requests, crowd.tokens, crowd.appended);
+  printf("%" PRIu64 " rows of prompts computed in %" PRIu64 " Plans\n", r.prefill_tokens, r.plans);
+  printf("ended: %" PRIu64 " by a token, %" PRIu64 " by their limit, ", crowd.ended_by_token, crowd.ended_by_limit);
+  printf("%" PRIu64 " cancelled; %" PRIu64 " forks; ", crowd.cancelled, crowd.forks);
+  printf("%" PRIu64 " clients vanished, %" PRIu64 " stopped reaping\n", crowd.vanished, crowd.stalls);
+  printf("contexts of %u to %u tokens; at most %u clients at once with work; ", crowd.shortest, crowd.longest,
+         crowd.most_running);
+  printf("%" PRIu64 " preemptions, %" PRIu64 " leases ended\n", r.preemptions, r.stall_releases);
+  printf("the device was busy for %.1f %% of the time\n", 100 * seconds(r.busy_ns) / virtual_s);
+  printf("first step after %.3f s on the average, %.3f s at most; ", r.mean_first_ns / 1e9, seconds(r.longest_first_ns));
+  printf("between two steps %.3f s and %" PRIu64 " Plans at most\n", seconds(r.longest_between_ns), r.longest_between_plans);
+  printf("first token after %.2f s on the average, %.1f s at most\n",
+         crowd.first_token_ns / 1e9 / static_cast<double>(std::max<uint64_t>(1, crowd.first_tokens)),
+         seconds(crowd.longest_first_token_ns));
+  printf("copies ran at %.4f of a fresh pool's rate in the first tenth, %.4f in the last\n", r.first_run_rate,
+         r.last_run_rate);
+  printf("%u Plans executed on the modelled backend took %.3f ... %.3f of the time counted, %.3f on the average\n",
+         r.executed, r.least_executed, r.most_executed, r.mean_executed);
+  printf("Jain's index of equal clients in a rush: %.6f\n", r.jain);
+  printf("memory after each tenth, MiB:");
+  mib(r.memory_bytes);
+  printf("of open sequences' tokens:   ");
+  mib(r.token_bytes);
+  printf("digest %016" PRIx64 "\n", crowd.digest);
 }
 
 // Whether all that has to hold holds; says what does not. The longest wait that the batcher allows (sched/batch.h): a
@@ -49,10 +59,10 @@ void print(const ScaleReport& r) {
 bool holds(const ScaleReport& r) {
   const double others = r.crowd.most_running > 0 ? r.crowd.most_running - 1 : 0;
   const double most_plans = (2 + 2 * others / 56) * 8 * 2;
-  std::printf("the batcher's bound on Plans between two steps: %.0f\n", most_plans);
+  printf("the batcher's bound on Plans between two steps: %.0f\n", most_plans);
   bool all = true;
   auto expect = [&all](bool what, const char* name) {
-    if (!what) std::printf("DOES NOT HOLD: %s\n", name);
+    if (!what) printf("DOES NOT HOLD: %s\n", name);
     all &= what;
   };
   expect(static_cast<double>(r.longest_between_plans) <= most_plans, "no sequence waits longer than the bound");
@@ -82,11 +92,11 @@ int main(int argc, char** argv) {
   const int runs = argc > 5 ? std::atoi(argv[5]) : 1;
   uint64_t digest = 0;
   for (int run = 0; run < runs; run++) {
-    std::printf("seed %" PRIu64 ", %u clients\n", options.seed, options.clients);
+    printf("seed %" PRIu64 ", %u clients\n", options.seed, options.clients);
     const ScaleReport report = iokv::sim::ScaleWorld(options).run();
     print(report);
     if (run > 0 && report.crowd.digest != digest) {
-      std::printf("two runs differ\n");
+      printf("two runs differ\n");
       return 1;
     }
     digest = report.crowd.digest;

@@ -132,7 +132,11 @@ class ScaleWorld::ExecutedPlans {
 };
 
 ScaleWorld::ScaleWorld(const ScaleOptions& options)
-    : options_(options), spec_(model_spec()), hardware_(hardware()), config_(conductor_config(options)), pool_(pool_shape()),
+    : options_(options),
+      spec_(model_spec()),
+      hardware_(hardware()),
+      config_(conductor_config(options)),
+      pool_(pool_shape()),
       conductor_(std::make_unique<Conductor>(config_, pool_, static_cast<Effects&>(*this))), executed_(std::make_unique<ExecutedPlans>()) {
   CrowdOptions crowd;
   crowd.clients = options.clients;
@@ -156,8 +160,10 @@ ScaleReport ScaleWorld::run() {
     end_of_tenth();
   }
   report_.virtual_ns = now_ns_;
+  const uint64_t busy_ns = report_.busy_ns;
   crowd_->calm_down();
   while (!crowd_->calm() || !out_.empty()) pass();
+  report_.busy_ns = busy_ns;
   report_.crowd = crowd_->totals();
   crowd_->all_leave();
   conductor_->verify();
@@ -292,7 +298,8 @@ void ScaleWorld::measure_runs(const Plan& plan) {
     }
   }
   link_ns_ += plan.predicted.h2d_ns;
-  link_with_pieces_ns_ += plan.predicted.h2d_ns + static_cast<double>(jumps) * kFurtherPieceNs * config_.step_model.shape.layers;
+  const double pieces = static_cast<double>(jumps) * config_.step_model.shape.layers;
+  link_with_pieces_ns_ += plan.predicted.h2d_ns + pieces * kFurtherPieceNs;
 }
 
 void ScaleWorld::end_of_tenth() {

@@ -21,7 +21,7 @@ struct ScaleOptions {
   uint64_t seed = 1;
   uint32_t clients = 10'000;
   double days = 7;
-  double requests_per_s = 0.3;
+  double requests_per_s = 0.24;
   uint32_t executed_every = 10'000;  // Plans
 };
 
