@@ -71,7 +71,7 @@ int explain(const std::string& socket_path, const iokv::SequenceQuestion& questi
   return print(question.id ? iokv::sequence_steps(found) : iokv::sequence_list(found));
 }
 
-int run_verify(const iokv::VerifyQuestion& question) {
+int verify_daemon(const iokv::VerifyQuestion& question) {
   iokv::Result<iokv::VerifyAnswer> answer = iokv::verify(question);
   if (!answer) return fail(answer.failure().message);
   const int printed = print(iokv::verify_text(*answer));
@@ -191,7 +191,7 @@ int main(int argc, char** argv) {
   if (status_command->parsed()) return status(socket_path, json);
   if (verify_command->parsed()) {
     check.socket_path = socket_path;
-    return run_verify(check);
+    return verify_daemon(check);
   }
   if (explain_command->parsed()) return explain(socket_path, sequence, json);
   if (trace_command->parsed()) return trace(socket_path, trace_path);

@@ -253,7 +253,10 @@ class RealDevice : public Effects {
   std::vector<AuditFinding> findings;
 
  private:
-  void handle(decltype(Event::what) what) { conductor_->handle({++now_ns_, std::move(what)}); }
+  template <typename What>
+  void handle(What what) {
+    conductor_->handle({++now_ns_, std::move(what)});
+  }
 
   std::unique_ptr<Backend> backend_;
   ModelFiles files_;

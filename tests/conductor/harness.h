@@ -29,7 +29,11 @@ class Harness : public Effects {
     handle(ClientJoined{client, geometry, geometry.completion_entries / 2, weight});
     return client;
   }
-  void handle(decltype(Event::what) what) { conductor.handle({now_ns, std::move(what)}); }
+  // Made in place: gcc 12 takes a moved variant's other alternatives for used before they are set, when it sanitizes.
+  template <typename What>
+  void handle(What what) {
+    conductor.handle({now_ns, std::move(what)});
+  }
   void plan() { handle(PassEnded{}); }
 
   uint64_t submit(ClientId client, Request request) {

@@ -44,7 +44,7 @@ void assert_refused(Result<CommandLine> result, const char* mentions) {
 
 void options_set_what_they_say(void**) {
   auto line = read({"--model", "m", "--pool-bytes", "3GiB", "--dtype", "f32", "--recompute", "always", "--max-clients", "7",
-                    "--profile", "off", "--state-directory", "/state"});
+                    "--profile", "off", "--state-directory", "/state", "--audit", "0.25", "--trace-steps", "5"});
   assert_true(static_cast<bool>(line));
   assert_string_equal(line->config.model.c_str(), "m");
   assert_int_equal(line->config.pool_bytes, uint64_t{3} << 30);
@@ -53,6 +53,8 @@ void options_set_what_they_say(void**) {
   assert_int_equal(line->config.max_clients, 7);
   assert_true(line->config.profile == ProfileMode::off);
   assert_string_equal(line->config.state_directory.c_str(), "/state");
+  assert_true(line->config.audit == 0.25);
+  assert_int_equal(line->config.trace_steps, 5);
 }
 
 void the_command_line_beats_the_file(void**) {
@@ -91,6 +93,7 @@ void mistakes_are_named_with_their_place(void**) {
   assert_refused(read({"--model", "m", "--client-weight", "no such user=2"}), "no user \"no such user\"");
   assert_refused(read({"--model", "m", "--client-weight", "4294967295=2"}), "no user \"4294967295\"");
   assert_refused(read({"--model", "m", "--prefill-delay-percent", "1001"}), "from 0 to 1000");
+  assert_refused(read({"--model", "m", "--audit", "1.5"}), "--audit: \"1.5\" is not a number from 0 to 1");
   const ConfigFile weights("model = \"m\"\nclient_weight = [\"root=1\", true]\n");
   assert_refused(read({"--config", weights.path()}), ":2: client_weight: must be a string or a number");
   const ConfigFile unknown("model = \"m\"\npool_size = 1\n");
