@@ -63,6 +63,7 @@ class StepTimer {
   double fetch_ns(const Plan& plan, const PlanOp& op) const;
   double recompute_ns(const Plan& plan, const PlanOp& op) const;
   double attend_ns(const Plan& plan, const PlanOp& op) const;
+  double store_ns(const Plan& plan, const PlanOp& op) const;
   double append_ns(const Plan& plan, const PlanOp& op) const;
   double copy_ns(const Curve& curve, uint64_t bytes, uint64_t pieces) const;
 
