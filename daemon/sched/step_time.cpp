@@ -25,10 +25,23 @@ void raise(T& ended, const T& other) {
 
 double StepTimer::step_ns(const Plan& plan) {
   measure(plan);
-  if (shape_.layers <= kRunLayers) return run(plan, shape_.layers);
-  // Slots and kept X come round every two layers or some such; what a layer adds is taken over two.
-  const double some = run(plan, kRunLayers), fewer = run(plan, kRunLayers - 2);
-  return some + (some - fewer) / 2 * (shape_.layers - kRunLayers);
+  const auto ops = static_cast<uint32_t>(plan.ops.size());
+  const uint32_t layers = std::max(kLeastLayers, kRunOps / ops);
+  if (shape_.layers <= layers) return run(plan, shape_.layers);
+  // Slots and kept X come round every two layers or some such; what a layer adds is taken over two. It may add more when
+  // what was fetched ahead is used up, but no less than the link needs.
+  const double some = run(plan, layers), fewer = run(plan, layers - 2);
+  return std::max(some + (some - fewer) / 2 * (shape_.layers - layers), shape_.layers * link_ns(plan));
+}
+
+// Of a layer, were it always busy: h2d is slower while d2h runs beside it, and the other way round.
+double StepTimer::link_ns(const Plan& plan) const {
+  double down = 0, up = 0;
+  for (size_t i = 0; i < plan.ops.size(); ++i) {
+    if (plan.ops[i].queue == Queue::h2d) down += op_ns_[i];
+    if (plan.ops[i].queue == Queue::d2h) up += op_ns_[i];
+  }
+  return std::max(down, up) + (profile_.duplex - 1) * std::min(down, up);
 }
 
 double StepTimer::run(const Plan& plan, uint32_t layers) {

@@ -153,12 +153,27 @@ void many_layers_take_as_long_each(void**) {
   step.profile.head = {0, 5000, 0};
   step.add(700, BlockForm::x);
   step.add(300, BlockForm::kv);
-  step.shape.layers = StepTimer::kRunLayers - 1;
+  step.ns();
+  const uint32_t run = std::max(StepTimer::kLeastLayers, StepTimer::kRunOps / static_cast<uint32_t>(step.plan.ops.size()));
+  step.shape.layers = run - 1;
   const double fewer = step.ns();
-  step.shape.layers = StepTimer::kRunLayers;
+  step.shape.layers = run;
   const double some = step.ns();
-  step.shape.layers = 5 * StepTimer::kRunLayers;
-  assert_near(step.ns(), some + 4 * StepTimer::kRunLayers * (some - fewer), 1e-3);
+  step.shape.layers = 5 * run;
+  assert_near(step.ns(), some + 4 * run * (some - fewer), 1e-3);
+}
+
+// While logits are computed the link fills a ring of several layers, and layers take their dense work until they have
+// used it up; then they take what the link does.
+void a_full_ring_lasts_for_some_layers(void**) {
+  Step step;
+  step.profile.dense = {0, 95'000, 0};  // 255 tokens' K,V take 102,000
+  step.profile.head = {0, 200'000, 0};
+  step.add(255, BlockForm::kv);
+  step.shape.layers = 4;
+  assert_near(step.ns(), 4 * 95'000 + 200'000, 1e-2);
+  step.shape.layers = 48;
+  assert_near(step.ns(), 48 * 255 * 400.0, 1e-2);
 }
 
 }  // namespace
@@ -177,6 +192,7 @@ int main() {
       cmocka_unit_test(x_that_stays_is_copied),
       cmocka_unit_test(the_embedding_comes_first),
       cmocka_unit_test(many_layers_take_as_long_each),
+      cmocka_unit_test(a_full_ring_lasts_for_some_layers),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }
