@@ -75,7 +75,7 @@ struct OptimumFigures {
   uint64_t instances = 0, executions = 0, timed = 0;
   double worst_over_optimum = 1;
   uint64_t worst_seed = 0;
-  uint64_t over_half_a_percent = 0;  // instances
+  std::vector<uint64_t> over_half_a_percent;  // seeds
   Spread summed_over_optimum;
   // |executed / predicted - 1| of the planned steps, by StepTimer and by streaming_cost.
   Spread prediction_error, cost_error;

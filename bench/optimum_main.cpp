@@ -7,6 +7,7 @@
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "bench/optimum.h"
 
@@ -18,8 +19,11 @@ void print(const OptimumFigures& figures, uint64_t first_seed) {
   const OptimumInstance worst = random_optimum_instance(figures.worst_seed);
   const OptimumAnswer answer = search_optimum(worst);
   fmt::print("{} random steps from seed {}, {} executed candidates\n", figures.instances, first_seed, figures.executions);
-  fmt::print("slowest of the planned ones, executed: {:.4f} x the fastest candidate; {} are over 1.005\n",
-             figures.worst_over_optimum, figures.over_half_a_percent);
+  fmt::print("slowest of the planned ones, executed: {:.4f} x the fastest candidate; {} are over 1.005{}\n",
+             figures.worst_over_optimum, figures.over_half_a_percent.size(),
+             figures.over_half_a_percent.empty()
+                 ? ""
+                 : fmt::format(", of the seeds {}", fmt::join(figures.over_half_a_percent, ", ")));
   fmt::print("  {}\n  planned: {}: {:.3f} ms\n  fastest: {}: {:.3f} ms\n", describe(worst), describe(answer.planned),
              answer.planned_ns / 1e6, describe(answer.best), answer.best_ns / 1e6);
   auto row = [](const char* what, const Spread& spread, double scale, double from) {
@@ -41,7 +45,7 @@ bool write_json(const std::string& path, const OptimumFigures& figures, uint64_t
              "{{\"worst_over_optimum\": {:.6f}, \"over_half_a_percent\": {}, \"instances\": {}, \"executions\": {}, "
              "\"first_seed\": {}, \"worst_seed\": {}, \"prediction_error_median\": {:.6f}, \"prediction_error_p99\": "
              "{:.6f}, \"prediction_error_worst\": {:.6f}, \"planning_ms\": {:.3f}}}\n",
-             figures.worst_over_optimum, figures.over_half_a_percent, figures.instances, figures.executions, first_seed,
+             figures.worst_over_optimum, figures.over_half_a_percent.size(), figures.instances, figures.executions, first_seed,
              figures.worst_seed, figures.prediction_error.median, figures.prediction_error.p99,
              figures.prediction_error.worst, figures.planning_s / static_cast<double>(figures.instances) * 1e3);
   return std::fclose(file) == 0;

@@ -70,6 +70,8 @@ Profile expected_profile(const Hardware& hardware, const ModelSpec& spec, uint32
   profile.project_share = project_ns / profile.dense.least_ns;
   // Embedding, norm and draws.
   profile.head = products(hardware, head, element_bytes, 3);
+  profile.embed_ns = hardware.launch_ns;
+  profile.keep_x = {hardware.launch_ns, 0, 2 / hardware.memory_bytes_per_s * 1e9};  // read and written
   profile.contention = hardware.contention;
   return profile;
 }

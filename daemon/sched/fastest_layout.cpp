@@ -19,45 +19,29 @@ struct Found {
   double ns = std::numeric_limits<double>::infinity();
 };
 
-// The fastest of ascending candidates, where what lies between two that were timed is about as fast as they are: some
-// evenly, then those between the neighbours of the fastest, until it has none left.
+// Some of first ... last evenly, then those between the neighbours of the fastest, until it has none left. What lies
+// between two that were timed should be about as fast as they are.
 template <typename Time>
-Found fastest_of(std::span<const uint64_t> candidates, size_t at_once, const Time& time_of) {
+void narrow(size_t first, size_t last, size_t at_once, const Time& time_of) {
   Found best;
-  size_t first = 0, last = candidates.size() - 1, best_index = 0;
   for (;;) {
     const size_t step = std::max<size_t>(1, (last - first + at_once - 1) / at_once);
     for (size_t i = first;; i = std::min(i + step, last)) {
-      if (i != best_index || best.ns == std::numeric_limits<double>::infinity()) {
-        const double ns = time_of(candidates[i]);
-        if (ns < best.ns) best = {candidates[i], ns}, best_index = i;
-      }
+      const double ns = time_of(i);
+      if (ns < best.ns) best = {i, ns};
       if (i == last) break;
     }
-    if (step == 1) return best;
-    first = best_index - std::min(best_index, step - 1);
-    last = std::min(best_index + step - 1, candidates.size() - 1);
+    if (step == 1) return;
+    first = std::max(first, best.at - std::min(best.at, step - 1));
+    last = std::min(best.at + step - 1, last);
   }
 }
 
-// first, first + 1, ... last.
-std::vector<uint64_t> numbers(uint64_t first, uint64_t last) {
-  std::vector<uint64_t> all(last - first + 1);
-  std::iota(all.begin(), all.end(), first);
-  return all;
-}
-
-// As many tokens as are a block away at most.
-std::vector<uint64_t> tokens_about(uint64_t at, uint64_t most) {
-  return numbers(at - std::min<uint64_t>(at, kBlockTokens), std::min(most, at + kBlockTokens));
-}
-
-// Few enough to time, many enough for random steps to come within half a percent of brute force (bench/optimum.h). With
-// 16 coarse splits and one looked at, a step in 300 was 2 % off; with lines along X and K,V in place of descents from
-// four points of the grid, one in 200 was 3 % off: rounds and pieces change with every sequence.
-constexpr size_t kCoarse = 24, kLookedAt = 3, kAtOnce = 8;  // splits
-constexpr size_t kDescents = 4, kToTheToken = 8;            // placements
-constexpr int64_t kFarthest = 8;                            // blocks
+// Few enough to time, many enough for random steps to come within half a percent of brute force (bench/optimum.h).
+constexpr size_t kCoarse = 32, kCoarseAtLast = 64;                  // splits of a placement, and of the fastest ones
+constexpr size_t kLookedAt = 3, kAtOnce = 8;
+constexpr size_t kAlongX = 16, kDescents = 6, kToTheToken = 8;      // placements
+constexpr int64_t kFarthest = 8;                                    // blocks
 
 template <typename Visit>
 void each_host_block(const LayoutProblem& problem, const CacheLayout& layout, const Visit& visit) {
@@ -72,62 +56,101 @@ void each_host_block(const LayoutProblem& problem, const CacheLayout& layout, co
   }
 }
 
-class LayoutSearch {
+// The splits of one placement that have been timed.
+class SplitSearch {
  public:
-  LayoutSearch(const LayoutProblem& problem, const TimeOfLayout& time_of) : problem_(problem), time_of_(time_of) {}
+  SplitSearch(const LayoutProblem& problem, const CacheLayout& layout, const TimeOfLayout& time_of)
+      : time_of_(time_of),
+        layout_(layout),
+        ends_(problem.splits_at_ends(layout)),
+        blocks_(problem.splits_at_blocks(layout)) {}
 
-  Found split(CacheLayout layout, bool to_the_token) const {
-    auto time = [&](uint64_t x_host_tokens) {
-      layout.x_host_tokens = x_host_tokens;
-      return time_of_(layout);
-    };
-    const std::vector<uint64_t> ends = problem_.splits_at_ends(layout), blocks = problem_.splits_at_blocks(layout);
-    // The cost is a sawtooth over something convex: several of the coarse splits are worth a closer look.
-    std::vector<Found> coarse;
-    const size_t step = (ends.size() + kCoarse - 1) / kCoarse;
-    for (size_t i = 0; i < ends.size() - 1; i += step) coarse.push_back({ends[i], time(ends[i])});
-    coarse.push_back({ends.back(), time(ends.back())});
-    std::vector<size_t> order(coarse.size());
+  // The time is a sawtooth over something convex: several of the coarse splits are worth a closer look. Every block where
+  // there are few: then each of them counts.
+  void to_the_block(size_t coarse) {
+    if (blocks_.size() <= coarse) {
+      for (uint64_t tokens : blocks_) time(tokens);
+      return;
+    }
+    const size_t step = (ends_.size() + coarse - 1) / coarse, last = ends_.size() - 1;
+    std::vector<size_t> timed;
+    for (size_t i = 0; i < last; i += step) timed.push_back(i);
+    timed.push_back(last);
+    for (size_t i : timed) time(ends_[i]);
+    std::vector<size_t> order(timed.size());
     std::iota(order.begin(), order.end(), size_t{0});
-    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return coarse[a].ns < coarse[b].ns; });
-    Found best = coarse[order[0]];
-    for (size_t i = 0; i < std::min(order.size(), kLookedAt); ++i) {
-      const uint64_t before = coarse[order[i] - std::min<size_t>(order[i], 1)].at;
-      const uint64_t behind = coarse[std::min(order[i] + 1, coarse.size() - 1)].at;
-      const auto first = std::lower_bound(blocks.begin(), blocks.end(), before);
-      const auto last = std::upper_bound(blocks.begin(), blocks.end(), behind);
-      Found found = fastest_of(std::span(first, last), kAtOnce, time);
-      if (to_the_token) {
-        const Found near = fastest_of(tokens_about(found.at, blocks.back()), kAtOnce, time);
-        if (near.ns < found.ns) found = near;
-      }
-      if (found.ns < best.ns) best = found;
+    std::stable_sort(order.begin(), order.end(),
+                     [&](size_t a, size_t b) { return time(ends_[timed[a]]) < time(ends_[timed[b]]); });
+    order.resize(std::min(order.size(), kLookedAt));
+    for (size_t i : order) {
+      narrow(block_at(ends_[timed[i - std::min<size_t>(i, 1)]]), block_at(ends_[timed[std::min(i + 1, timed.size() - 1)]]),
+             kAtOnce, [&](size_t block) { return time(blocks_[block]); });
+    }
+  }
+
+  // About the fastest, and the fastest of those that are a block away from it, and so on.
+  void to_the_token() {
+    std::vector<Found> order;
+    for (const auto& [at, ns] : ns_) order.push_back({at, ns});
+    std::stable_sort(order.begin(), order.end(), [](const Found& a, const Found& b) { return a.ns < b.ns; });
+    std::vector<uint64_t> looked_at;
+    for (const Found& found : order) {
+      auto is_near = [&](uint64_t at) { return std::max(at, found.at) - std::min(at, found.at) < kBlockTokens; };
+      if (looked_at.size() == kLookedAt || std::any_of(looked_at.begin(), looked_at.end(), is_near)) continue;
+      looked_at.push_back(found.at);
+      narrow(found.at - std::min<uint64_t>(found.at, kBlockTokens), std::min(blocks_.back(), found.at + kBlockTokens),
+             kAtOnce, [&](uint64_t tokens) { return time(tokens); });
+    }
+  }
+
+  // The smallest of the fastest: what need not be recomputed is not.
+  Found fastest() const {
+    Found best;
+    for (const auto& [at, ns] : ns_) {
+      if (ns < best.ns) best = {at, ns};
     }
     return best;
   }
 
+ private:
+  double time(uint64_t x_host_tokens) {
+    const auto [entry, is_new] = ns_.try_emplace(x_host_tokens);
+    if (is_new) {
+      layout_.x_host_tokens = x_host_tokens;
+      entry->second = time_of_(layout_);
+    }
+    return entry->second;
+  }
+
+  size_t block_at(uint64_t tokens) const {
+    return static_cast<size_t>(std::lower_bound(blocks_.begin(), blocks_.end(), tokens) - blocks_.begin());
+  }
+
+  const TimeOfLayout& time_of_;
+  CacheLayout layout_;
+  const std::vector<uint64_t> ends_, blocks_;
+  std::map<uint64_t, double> ns_;
+};
+
+class LayoutSearch {
+ public:
+  LayoutSearch(const LayoutProblem& problem, const TimeOfLayout& time_of) : problem_(problem), time_of_(time_of) {}
+
   CacheLayout layout() {
-    std::vector<Placed> grid;
     const uint64_t most_x = problem_.most_x_device();
     for (uint64_t eighth = 0; eighth <= (most_x > 0 ? 8u : 0u); ++eighth) {
       const uint64_t x = most_x * eighth / 8, most_kv = problem_.most_kv_device(x);
-      for (uint64_t quarter = most_kv > 0 ? 0 : 4; quarter <= 4; ++quarter) {
-        grid.push_back(placed(x, most_kv * quarter / 4));
-      }
+      for (uint64_t quarter = most_kv > 0 ? 0 : 4; quarter <= 4; ++quarter) place(x, most_kv * quarter / 4);
     }
-    std::stable_sort(grid.begin(), grid.end(), [](const Placed& a, const Placed& b) { return a.ns < b.ns; });
-    for (size_t i = 0; i < std::min(grid.size(), kDescents); ++i) descend(grid[i]);
-    // Those that are about the fastest, to the token.
-    grid.clear();
-    for (const auto& [key, one] : placed_) grid.push_back(one);
-    std::stable_sort(grid.begin(), grid.end(), [](const Placed& a, const Placed& b) { return a.ns < b.ns; });
-    Placed best = grid.front();
-    for (size_t i = 0; i < std::min(grid.size(), kToTheToken); ++i) {
-      const Found found = split(grid[i].layout, true);
-      if (i > 0 && found.ns >= best.ns) continue;
-      best = grid[i];
-      best.layout.x_host_tokens = found.at;
-      best.ns = found.ns;
+    narrow(0, most_x, kAlongX, [&](uint64_t x) { return place(x, problem_.most_kv_device(x)).ns; });
+    for (const Placed& from : fastest(kDescents)) descend(from);
+    Placed best;
+    for (const Placed& one : fastest(kToTheToken)) {
+      SplitSearch split(problem_, one.layout, time_of_);
+      split.to_the_block(kCoarseAtLast);
+      split.to_the_token();
+      const Found found = split.fastest();
+      if (found.ns < best.ns) best = {{one.layout.x_device_blocks, one.layout.kv_device_blocks, found.at}, found.ns};
     }
     return best.layout;
   }
@@ -135,36 +158,53 @@ class LayoutSearch {
  private:
   struct Placed {
     CacheLayout layout;
-    double ns = 0;
+    double ns = std::numeric_limits<double>::infinity();
   };
 
-  // With its fastest split, timed once.
-  Placed placed(uint64_t x_device, uint64_t kv_device) {
+  // With its fastest split, searched once.
+  Placed place(uint64_t x_device, uint64_t kv_device) {
     const auto [entry, is_new] = placed_.try_emplace({x_device, kv_device});
     if (is_new) {
-      const Found found = split({x_device, kv_device, 0}, false);
+      SplitSearch split(problem_, {x_device, kv_device, 0}, time_of_);
+      split.to_the_block(kCoarse);
+      const Found found = split.fastest();
       entry->second = {{x_device, kv_device, found.at}, found.ns};
     }
     return entry->second;
   }
 
+  std::vector<Placed> fastest(size_t count) const {
+    std::vector<Placed> order;
+    for (const auto& [key, one] : placed_) order.push_back(one);
+    std::stable_sort(order.begin(), order.end(), [](const Placed& a, const Placed& b) { return a.ns < b.ns; });
+    order.resize(std::min(order.size(), count));
+    return order;
+  }
+
   // To the fastest of the neighbours some blocks away while one is faster, then closer; at last all within two blocks.
-  Placed descend(Placed best) {
+  void descend(Placed best) {
     for (int64_t apart = kFarthest; apart > 0; apart /= 2) {
-      const int64_t reach = apart == 1 ? 2 : apart;
       for (bool moved = true; moved;) {
-        const CacheLayout from = best.layout;
-        for (int64_t dx = -reach; dx <= reach; dx += apart) {
-          for (int64_t dkv = -reach; dkv <= reach; dkv += apart) {
-            const auto x = static_cast<int64_t>(from.x_device_blocks) + dx;
-            const auto kv = static_cast<int64_t>(from.kv_device_blocks) + dkv;
-            if (!fits(x, kv)) continue;
-            const Placed one = placed(static_cast<uint64_t>(x), static_cast<uint64_t>(kv));
-            if (one.ns < best.ns) best = one;
-          }
-        }
-        moved = !(best.layout == from);
+        const Placed found = fastest_about(best, apart, apart == 1 ? 2 : apart);
+        moved = found.ns < best.ns;
+        if (moved) best = found;
       }
+    }
+  }
+
+  Placed fastest_about(const Placed& from, int64_t apart, int64_t reach) {
+    Placed best = from;
+    auto consider = [&](int64_t x, int64_t kv) {
+      if (!fits(x, kv)) return;
+      const Placed one = place(static_cast<uint64_t>(x), static_cast<uint64_t>(kv));
+      if (one.ns < best.ns) best = one;
+    };
+    for (int64_t dx = -reach; dx <= reach; dx += apart) {
+      const int64_t x = static_cast<int64_t>(from.layout.x_device_blocks) + dx;
+      for (int64_t dkv = -reach; dkv <= reach; dkv += apart) {
+        consider(x, static_cast<int64_t>(from.layout.kv_device_blocks) + dkv);
+      }
+      if (fits(x, 0)) consider(x, static_cast<int64_t>(problem_.most_kv_device(static_cast<uint64_t>(x))));
     }
     return best;
   }
@@ -213,8 +253,11 @@ std::vector<uint64_t> LayoutProblem::splits_at_ends(const CacheLayout& layout) c
 }
 
 CacheLayout fastest_split(const LayoutProblem& problem, const CacheLayout& layout, const TimeOfLayout& time_of) {
+  SplitSearch search(problem, layout, time_of);
+  search.to_the_block(kCoarseAtLast);
+  search.to_the_token();
   CacheLayout split = layout;
-  split.x_host_tokens = LayoutSearch(problem, time_of).split(layout, true).at;
+  split.x_host_tokens = search.fastest().at;
   return split;
 }
 

@@ -27,6 +27,8 @@ struct Profile {
   Curve dense;             // the rest of one layer, by rows
   double project_share = 0.25;  // of dense: before attention; 3 of 12 h^2 weights where the ffn is 4 h wide
   Curve head;              // embedding, final norm, logits and draws of a step, by rows
+  double embed_ns = 0;     // of head: what comes before the first layer
+  Curve keep_x;            // a copy of X within the device, by bytes: new rows of blocks that stay there
   double link_slowdown = 1;  // >= 1: how much longer the device's curves are, beside a busy h2d, than without one
   double contention = 0;   // 0: recomputation beside dense work costs neither anything; 1: they take turns
 };

@@ -25,10 +25,23 @@ void raise(T& ended, const T& other) {
 
 double StepTimer::step_ns(const Plan& plan) {
   measure(plan);
-  if (shape_.layers <= kRunLayers) return run(plan, shape_.layers);
-  // Slots and kept X come round every two layers or some such; what a layer adds is taken over two.
-  const double some = run(plan, kRunLayers), fewer = run(plan, kRunLayers - 2);
-  return some + (some - fewer) / 2 * (shape_.layers - kRunLayers);
+  const auto ops = static_cast<uint32_t>(plan.ops.size());
+  const uint32_t layers = std::max(kLeastLayers, kRunOps / ops);
+  if (shape_.layers <= layers) return run(plan, shape_.layers);
+  // Slots and kept X come round every two layers or some such; what a layer adds is taken over two. It may add more when
+  // what was fetched ahead is used up, but no less than the link needs.
+  const double some = run(plan, layers), fewer = run(plan, layers - 2);
+  return std::max(some + (some - fewer) / 2 * (shape_.layers - layers), shape_.layers * link_ns(plan));
+}
+
+// Of a layer, were it always busy: h2d is slower while d2h runs beside it, and the other way round.
+double StepTimer::link_ns(const Plan& plan) const {
+  double down = 0, up = 0;
+  for (size_t i = 0; i < plan.ops.size(); ++i) {
+    if (plan.ops[i].queue == Queue::h2d) down += op_ns_[i];
+    if (plan.ops[i].queue == Queue::d2h) up += op_ns_[i];
+  }
+  return std::max(down, up) + (profile_.duplex - 1) * std::min(down, up);
 }
 
 double StepTimer::run(const Plan& plan, uint32_t layers) {
@@ -76,7 +89,7 @@ void StepTimer::measure(const Plan& plan) {
         frees_x_[i] = plan.rounds[op.round].x_rows > 0 && x_round != op.round;
         x_round = op.round;
         break;
-      case OpKind::store: break;
+      case OpKind::store: op_ns_[i] = store_ns(plan, op); break;
       case OpKind::attend: op_ns_[i] = attend_ns(plan, op); break;
       case OpKind::append: op_ns_[i] = append_ns(plan, op); break;
       case OpKind::finish: op_ns_[i] = dense_ns * (1 - profile_.project_share); break;
@@ -135,6 +148,15 @@ double StepTimer::attend_ns(const Plan& plan, const PlanOp& op) const {
   return profile_.attend.at(attended);
 }
 
+// K,V go where they are attended to as part of the product that made them; X is copied.
+double StepTimer::store_ns(const Plan& plan, const PlanOp& op) const {
+  uint64_t rows = 0;
+  for (uint32_t i = op.first; i < op.first + op.count; ++i) {
+    if (plan.stores[i].device_x_id != kNoBlock) rows += plan.stores[i].rows;
+  }
+  return profile_.keep_x.at(static_cast<double>(rows * shape_.x_bytes));
+}
+
 double StepTimer::append_ns(const Plan& plan, const PlanOp& op) const {
   uint64_t bytes = 0, pieces = 0;
   for (uint32_t i = op.first; i < op.first + op.count; ++i) {
@@ -149,6 +171,9 @@ double StepTimer::append_ns(const Plan& plan, const PlanOp& op) const {
 // ---- its order ------------------------------------------------------------------------------------------------------
 
 void StepTimer::enqueue_step(const Plan& plan, uint32_t step) {
+  const double head_ns = profile_.head.at(static_cast<double>(plan.work.rows));
+  const double embed_ns = std::min(head_ns, profile_.embed_ns);
+  append_to(Queue::dense, embed_ns, step_ended_);
   for (Place running{step, 0, 0}; running.layer < layers_; ++running.layer) {
     for (running.op = 0; running.op < plan.ops.size(); ++running.op) {
       fetch_ahead(plan, running);
@@ -156,7 +181,7 @@ void StepTimer::enqueue_step(const Plan& plan, uint32_t step) {
     }
   }
   fetch_ahead(plan, {step, layers_, 0});
-  Ended all = append_to(Queue::dense, profile_.head.at(static_cast<double>(plan.work.rows)), {});
+  Ended all = append_to(Queue::dense, head_ns - embed_ns, {});
   for (const Ended& appended : appended_) raise(all, appended);
   step_ended_ = all;
 }

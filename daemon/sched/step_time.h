@@ -27,10 +27,13 @@ class StepTimer {
       : profile_(profile), shape_(shape), staging_(staging) {}
 
   // From the end of a step to that of the next one. Takes time in proportion to the program: layers are alike, and of
-  // many only kRunLayers are run.
+  // many those are run that have kRunOps operations together, at least kLeastLayers.
   double step_ns(const Plan& plan);
 
-  static constexpr uint32_t kRunLayers = 8;
+  // All 32 layers of a step of one sequence, which has about 13 operations a layer. What the link has fetched ahead in a
+  // ring as long as several layers can last for most of such a step; a long layer's ring is short.
+  static constexpr uint32_t kRunOps = 512;
+  static constexpr uint32_t kLeastLayers = 8;
 
  private:
   // How many operations of each queue have ended by some time.
@@ -46,6 +49,7 @@ class StepTimer {
   };
 
   double run(const Plan& plan, uint32_t layers);
+  double link_ns(const Plan& plan) const;
   void measure(const Plan& plan);
   void enqueue_step(const Plan& plan, uint32_t step);
   void fetch_ahead(const Plan& plan, const Place& running);
@@ -63,6 +67,7 @@ class StepTimer {
   double fetch_ns(const Plan& plan, const PlanOp& op) const;
   double recompute_ns(const Plan& plan, const PlanOp& op) const;
   double attend_ns(const Plan& plan, const PlanOp& op) const;
+  double store_ns(const Plan& plan, const PlanOp& op) const;
   double append_ns(const Plan& plan, const PlanOp& op) const;
   double copy_ns(const Curve& curve, uint64_t bytes, uint64_t pieces) const;
 

@@ -72,6 +72,9 @@ void every_curve_is_what_the_hand_computes(void**) {
   // Embedding, norm and draws.
   assert_near(profile.head.at(1), 3 * 5 + 400);
   assert_near(profile.head.at(64), 3 * 5 + 64 * 40);
+  assert_near(profile.embed_ns, 5);
+  // Read and written.
+  assert_near(profile.keep_x.at(1000), 20);
   // Pieces of K,V: five heads' K and V.
   assert_int_equal(shape.row_pieces, 10);
   assert_near(profile.piece_ns, 150);

@@ -123,6 +123,27 @@ void both_directions_slow_each_other(void**) {
   assert_near(step.ns(), kLayers * (256 * 400.0 + 0.25 * 1000), 1e-4);
 }
 
+// New rows of X on the device are copied there before attention.
+void x_that_stays_is_copied(void**) {
+  Step step;
+  step.add(255, BlockForm::x, true);
+  step.profile.recompute = step.profile.d2h = {};
+  const double before_ns = step.ns();
+  step.profile.keep_x = {0, 500, 1};
+  assert_near(step.ns() - before_ns, kLayers * (500 + 200.0), 1e-3);
+}
+
+// The embedding runs beside the first layer's recomputation, logits and draws behind the last layer.
+void the_embedding_comes_first(void**) {
+  Step step;
+  step.profile.h2d.each_ns = 1e-3;
+  step.profile.recompute.each_ns = 100;
+  step.profile.head = {0, 5000, 0};
+  step.profile.embed_ns = 2000;
+  step.add(256, BlockForm::x);
+  assert_near(step.ns(), kLayers * 256 * 100.0 + 3000, 1e-4);
+}
+
 // Of many layers some are run, and the others take what these add.
 void many_layers_take_as_long_each(void**) {
   Step step;
@@ -132,12 +153,27 @@ void many_layers_take_as_long_each(void**) {
   step.profile.head = {0, 5000, 0};
   step.add(700, BlockForm::x);
   step.add(300, BlockForm::kv);
-  step.shape.layers = StepTimer::kRunLayers - 1;
+  step.ns();
+  const uint32_t run = std::max(StepTimer::kLeastLayers, StepTimer::kRunOps / static_cast<uint32_t>(step.plan.ops.size()));
+  step.shape.layers = run - 1;
   const double fewer = step.ns();
-  step.shape.layers = StepTimer::kRunLayers;
+  step.shape.layers = run;
   const double some = step.ns();
-  step.shape.layers = 5 * StepTimer::kRunLayers;
-  assert_near(step.ns(), some + 4 * StepTimer::kRunLayers * (some - fewer), 1e-3);
+  step.shape.layers = 5 * run;
+  assert_near(step.ns(), some + 4 * run * (some - fewer), 1e-3);
+}
+
+// While logits are computed the link fills a ring of several layers, and layers take their dense work until they have
+// used it up; then they take what the link does.
+void a_full_ring_lasts_for_some_layers(void**) {
+  Step step;
+  step.profile.dense = {0, 95'000, 0};  // 255 tokens' K,V take 102,000
+  step.profile.head = {0, 200'000, 0};
+  step.add(255, BlockForm::kv);
+  step.shape.layers = 4;
+  assert_near(step.ns(), 4 * 95'000 + 200'000, 1e-2);
+  step.shape.layers = 48;
+  assert_near(step.ns(), 48 * 255 * 400.0, 1e-2);
 }
 
 }  // namespace
@@ -153,7 +189,10 @@ int main() {
       cmocka_unit_test(x_on_the_device_makes_a_product_of_each_block),
       cmocka_unit_test(dense_work_and_recomputation_contend),
       cmocka_unit_test(both_directions_slow_each_other),
+      cmocka_unit_test(x_that_stays_is_copied),
+      cmocka_unit_test(the_embedding_comes_first),
       cmocka_unit_test(many_layers_take_as_long_each),
+      cmocka_unit_test(a_full_ring_lasts_for_some_layers),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }
