@@ -26,6 +26,7 @@ inline uint16_t f32_to_f16(float value) {
   const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
   const double size = std::fabs(double{value});
   if (std::isnan(value)) return sign | 0x7e00;
+  if (size == 0) return sign;
   if (size >= 65520) return sign | 0x7c00;
   int exponent = 0;
   (void)std::frexp(size, &exponent);

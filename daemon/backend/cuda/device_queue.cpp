@@ -30,8 +30,9 @@ DeviceQueue::~DeviceQueue() {
 }
 
 uint64_t DeviceQueue::record() {
+  // While the event is still that of the ticket before.
+  if (recorded_ >= kEvents) retire(recorded_ + 1 - kEvents);
   const uint64_t ticket = ++recorded_;
-  if (ticket > kEvents) retire(ticket - kEvents);
   times_ns_[ticket % times_ns_.size()] = 0;
   if (!failure_.happened()) failure_.check("cudaEventRecord", cudaEventRecord(event_of(ticket), stream_));
   return ticket;
