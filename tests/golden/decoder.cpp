@@ -28,6 +28,7 @@ Decoder::Decoder(Backend& backend, const ModelFiles& files, const DecoderOptions
   view_.layer_stride_bytes = view_.unit_bytes * units_a_block_ * options.pool_blocks;
   memory_.assign(view_.layer_stride_bytes * spec.layers + 64, std::byte{0xff});
   view_.base = memory_.data() + (64 - reinterpret_cast<uintptr_t>(memory_.data()) % 64) % 64;
+  if (Status pinned = backend.pin(view_.base, view_.layer_stride_bytes * spec.layers); !pinned) end_with(pinned.failure());
 
   PipelineOptions pipeline;
   pipeline.host = pipeline.device = view_;
@@ -47,6 +48,8 @@ Decoder::Decoder(Backend& backend, const ModelFiles& files, const DecoderOptions
   auto model = must(Model::make(backend, spec, must(load_weights(backend, files, {})), limits));
   executor_ = must(Executor::make(backend, std::move(model), pipeline, {options.max_rows, options.max_rows}));
 }
+
+Decoder::~Decoder() { backend_.unpin(view_.base); }
 
 uint32_t Decoder::take_id() {
   IOKV_ASSERT(taken_ < options_.pool_blocks);

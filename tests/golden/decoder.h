@@ -49,6 +49,9 @@ struct DecoderOptions {
 class Decoder {
  public:
   Decoder(Backend& backend, const ModelFiles& files, const DecoderOptions& options = {});
+  ~Decoder();
+  Decoder(const Decoder&) = delete;
+  Decoder& operator=(const Decoder&) = delete;
 
   struct Append {
     Sequence* sequence;

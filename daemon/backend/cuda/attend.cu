@@ -1,0 +1,652 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention over pieces of 64 tokens of paged K,V on tensor cores (mma.sync m16n8k16), for up to 16 query rows a warp.
+// Decoding is bound by memory: a warp has the 32 KiB of a piece's head under way at once (d = 128, cp.async), six such
+// warps a multiprocessor, and its products cost a tenth of that time however few of the 16 rows are used.
+//
+// Invariants
+//  1. A row's result of a piece is a fixed sequence of operations (Piece), whatever rows share the warp: scores over d
+//     in steps of 16, the largest over the visible tokens, weights rounded to the element type, their sum, the weighted
+//     sum of V over tokens in steps of 16. Results are folded in position order (Softmax::fold). So neither the cut into
+//     operations nor the choice of kernel shows.
+//  2. K and V of tokens that no row of a warp or block of threads may see are zeros here, whatever the memory holds;
+//     scores past a row's own position are replaced, not multiplied away.
+//
+// Layouts of m16n8k16, with g = lane / 4 and c = lane % 4: of A and of the accumulators a thread has rows g and g + 8;
+// of a tile of 8 columns it has columns 2c and 2c + 1.
+#include <cmath>
+
+#include "daemon/backend/cuda/element.cuh"
+
+namespace iokv::cuda {
+namespace {
+
+constexpr unsigned kAll = 0xffffffffu;
+constexpr int kTokens = kBlockTokens;        // of a piece
+constexpr int kTokenTiles = kTokens / 8;
+constexpr int kRows = 16;                    // of a warp
+
+static_assert(kBlockTokens == 64, "a piece is eight tiles of eight tokens");
+
+__host__ __device__ constexpr uint32_t padded(uint32_t head_dim) { return (head_dim + 15) / 16 * 16; }
+
+// Rows of shared memory lie 16 bytes further apart than they are long: eight of them, as ldmatrix reads them, are in
+// different banks, since D is a multiple of 16.
+template <int D>
+constexpr int kPitch = D + 8;
+template <int D>
+constexpr size_t kTileBytes = size_t{2} * kTokens * kPitch<D>;  // of a piece's K, or V
+
+// ---- instructions ---------------------------------------------------------------------------------------------------
+
+__device__ inline uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// 16 bytes, or as many zeros where there is nothing to be read.
+__device__ inline void copy_async(void* to, const void* from, bool there) {
+  const int bytes = there ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
+               : "memory");
+}
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kOutstanding>
+__device__ inline void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kOutstanding) : "memory");
+}
+
+__device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+__device__ inline void load_matrices_transposed(uint32_t (&to)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+template <typename T>
+__device__ inline void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+template <>
+__device__ inline void multiply_add<__half>(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+template <>
+__device__ inline void multiply_add<__nv_bfloat16>(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ inline float power_of_two(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// ---- a row's state --------------------------------------------------------------------------------------------------
+
+// Of a row: the sum of weights, relative to the largest score so far. Scores are in powers of two.
+struct Softmax {
+  float largest = -INFINITY, sum = 0;
+
+  struct Factors {
+    float old_part, new_part;
+  };
+  // What follows in position order; the weighted sums of V are folded by the factors.
+  __device__ Factors fold(float new_largest, float new_sum) {
+    const float top = fmaxf(largest, new_largest);
+    const Factors factors = {power_of_two(largest - top), power_of_two(new_largest - top)};
+    sum = __fmaf_rn(new_sum, factors.new_part, __fmul_rn(sum, factors.old_part));
+    largest = top;
+    return factors;
+  }
+};
+
+__device__ inline float folded(float old_value, float new_value, Softmax::Factors factors) {
+  return __fmaf_rn(new_value, factors.new_part, __fmul_rn(old_value, factors.old_part));
+}
+
+// Query row r of a span's KV head.
+struct QueryRow {
+  uint32_t row, head, position;
+
+  __device__ QueryRow(const AttendLaunch& launch, const AttendTableSpan& span, uint32_t kv_head, uint32_t r) {
+    const uint32_t group = launch.shape.heads / launch.shape.kv_heads, token = r / group;
+    row = span.first_row + token;
+    head = kv_head * group + r % group;
+    position = span.first_position + token;
+  }
+  __device__ float* state(const AttendLaunch& launch) const {
+    const size_t floats = padded(launch.shape.head_dim) + 16;  // attend_state_floats
+    return launch.state + (size_t{row} * launch.shape.heads + head) * floats;
+  }
+  template <typename T>
+  __device__ T* out(const AttendLaunch& launch) const {
+    return static_cast<T*>(launch.out) + (size_t{row} * launch.shape.heads + head) * launch.shape.head_dim;
+  }
+};
+
+// Tokens of a piece that a row at `position` may see; 0 or less: none.
+__device__ inline int visible(uint32_t position, uint32_t piece) {
+  return static_cast<int>(position) + 1 - static_cast<int>(piece * kTokens);
+}
+
+// ---- copies to shared memory ----------------------------------------------------------------------------------------
+
+// K or V of a piece's head, [64][d] in memory, [64][kPitch] here; zeros from token `seen` and from element d on.
+template <typename T, int D>
+__device__ inline void bring(T* to, const T* from, uint32_t d, int seen, bool aligned, int thread, int threads) {
+  if (aligned) {
+    constexpr int kVectors = D / 8;
+    for (int i = thread; i < kTokens * kVectors; i += threads) {
+      const int token = i / kVectors, at = i % kVectors * 8;
+      const bool there = token < seen && at < static_cast<int>(d);
+      copy_async(to + token * kPitch<D> + at, there ? from + token * d + at : from, there);
+    }
+  } else {
+    for (int i = thread; i < kTokens * D; i += threads) {
+      const int token = i / D, at = i % D;
+      const bool there = token < seen && at < static_cast<int>(d);
+      to[token * kPitch<D> + at] = there ? from[token * d + at] : Element<T>::narrow(0.0f);
+    }
+  }
+}
+
+template <typename T>
+__device__ inline const T* keys_of(const void* block, uint32_t kv_head, uint32_t d) {
+  return static_cast<const T*>(block) + size_t{kv_head} * 2 * kTokens * d;
+}
+
+// ---- one piece ------------------------------------------------------------------------------------------------------
+
+// Scores, then weights, of 16 rows and a piece, and what they weigh.
+template <typename T, int D>
+struct Piece {
+  float scores[kTokenTiles][4];
+  uint32_t weights[kTokenTiles][2];   // pairs of tokens of row g, and of row g + 8
+  float largest[2], sums[2];          // of rows g and g + 8
+
+  // queries(step, a) gives A of 16 elements of d.
+  template <typename Queries>
+  __device__ void score(const Queries& queries, const T* keys, int lane) {
+#pragma unroll
+    for (int tile = 0; tile < kTokenTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) scores[tile][i] = 0;
+    }
+    const T* row = keys + (lane / 16 * 8 + lane % 8) * kPitch<D> + lane / 8 % 2 * 8;
+#pragma unroll
+    for (int step = 0; step < D / 16; ++step) {
+      uint32_t a[4];
+      queries(step, a);
+#pragma unroll
+      for (int two = 0; two < kTokenTiles / 2; ++two) {
+        uint32_t b[4];
+        load_matrices(b, row + two * 16 * kPitch<D> + step * 16);
+        multiply_add<T>(scores[2 * two], a, b[0], b[1]);
+        multiply_add<T>(scores[2 * two + 1], a, b[2], b[3]);
+      }
+    }
+  }
+
+  // seen[i]: visible tokens of rows g and g + 8. scale is in powers of two.
+  __device__ void weigh(float scale, const int (&seen)[2], int lane) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float top = -INFINITY;
+#pragma unroll
+      for (int tile = 0; tile < kTokenTiles; ++tile) {
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+          float& score = scores[tile][2 * i + n];
+          score = tile * 8 + lane % 4 * 2 + n < seen[i] ? __fmul_rn(score, scale) : -INFINITY;
+          top = fmaxf(top, score);
+        }
+      }
+      top = fmaxf(top, __shfl_xor_sync(kAll, top, 1));
+      top = fmaxf(top, __shfl_xor_sync(kAll, top, 2));
+      largest[i] = top;
+      const float base = top == -INFINITY ? 0.0f : top;
+      float sum = 0;
+#pragma unroll
+      for (int tile = 0; tile < kTokenTiles; ++tile) {
+        weights[tile][i] = pack<T>(power_of_two(__fsub_rn(scores[tile][2 * i], base)),
+                                   power_of_two(__fsub_rn(scores[tile][2 * i + 1], base)));
+        const float2 rounded = unpack<T>(weights[tile][i]);
+        sum += rounded.x + rounded.y;
+      }
+      sum += __shfl_xor_sync(kAll, sum, 1);
+      sum += __shfl_xor_sync(kAll, sum, 2);
+      sums[i] = sum;
+    }
+  }
+
+  // use(n, values): columns 8n .. 8n + 7 of the weighted sums of V, as a thread has them of an accumulator.
+  template <typename Use>
+  __device__ void sum_values(const T* values, int lane, const Use& use) {
+    constexpr int kTogether = 4;  // tiles of 8 columns: as many chains of products that do not wait for each other
+    const T* row = values + lane % 16 * kPitch<D> + lane / 16 * 8;
+#pragma unroll
+    for (int first = 0; first < D / 8; first += kTogether) {
+      float sums_of[kTogether][4];
+#pragma unroll
+      for (int n = 0; n < kTogether; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums_of[n][i] = 0;
+      }
+#pragma unroll
+      for (int step = 0; step < kTokens / 16; ++step) {
+        const uint32_t a[4] = {weights[2 * step][0], weights[2 * step][1], weights[2 * step + 1][0],
+                               weights[2 * step + 1][1]};
+#pragma unroll
+        for (int two = 0; two < kTogether / 2; ++two) {
+          if (first + 2 * two >= D / 8) continue;
+          uint32_t b[4];
+          load_matrices_transposed(b, row + step * 16 * kPitch<D> + (first + 2 * two) * 8);
+          multiply_add<T>(sums_of[2 * two], a, b[0], b[1]);
+          multiply_add<T>(sums_of[2 * two + 1], a, b[2], b[3]);
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < kTogether; ++n) {
+        if (first + n < D / 8) use(first + n, sums_of[n]);
+      }
+    }
+  }
+};
+
+// ---- split: a warp a piece ------------------------------------------------------------------------------------------
+
+template <typename T>
+__device__ inline uint32_t query_pair(const T* row, uint32_t at, uint32_t d, bool pairs) {
+  if (pairs && at < d) return *reinterpret_cast<const uint32_t*>(row + at);  // d is even
+  const float low = at < d ? Element<T>::wide(row[at]) : 0.0f;
+  const float high = at + 1 < d ? Element<T>::wide(row[at + 1]) : 0.0f;
+  return pack<T>(low, high);
+}
+
+// Grid: pieces, KV heads, tiles of 16 query rows. partials of a span: [pieces][kv_heads · group · rows][padded d].
+template <typename T, int D>
+__global__ void __launch_bounds__(32) attend_pieces(AttendLaunch launch, const __grid_constant__ Table table) {
+  extern __shared__ uint4 shared[];
+  T* keys = reinterpret_cast<T*>(shared);
+  T* values = keys + kTokens * kPitch<D>;
+  const AttendTableSpan* spans = entries<AttendTableSpan>(table);
+  const AttendItem item = reinterpret_cast<const AttendItem*>(spans + launch.spans)[blockIdx.x];
+  const AttendTableSpan span = spans[item.span];
+  const uint32_t d = launch.shape.head_dim, kv_head = blockIdx.y, group = launch.shape.heads / launch.shape.kv_heads;
+  const uint32_t rows = span.rows * group, first = blockIdx.z * kRows, piece = span.first_piece + item.piece;
+  if (first >= rows) return;
+  const uint32_t end = min(first + kRows, rows);
+  const int lane = static_cast<int>(threadIdx.x);
+  const int seen = min(visible(span.first_position + (end - 1) / group, piece), kTokens);
+  if (seen <= 0) return;  // merging does not look at it either
+
+  const T* from = keys_of<T>(item.block, kv_head, d);
+  bring<T, D>(keys, from, d, seen, launch.aligned, lane, 32);
+  commit_copies();
+  bring<T, D>(values, from + size_t{kTokens} * d, d, seen, launch.aligned, lane, 32);
+  commit_copies();
+
+  uint32_t queries[D / 16][4];
+  int row_seen[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t r = first + static_cast<uint32_t>(lane / 4 + 8 * i);
+    const bool there = r < rows;
+    const QueryRow query(launch, span, kv_head, there ? r : first);
+    row_seen[i] = there ? visible(query.position, piece) : 0;
+    const T* q = static_cast<const T*>(launch.q) + size_t{query.row} * launch.q_stride + query.head * d;
+#pragma unroll
+    for (int step = 0; step < D / 16; ++step) {
+      const uint32_t at = static_cast<uint32_t>(step * 16 + lane % 4 * 2);
+      queries[step][i] = there ? query_pair(q, at, d, launch.pairs) : 0;
+      queries[step][2 + i] = there ? query_pair(q, at + 8, d, launch.pairs) : 0;
+    }
+  }
+
+  Piece<T, D> result;
+  wait_for_copies<1>();
+  __syncwarp();
+  result.score(
+      [&](int step, uint32_t(&a)[4]) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) a[i] = queries[step][i];
+      },
+      keys, lane);
+  result.weigh(launch.scale, row_seen, lane);
+  wait_for_copies<0>();
+  __syncwarp();
+
+  const size_t partials = size_t{launch.shape.kv_heads} * rows;  // of a piece
+  const size_t partial = span.first_partial + item.piece * partials + size_t{kv_head} * rows + first;
+  const uint32_t stride = padded(d);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t r = static_cast<uint32_t>(lane / 4 + 8 * i);
+    if (lane % 4 != 0 || first + r >= rows) continue;
+    reinterpret_cast<float2*>(launch.partial_sums)[partial + r] = make_float2(result.largest[i], result.sums[i]);
+  }
+  result.sum_values(values, lane, [&](int n, const float(&sums)[4]) {
+    const uint32_t at = static_cast<uint32_t>(n * 8 + lane % 4 * 2);
+    if (at >= stride) return;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t r = static_cast<uint32_t>(lane / 4 + 8 * i);
+      if (first + r >= rows) continue;
+      *reinterpret_cast<float2*>(launch.partials + (partial + r) * stride + at) = make_float2(sums[2 * i], sums[2 * i + 1]);
+    }
+  });
+}
+
+constexpr int kMergeWarps = 4;
+
+// A warp a row and head: its results in position order, behind what earlier operations left.
+template <typename T>
+__global__ void __launch_bounds__(kMergeWarps * 32) attend_merge(AttendLaunch launch, const __grid_constant__ Table table) {
+  const uint32_t index = blockIdx.x * kMergeWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
+  const uint32_t heads = launch.shape.heads, kv_heads = launch.shape.kv_heads, group = heads / kv_heads;
+  const uint32_t d = launch.shape.head_dim, stride = padded(d);
+  if (index >= launch.rows * heads) return;
+  const AttendTableSpan* spans = entries<AttendTableSpan>(table);
+  uint32_t low = 0, high = launch.spans;
+  while (high - low > 1) {
+    const uint32_t middle = (low + high) / 2;
+    if (spans[middle].first_merged <= index / heads) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  const AttendTableSpan span = spans[low];
+  const uint32_t token = index / heads - span.first_merged, head = index % heads, kv_head = head / group;
+  const uint32_t r = token * group + head % group, rows = span.rows * group;
+  const QueryRow query(launch, span, kv_head, r);
+  // Pieces that the row sees begin no later than it.
+  const uint32_t reached = query.position / kTokens + 1;
+  const uint32_t pieces = reached > span.first_piece ? min(span.pieces, reached - span.first_piece) : 0;
+
+  // Columns 4·lane .. + 3, and as many 128 further.
+  constexpr int kParts = kLargestHeadDim / 128;
+  Softmax softmax;
+  float sums[kParts][4] = {};
+  const bool has[kParts] = {lane * 4 < stride, lane * 4 + 128 < stride};
+  if (span.first_piece > 0) {
+    const float* state = query.state(launch);
+    softmax.sum = state[stride];
+    softmax.largest = state[stride + 1];
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      if (!has[part]) continue;
+      const float4 old = *reinterpret_cast<const float4*>(state + lane * 4 + part * 128);
+      sums[part][0] = old.x, sums[part][1] = old.y, sums[part][2] = old.z, sums[part][3] = old.w;
+    }
+  }
+  const size_t partials = size_t{kv_heads} * rows;
+  size_t partial = span.first_partial + size_t{kv_head} * rows + r;
+#pragma unroll 4
+  for (uint32_t piece = 0; piece < pieces; ++piece, partial += partials) {
+    const float2 of_piece = reinterpret_cast<const float2*>(launch.partial_sums)[partial];
+    const Softmax::Factors factors = softmax.fold(of_piece.x, of_piece.y);
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      if (!has[part]) continue;
+      const float4 values = *reinterpret_cast<const float4*>(launch.partials + partial * stride + lane * 4 + part * 128);
+      sums[part][0] = folded(sums[part][0], values.x, factors);
+      sums[part][1] = folded(sums[part][1], values.y, factors);
+      sums[part][2] = folded(sums[part][2], values.z, factors);
+      sums[part][3] = folded(sums[part][3], values.w, factors);
+    }
+  }
+  if (span.last != 0) {
+    T* out = query.out<T>(launch);
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t at = lane * 4 + part * 128 + i;
+        if (at < d) out[at] = Element<T>::narrow(__fdiv_rn(sums[part][i], softmax.sum));
+      }
+    }
+    return;
+  }
+  float* state = query.state(launch);
+  if (lane == 0) {
+    state[stride] = softmax.sum;
+    state[stride + 1] = softmax.largest;
+  }
+#pragma unroll
+  for (int part = 0; part < kParts; ++part) {
+    if (!has[part]) continue;
+    *reinterpret_cast<float4*>(state + lane * 4 + part * 128) =
+        make_float4(sums[part][0], sums[part][1], sums[part][2], sums[part][3]);
+  }
+}
+
+// ---- in sequence: a warp 16 rows ------------------------------------------------------------------------------------
+
+// 64 query rows share what is brought; 32 where two pieces of 256-wide heads would not leave room for more.
+template <int D>
+constexpr int kSequenceWarps = D <= 128 ? 4 : 2;
+
+template <int D>
+constexpr size_t sequence_bytes(int stages) {
+  return stages * 2 * kTileBytes<D> + size_t{2} * kSequenceWarps<D> * kRows * kPitch<D>;
+}
+
+// Grid: tiles of query rows, KV heads, spans.
+template <typename T, int D>
+__global__ void __launch_bounds__(kSequenceWarps<D> * 32)
+    attend_sequence(AttendLaunch launch, const __grid_constant__ Table table, int stages) {
+  extern __shared__ uint4 shared[];
+  constexpr int kTileRows = kSequenceWarps<D> * kRows, kThreads = kSequenceWarps<D> * 32;
+  constexpr int kTile = kTokens * kPitch<D>;
+  T* queries = reinterpret_cast<T*>(shared);
+  T* tiles = queries + kTileRows * kPitch<D>;  // [stages][K, V]
+  const AttendTableSpan* spans = entries<AttendTableSpan>(table);
+  const AttendTableSpan span = spans[blockIdx.z];
+  const void* const* blocks = reinterpret_cast<const void* const*>(spans + launch.spans) + span.first_address;
+  const uint32_t d = launch.shape.head_dim, kv_head = blockIdx.y, group = launch.shape.heads / launch.shape.kv_heads;
+  const uint32_t rows = span.rows * group, first = blockIdx.x * kTileRows;
+  if (first >= rows) return;
+  const uint32_t end = min(first + kTileRows, rows), last_position = span.first_position + (end - 1) / group;
+  const uint32_t reached = last_position / kTokens + 1;
+  const uint32_t pieces = reached > span.first_piece ? min(span.pieces, reached - span.first_piece) : 0;
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+
+  auto bring_piece = [&](uint32_t index) {
+    const int seen = min(visible(last_position, span.first_piece + index), kTokens);
+    const T* from = keys_of<T>(blocks[index], kv_head, d);
+    T* to = tiles + index % static_cast<uint32_t>(stages) * 2 * kTile;
+    bring<T, D>(to, from, d, seen, launch.aligned, thread, kThreads);
+    bring<T, D>(to + kTile, from + size_t{kTokens} * d, d, seen, launch.aligned, thread, kThreads);
+    commit_copies();
+  };
+  if (pieces > 0) bring_piece(0);
+  for (int i = thread; i < kTileRows * D; i += kThreads) {
+    const uint32_t r = first + static_cast<uint32_t>(i / D), at = static_cast<uint32_t>(i % D);
+    T value = Element<T>::narrow(0.0f);
+    if (r < rows && at < d) {
+      const QueryRow query(launch, span, kv_head, r);
+      value = static_cast<const T*>(launch.q)[size_t{query.row} * launch.q_stride + query.head * d + at];
+    }
+    queries[i / D * kPitch<D> + at] = value;
+  }
+
+  // The state of rows g and g + 8 of the warp, in the layout of accumulators.
+  Softmax softmax[2];
+  float sums[D / 8][4] = {};
+  int row_position[2];
+  const uint32_t stride = padded(d);
+  const uint32_t warp_first = first + static_cast<uint32_t>(warp * kRows);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t r = warp_first + static_cast<uint32_t>(lane / 4 + 8 * i);
+    row_position[i] = -1;  // sees nothing
+    if (r >= rows) continue;
+    const QueryRow query(launch, span, kv_head, r);
+    row_position[i] = static_cast<int>(query.position);
+    if (span.first_piece == 0) continue;
+    const float* state = query.state(launch);
+    softmax[i].sum = state[stride];
+    softmax[i].largest = state[stride + 1];
+#pragma unroll
+    for (int n = 0; n < D / 8; ++n) {
+      const uint32_t at = static_cast<uint32_t>(n * 8 + lane % 4 * 2);
+      if (at >= stride) continue;
+      const float2 pair = *reinterpret_cast<const float2*>(state + at);
+      sums[n][2 * i] = pair.x;
+      sums[n][2 * i + 1] = pair.y;
+    }
+  }
+
+  for (uint32_t index = 0; index < pieces; ++index) {
+    if (stages > 1 && index + 1 < pieces) {
+      bring_piece(index + 1);
+      wait_for_copies<1>();
+    } else {
+      wait_for_copies<0>();
+    }
+    __syncthreads();  // everybody's copies, and the queries
+    const uint32_t piece = span.first_piece + index;
+    const int start = static_cast<int>(piece * kTokens);
+    const int seen[2] = {row_position[0] + 1 - start, row_position[1] + 1 - start};
+    if (__any_sync(kAll, seen[0] > 0 || seen[1] > 0)) {
+      const T* keys = tiles + index % static_cast<uint32_t>(stages) * 2 * kTile;
+      const T* query_row = queries + (warp * kRows + lane % 16) * kPitch<D> + lane / 16 * 8;
+      Piece<T, D> result;
+      result.score([&](int step, uint32_t(&a)[4]) { load_matrices(a, query_row + step * 16); }, keys, lane);
+      result.weigh(launch.scale, seen, lane);
+      Softmax::Factors factors[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        if (seen[i] > 0) factors[i] = softmax[i].fold(result.largest[i], result.sums[i]);
+      }
+      result.sum_values(keys + kTile, lane, [&](int n, const float(&values)[4]) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          if (seen[i] <= 0) continue;
+          sums[n][2 * i] = folded(sums[n][2 * i], values[2 * i], factors[i]);
+          sums[n][2 * i + 1] = folded(sums[n][2 * i + 1], values[2 * i + 1], factors[i]);
+        }
+      });
+    }
+    __syncthreads();  // the stage may be filled again
+    if (stages == 1 && index + 1 < pieces) bring_piece(index + 1);
+  }
+
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t r = warp_first + static_cast<uint32_t>(lane / 4 + 8 * i);
+    if (r >= rows) continue;
+    const QueryRow query(launch, span, kv_head, r);
+    if (span.last != 0) {
+      T* out = query.out<T>(launch);
+#pragma unroll
+      for (int n = 0; n < D / 8; ++n) {
+        const uint32_t at = static_cast<uint32_t>(n * 8 + lane % 4 * 2);
+        if (at < d) out[at] = Element<T>::narrow(__fdiv_rn(sums[n][2 * i], softmax[i].sum));
+        if (at + 1 < d) out[at + 1] = Element<T>::narrow(__fdiv_rn(sums[n][2 * i + 1], softmax[i].sum));
+      }
+      continue;
+    }
+    float* state = query.state(launch);
+    if (lane % 4 == 0) {
+      state[stride] = softmax[i].sum;
+      state[stride + 1] = softmax[i].largest;
+    }
+#pragma unroll
+    for (int n = 0; n < D / 8; ++n) {
+      const uint32_t at = static_cast<uint32_t>(n * 8 + lane % 4 * 2);
+      if (at < stride) *reinterpret_cast<float2*>(state + at) = make_float2(sums[n][2 * i], sums[n][2 * i + 1]);
+    }
+  }
+}
+
+// ---- launches -------------------------------------------------------------------------------------------------------
+
+template <int D>
+struct Width {};
+
+// Heads are computed in the next width of these, with zeros behind them.
+template <typename Launch>
+cudaError_t with_width(uint32_t head_dim, const Launch& launch) {
+  if (head_dim <= 32) return launch(Width<32>());
+  if (head_dim <= 64) return launch(Width<64>());
+  if (head_dim <= 80) return launch(Width<80>());
+  if (head_dim <= 96) return launch(Width<96>());
+  if (head_dim <= 128) return launch(Width<128>());
+  if (head_dim <= 192) return launch(Width<192>());
+  return launch(Width<256>());
+}
+
+template <typename Kernel>
+cudaError_t allow_shared(Kernel kernel, size_t bytes) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+}
+
+// What a block of threads may have on the device that launches.
+cudaError_t shared_limit(size_t& bytes) {
+  int device = 0, limit = 0;
+  if (const cudaError_t failed = cudaGetDevice(&device); failed != cudaSuccess) return failed;
+  const cudaError_t asked = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  bytes = static_cast<size_t>(limit);
+  return asked;
+}
+
+template <typename T, int D>
+cudaError_t issue_pieces(cudaStream_t stream, const AttendLaunch& launch, const Table& table) {
+  constexpr size_t kBytes = 2 * kTileBytes<D>;
+  static const cudaError_t allowed = allow_shared(attend_pieces<T, D>, kBytes);
+  if (allowed != cudaSuccess) return allowed;
+  const dim3 grid(launch.items, launch.shape.kv_heads, launch.tiles);
+  attend_pieces<T, D><<<grid, 32, kBytes, stream>>>(launch, table);
+  return cudaGetLastError();
+}
+
+template <typename T, int D>
+cudaError_t issue_sequence(cudaStream_t stream, const AttendLaunch& launch, const Table& table) {
+  static size_t limit = 0;
+  static const cudaError_t asked = shared_limit(limit);
+  if (asked != cudaSuccess) return asked;
+  const int stages = sequence_bytes<D>(2) <= limit ? 2 : 1;
+  const size_t bytes = sequence_bytes<D>(stages);
+  static const cudaError_t allowed = allow_shared(attend_sequence<T, D>, bytes);
+  if (allowed != cudaSuccess) return allowed;
+  constexpr uint32_t kTileRows = kSequenceWarps<D> * kRows;
+  const uint32_t tiles = (launch.tiles * kRows + kTileRows - 1) / kTileRows;
+  const dim3 grid(tiles, launch.shape.kv_heads, launch.spans);
+  attend_sequence<T, D><<<grid, kSequenceWarps<D> * 32, bytes, stream>>>(launch, table, stages);
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+cudaError_t launch_attend_pieces(cudaStream_t stream, DType type, const AttendLaunch& launch, const Table& table) {
+  return with_width(launch.shape.head_dim, [&]<int D>(Width<D>) {
+    return type == DType::f16 ? issue_pieces<__half, D>(stream, launch, table)
+                              : issue_pieces<__nv_bfloat16, D>(stream, launch, table);
+  });
+}
+
+cudaError_t launch_attend_merge(cudaStream_t stream, DType type, const AttendLaunch& launch, const Table& table) {
+  const unsigned blocks = (launch.rows * launch.shape.heads + kMergeWarps - 1) / kMergeWarps;
+  return with_type(type, [&]<typename T>(T) { attend_merge<T><<<blocks, kMergeWarps * 32, 0, stream>>>(launch, table); });
+}
+
+cudaError_t launch_attend_sequence(cudaStream_t stream, DType type, const AttendLaunch& launch, const Table& table) {
+  return with_width(launch.shape.head_dim, [&]<int D>(Width<D>) {
+    return type == DType::f16 ? issue_sequence<__half, D>(stream, launch, table)
+                              : issue_sequence<__nv_bfloat16, D>(stream, launch, table);
+  });
+}
+
+}  // namespace iokv::cuda

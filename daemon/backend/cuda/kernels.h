@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the CUDA kernels compute and how they are launched: plain arguments, no owners. Launching returns the launch's
+// error; a kernel's own comes later, with whatever asks the stream. Kernels of one row or query compute the same bits
+// whatever else is in the launch.
+//
+// Tables. Arrays of the host travel as a Table: within the launch's own parameters where they are small, else in device
+// memory that the launch's stream has filled before (table_ring.h). So no table ever waits behind the link's copies.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <cuda_runtime_api.h>
+
+#include "daemon/backend/backend.h"
+
+namespace iokv::cuda {
+
+// The parameters of a launch may take 4 KiB on every architecture; this leaves 384 bytes for the others.
+constexpr size_t kInlineBytes = 3712;
+
+struct Table {
+  const void* device = nullptr;  // null: the bytes are here
+  alignas(16) unsigned char bytes[kInlineBytes];
+};
+
+// ---- rows (rows.cu) -------------------------------------------------------------------------------------------------
+
+struct EmbedLaunch {
+  const void* table = nullptr;      // [vocab, h] of T
+  const void* positions = nullptr;  // [contexts, h] of T, or null
+  float* hidden = nullptr;          // [rows, h]
+  uint32_t rows = 0, columns = 0;
+};
+struct EmbedRow {
+  uint32_t token = 0, position = 0;  // of their tables
+};
+cudaError_t launch_embed(cudaStream_t stream, DType type, const EmbedLaunch& launch, const Table& rows);
+
+cudaError_t launch_norm(cudaStream_t stream, DType type, const NormArgs& args);
+
+cudaError_t launch_activate(cudaStream_t stream, DType type, const ActivateArgs& args);
+
+struct RopeLaunch {
+  KvShape shape;
+  uint32_t half = 0;                    // rotary_dim / 2
+  const float* frequencies = nullptr;   // [half], device
+  float attention_scale = 1.0f;
+  void* q = nullptr;
+  const void* k = nullptr;
+  const void* v = nullptr;
+  uint32_t q_stride = 0, kv_stride = 0;
+  uint32_t items = 0, runs = 0;         // rows of all runs
+  bool aligned = false;                 // every row of every head may be read and written 16 bytes at a time
+};
+struct RopeTableRun {
+  uint32_t first_item = 0;              // rows of the runs before it
+  uint32_t first_row = 0, first_position = 0, unused = 0;
+  void* block = nullptr;
+  uint64_t block_stride_bytes = 0;
+};
+cudaError_t launch_rope(cudaStream_t stream, DType type, const RopeLaunch& launch, const Table& runs);
+
+// ---- products (rows.cu) ---------------------------------------------------------------------------------------------
+
+// to[i] = T(from[i]).
+cudaError_t launch_convert(cudaStream_t stream, DType type, const float* from, void* to, size_t count);
+// y[row, column] += bias[column]; y is of T, or f32.
+cudaError_t launch_add_bias(cudaStream_t stream, DType type, void* y, uint32_t y_stride, const float* bias, uint32_t rows,
+                            uint32_t columns);
+// to = from, for tables: `from` is pinned host memory that the device reads, both 16-byte aligned.
+cudaError_t launch_read_host(cudaStream_t stream, void* to, const void* from, size_t bytes);
+
+// ---- attention (attend.cu) ------------------------------------------------------------------------------------------
+
+// The largest head that attention computes with.
+constexpr uint32_t kLargestHeadDim = 256;
+
+struct AttendLaunch {
+  KvShape shape;
+  float scale = 1.0f;
+  const void* q = nullptr;
+  uint32_t q_stride = 0;
+  void* out = nullptr;
+  float* state = nullptr;
+  float* partials = nullptr;   // [partials][head dim padded to 16] sums of pieces, then as many (largest, sum of weights)
+  float* partial_sums = nullptr;
+  uint32_t spans = 0, items = 0;
+  uint32_t tiles = 0;          // of 16 query rows, of the span with the most
+  uint32_t rows = 0;           // of all spans, for merging
+  bool aligned = false;        // blocks and heads may be read 16 bytes at a time
+  bool pairs = false;          // pairs of queries may be read 4 bytes at a time
+};
+// A span of AttendArgs. Its query rows are r = (row - first_row)·group + (head % group), for each KV head.
+struct AttendTableSpan {
+  uint32_t first_row = 0, rows = 0;
+  uint32_t first_position = 0;
+  uint32_t first_piece = 0, pieces = 0;  // of this operation
+  uint32_t last = 0;                     // 1: with them the span has all its pieces
+  uint32_t first_address = 0;            // of its blocks (in sequence)
+  uint32_t first_partial = 0;            // of its pieces' results (split)
+  uint32_t first_merged = 0;             // rows of the spans before it
+  uint32_t unused[3] = {};
+};
+// Split: a piece of a span.
+struct AttendItem {
+  const void* block = nullptr;
+  uint32_t span = 0, piece = 0;          // piece counts within the operation
+};
+// The table: spans, then items (split) or addresses (in sequence).
+//
+// Split: every piece is computed by a warp of its own, for up to 16 query rows, and its result is left in `partials`;
+// then the results of a row are merged in position order. In sequence: 16 query rows are a warp's for all pieces. Both
+// give the same bits.
+cudaError_t launch_attend_pieces(cudaStream_t stream, DType type, const AttendLaunch& launch, const Table& table);
+cudaError_t launch_attend_merge(cudaStream_t stream, DType type, const AttendLaunch& launch, const Table& table);
+cudaError_t launch_attend_sequence(cudaStream_t stream, DType type, const AttendLaunch& launch, const Table& table);
+
+// ---- sampling (sample.cu) -------------------------------------------------------------------------------------------
+
+struct Draw {
+  int32_t token = 0;
+  float logprob = 0;
+};
+struct SampleTableRow {
+  float temperature = 0, top_p = 1;
+  uint32_t top_k = 0, logits_row = 0;
+  uint64_t seed = 0, position = 0;
+};
+// draws: host memory that the device writes.
+cudaError_t launch_sample(cudaStream_t stream, const float* logits, uint32_t vocab, uint32_t rows, Draw* draws,
+                          const Table& table);
+
+}  // namespace iokv::cuda

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernels that treat rows by themselves: embedding, norms, rotary embedding with K,V stored, activations, and what
+// products need beside cuBLAS. All of them are bound by memory.
+#include "daemon/backend/cuda/element.cuh"
+
+namespace iokv::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr unsigned kAll = 0xffffffffu;
+
+unsigned blocks_of(size_t items, size_t of_a_block) { return static_cast<unsigned>((items + of_a_block - 1) / of_a_block); }
+
+// Enough blocks for any device to be busy; kernels with this many stride over the rest.
+constexpr size_t kMostBlocks = 4096;
+
+unsigned striding_blocks(size_t items) {
+  const size_t blocks = (items + kThreads - 1) / kThreads;
+  return static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks);
+}
+
+// The sum over all threads of the block, in one order, for all of them.
+__device__ float block_sum(float value) {
+  __shared__ float sums[kThreads / 32];
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(kAll, value, distance);
+  __syncthreads();  // what an earlier sum left has been read
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = value;
+  __syncthreads();
+  float total = 0;
+#pragma unroll
+  for (int i = 0; i < kThreads / 32; ++i) total += sums[i];
+  return total;
+}
+
+// ---- embed ----------------------------------------------------------------------------------------------------------
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) embed(EmbedLaunch launch, const __grid_constant__ Table table) {
+  const EmbedRow row = entries<EmbedRow>(table)[blockIdx.x];
+  const T* token = static_cast<const T*>(launch.table) + size_t{row.token} * launch.columns;
+  const T* position = static_cast<const T*>(launch.positions) + size_t{row.position} * launch.columns;
+  float* hidden = launch.hidden + size_t{blockIdx.x} * launch.columns;
+  for (uint32_t i = threadIdx.x; i < launch.columns; i += kThreads) {
+    float value = Element<T>::wide(token[i]);
+    if (launch.positions != nullptr) value += Element<T>::wide(position[i]);
+    hidden[i] = value;
+  }
+}
+
+// ---- norm -----------------------------------------------------------------------------------------------------------
+
+template <typename T, bool kLayer>
+__global__ void __launch_bounds__(kThreads) norm(NormArgs args) {
+  const float* x = args.x + size_t{blockIdx.x} * args.columns;
+  T* y = static_cast<T*>(args.y) + size_t{blockIdx.x} * args.columns;
+  const auto columns = static_cast<float>(args.columns);
+  float mean = 0;
+  if (kLayer) {
+    float sum = 0;
+    for (uint32_t i = threadIdx.x; i < args.columns; i += kThreads) sum += x[i];
+    mean = block_sum(sum) / columns;
+  }
+  float squares = 0;
+  for (uint32_t i = threadIdx.x; i < args.columns; i += kThreads) {
+    const float from_mean = x[i] - mean;
+    squares += from_mean * from_mean;
+  }
+  const float factor = 1.0f / sqrtf(block_sum(squares) / columns + args.epsilon);
+  for (uint32_t i = threadIdx.x; i < args.columns; i += kThreads) {
+    float value = (x[i] - mean) * factor * args.weight[i];
+    if (args.bias != nullptr) value += args.bias[i];
+    y[i] = Element<T>::narrow(value);
+  }
+}
+
+// ---- activate -------------------------------------------------------------------------------------------------------
+
+template <Activation kKind>
+__device__ float activated(float x) {
+  switch (kKind) {
+    case Activation::relu: return x > 0 ? x : 0.0f;
+    case Activation::gelu: return 0.5f * x * erfcf(x * -0.707106781f);
+    case Activation::gelu_tanh: {
+      // 0.5·(1 + tanh(u)) = 1 / (1 + e^(-2u)), u = sqrt(2/π)·(x + 0.044715·x³).
+      const float u = 0.797884561f * (x + 0.044715f * x * x * x);
+      return x / (1.0f + expf(-2.0f * u));
+    }
+    case Activation::silu_glu: return x / (1.0f + expf(-x));
+  }
+  return 0;
+}
+
+// An element of y depends on its own of x only, so that y may be x.
+template <typename T, Activation kKind>
+__global__ void __launch_bounds__(kThreads) activate(ActivateArgs args) {
+  constexpr bool kGated = kKind == Activation::silu_glu;
+  const T* x = static_cast<const T*>(args.x);
+  T* y = static_cast<T*>(args.y);
+  const size_t total = size_t{args.rows} * args.columns;
+  for (size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x; i < total; i += size_t{gridDim.x} * kThreads) {
+    const size_t row = kGated ? i / args.columns : 0;
+    const size_t at = i + row * args.columns;
+    float value = activated<kKind>(Element<T>::wide(x[at]));
+    if (kGated) value *= Element<T>::wide(x[at + args.columns]);
+    y[i] = Element<T>::narrow(value);
+  }
+}
+
+// As above, eight elements a thread: columns are a multiple of 8, rows are aligned.
+template <typename T, Activation kKind>
+__global__ void __launch_bounds__(kThreads) activate_eights(ActivateArgs args) {
+  constexpr bool kGated = kKind == Activation::silu_glu;
+  const T* x = static_cast<const T*>(args.x);
+  T* y = static_cast<T*>(args.y);
+  const uint32_t eights = args.columns / 8;
+  const size_t total = size_t{args.rows} * eights;
+  for (size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x; i < total; i += size_t{gridDim.x} * kThreads) {
+    const size_t row = i / eights, at = i % eights * 8;
+    const T* from = x + row * args.columns * (kGated ? 2 : 1) + at;
+    Eight<T> value, up;
+    value.load(from);
+    if (kGated) up.load(from + args.columns);
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+      value.values[e] = activated<kKind>(value.values[e]);
+      if (kGated) value.values[e] *= up.values[e];
+    }
+    value.store(y + row * args.columns + at);
+  }
+}
+
+template <typename T, Activation kKind>
+void issue_activate(cudaStream_t stream, const ActivateArgs& args) {
+  const size_t total = size_t{args.rows} * args.columns;
+  const bool aligned = args.columns % 8 == 0 && reinterpret_cast<uintptr_t>(args.x) % 16 == 0 &&
+                       reinterpret_cast<uintptr_t>(args.y) % 16 == 0;
+  if (aligned) {
+    activate_eights<T, kKind><<<striding_blocks(total / 8), kThreads, 0, stream>>>(args);
+  } else {
+    activate<T, kKind><<<striding_blocks(total), kThreads, 0, stream>>>(args);
+  }
+}
+
+// ---- rope -----------------------------------------------------------------------------------------------------------
+
+__device__ const RopeTableRun& run_of(const RopeTableRun* runs, uint32_t count, uint32_t item) {
+  uint32_t low = 0, high = count;  // the last run that begins no later than the item
+  while (high - low > 1) {
+    const uint32_t middle = (low + high) / 2;
+    if (runs[middle].first_item <= item) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return runs[low];
+}
+
+// One rounding order for every path: K made again has the bits of K that was stored.
+__device__ float2 rotated(float low, float high, float cosine, float sine) {
+  return {__fmaf_rn(low, cosine, -__fmul_rn(high, sine)), __fmaf_rn(high, cosine, __fmul_rn(low, sine))};
+}
+
+// Unit `index` of to = from with its first 2·half elements rotated: eight pairs or eight elements behind them, or one.
+// Pairs are read before they are written, so that to may be from.
+template <typename T, bool kAligned>
+__device__ void rotate_head(const T* from, T* to, uint32_t d, uint32_t half, const float* cosines, const float* sines,
+                            uint32_t index) {
+  if constexpr (kAligned) {
+    const uint32_t i = index * 8;
+    if (i < half) {
+      Eight<T> low, high, a, b;
+      low.load(from + i);
+      high.load(from + half + i);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) {
+        const float2 pair = rotated(low.values[e], high.values[e], cosines[i + e], sines[i + e]);
+        a.values[e] = pair.x;
+        b.values[e] = pair.y;
+      }
+      a.store(to + i);
+      b.store(to + half + i);
+    } else {
+      const uint32_t behind = i + half;  // elements 2·half and on are as they are
+      if (behind < d && to != from) *reinterpret_cast<uint4*>(to + behind) = *reinterpret_cast<const uint4*>(from + behind);
+    }
+  } else {
+    if (index < half) {
+      const float2 pair = rotated(Element<T>::wide(from[index]), Element<T>::wide(from[half + index]), cosines[index],
+                                  sines[index]);
+      to[index] = Element<T>::narrow(pair.x);
+      to[half + index] = Element<T>::narrow(pair.y);
+    } else if (index + half < d && to != from) {
+      to[index + half] = from[index + half];
+    }
+  }
+}
+
+// A block of threads a row: its angles once, then its heads.
+template <typename T, bool kAligned>
+__global__ void __launch_bounds__(kThreads) rope(RopeLaunch launch, const __grid_constant__ Table table) {
+  __shared__ float cosines[kLargestHeadDim / 2], sines[kLargestHeadDim / 2];
+  const uint32_t item = blockIdx.x;
+  const RopeTableRun run = run_of(entries<RopeTableRun>(table), launch.runs, item);
+  const uint32_t in_run = item - run.first_item;
+  const uint32_t row = run.first_row + in_run, position = run.first_position + in_run;
+  const uint32_t d = launch.shape.head_dim, half = launch.half;
+  for (uint32_t i = threadIdx.x; i < half; i += kThreads) {
+    const float angle = static_cast<float>(position) * launch.frequencies[i];
+    float sine, cosine;
+    sincosf(angle, &sine, &cosine);
+    cosines[i] = cosine * launch.attention_scale;
+    sines[i] = sine * launch.attention_scale;
+  }
+  __syncthreads();
+
+  // Units of a head: pairs that are rotated, then what is copied, 8 or 1 elements at a time.
+  constexpr uint32_t kElements = kAligned ? 8 : 1;
+  const uint32_t units = (d - half) / kElements, copied = d / kElements;
+  if (launch.q != nullptr && half != 0) {
+    T* q = static_cast<T*>(launch.q) + size_t{row} * launch.q_stride;
+    for (uint32_t i = threadIdx.x; i < launch.shape.heads * units; i += kThreads) {
+      T* head = q + i / units * d;
+      rotate_head<T, kAligned>(head, head, d, half, cosines, sines, i % units);
+    }
+  }
+  if (launch.k == nullptr || run.block == nullptr) return;
+  const T* k = static_cast<const T*>(launch.k) + size_t{row} * launch.kv_stride;
+  const T* v = static_cast<const T*>(launch.v) + size_t{row} * launch.kv_stride;
+  const uint32_t further = position / kBlockTokens - run.first_position / kBlockTokens;
+  T* block = reinterpret_cast<T*>(static_cast<char*>(run.block) + further * run.block_stride_bytes);
+  const uint32_t slot = position % kBlockTokens;
+  for (uint32_t i = threadIdx.x; i < launch.shape.kv_heads * units; i += kThreads) {
+    const uint32_t head = i / units;
+    rotate_head<T, kAligned>(k + head * d, block + (size_t{head} * 2 * kBlockTokens + slot) * d, d, half, cosines, sines,
+                             i % units);
+  }
+  for (uint32_t i = threadIdx.x; i < launch.shape.kv_heads * copied; i += kThreads) {
+    const uint32_t head = i / copied, at = i % copied * kElements;
+    T* to = block + (size_t{head} * 2 * kBlockTokens + kBlockTokens + slot) * d + at;
+    if constexpr (kAligned) {
+      *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(v + head * d + at);
+    } else {
+      *to = v[head * d + at];
+    }
+  }
+}
+
+// ---- beside products ------------------------------------------------------------------------------------------------
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) convert(const float* from, T* to, size_t count) {
+  for (size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x; i < count; i += size_t{gridDim.x} * kThreads) {
+    to[i] = Element<T>::narrow(from[i]);
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) add_bias(T* y, uint32_t y_stride, const float* bias, uint32_t columns) {
+  T* row = y + size_t{blockIdx.y} * y_stride;
+  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < columns; i += gridDim.x * kThreads) {
+    if constexpr (sizeof(T) == 4) {
+      row[i] += bias[i];
+    } else {
+      row[i] = Element<T>::narrow(Element<T>::wide(row[i]) + bias[i]);
+    }
+  }
+}
+
+__global__ void __launch_bounds__(kThreads) read_host(uint4* to, const uint4* from, size_t count) {
+  for (size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x; i < count; i += size_t{gridDim.x} * kThreads) {
+    to[i] = from[i];
+  }
+}
+
+}  // namespace
+
+cudaError_t launch_embed(cudaStream_t stream, DType type, const EmbedLaunch& launch, const Table& rows) {
+  return with_type(type, [&]<typename T>(T) { embed<T><<<launch.rows, kThreads, 0, stream>>>(launch, rows); });
+}
+
+cudaError_t launch_norm(cudaStream_t stream, DType type, const NormArgs& args) {
+  return with_type(type, [&]<typename T>(T) {
+    if (args.kind == NormKind::layer) {
+      norm<T, true><<<args.rows, kThreads, 0, stream>>>(args);
+    } else {
+      norm<T, false><<<args.rows, kThreads, 0, stream>>>(args);
+    }
+  });
+}
+
+cudaError_t launch_activate(cudaStream_t stream, DType type, const ActivateArgs& args) {
+  return with_type(type, [&]<typename T>(T) {
+    switch (args.kind) {
+      case Activation::relu: return issue_activate<T, Activation::relu>(stream, args);
+      case Activation::gelu: return issue_activate<T, Activation::gelu>(stream, args);
+      case Activation::gelu_tanh: return issue_activate<T, Activation::gelu_tanh>(stream, args);
+      case Activation::silu_glu: return issue_activate<T, Activation::silu_glu>(stream, args);
+    }
+  });
+}
+
+cudaError_t launch_rope(cudaStream_t stream, DType type, const RopeLaunch& launch, const Table& runs) {
+  return with_type(type, [&]<typename T>(T) {
+    if (launch.aligned) {
+      rope<T, true><<<launch.items, kThreads, 0, stream>>>(launch, runs);
+    } else {
+      rope<T, false><<<launch.items, kThreads, 0, stream>>>(launch, runs);
+    }
+  });
+}
+
+cudaError_t launch_convert(cudaStream_t stream, DType type, const float* from, void* to, size_t count) {
+  return with_type(type, [&]<typename T>(T) {
+    convert<T><<<striding_blocks(count), kThreads, 0, stream>>>(from, static_cast<T*>(to), count);
+  });
+}
+
+cudaError_t launch_add_bias(cudaStream_t stream, DType type, void* y, uint32_t y_stride, const float* bias, uint32_t rows,
+                            uint32_t columns) {
+  // Rows beyond what a grid's second dimension holds come in further launches.
+  constexpr uint32_t kGridRows = 65535;
+  for (uint32_t first = 0; first < rows; first += kGridRows) {
+    const uint32_t now = rows - first < kGridRows ? rows - first : kGridRows;
+    const dim3 grid(blocks_of(columns, kThreads), now);
+    const size_t at = size_t{first} * y_stride;
+    if (type == DType::f32) {
+      add_bias<<<grid, kThreads, 0, stream>>>(static_cast<float*>(y) + at, y_stride, bias, columns);
+    } else if (type == DType::f16) {
+      add_bias<<<grid, kThreads, 0, stream>>>(static_cast<__half*>(y) + at, y_stride, bias, columns);
+    } else {
+      add_bias<<<grid, kThreads, 0, stream>>>(static_cast<__nv_bfloat16*>(y) + at, y_stride, bias, columns);
+    }
+  }
+  return cudaGetLastError();
+}
+
+cudaError_t launch_read_host(cudaStream_t stream, void* to, const void* from, size_t bytes) {
+  const size_t count = (bytes + 15) / 16;
+  read_host<<<striding_blocks(count), kThreads, 0, stream>>>(static_cast<uint4*>(to), static_cast<const uint4*>(from),
+                                                             count);
+  return cudaGetLastError();
+}
+
+}  // namespace iokv::cuda

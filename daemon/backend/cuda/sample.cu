@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+// Draws a token a row, as daemon/base/sampling.h says and with the numbers of daemon/backend/cpu/philox.h. A block of
+// threads a row.
+//
+// Weights are e^((logit − largest) / temperature) in units of 2^-40, so that their sums are integers: exact, and the
+// same in whatever order threads add them. 2^20 tokens of the largest weight sum to 2^60. A token of less than 2^-41 of
+// the largest weight is never drawn; with a million of those it would have been one draw in a million.
+//
+// Cuts are found as the CPU finds them (daemon/backend/cpu/sampler.cpp): by radix selection on the logits' bits, three
+// digits from the top.
+#include <cmath>
+
+#include "daemon/backend/cuda/element.cuh"
+
+namespace iokv::cuda {
+namespace {
+
+constexpr int kThreads = 1024, kWarps = kThreads / 32;
+constexpr int kDigits = 2048;
+constexpr unsigned kAll = 0xffffffffu;
+using Count64 = unsigned long long;
+
+static_assert(kDigits == 2 * kThreads, "each thread looks at two sums");
+
+__device__ double uniform(uint64_t seed, uint64_t position) {
+  uint32_t counter[4] = {static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), 0, 0};
+  uint32_t key[2] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t a = uint64_t{0xd2511f53u} * counter[0], b = uint64_t{0xcd9e8d57u} * counter[2];
+    const uint32_t next[4] = {static_cast<uint32_t>(b >> 32) ^ counter[1] ^ key[0], static_cast<uint32_t>(b),
+                              static_cast<uint32_t>(a >> 32) ^ counter[3] ^ key[1], static_cast<uint32_t>(a)};
+    for (int i = 0; i < 4; ++i) counter[i] = next[i];
+    key[0] += 0x9e3779b9u;
+    key[1] += 0xbb67ae85u;
+  }
+  const uint64_t bits = (uint64_t{counter[0]} << 32) | counter[1];
+  return static_cast<double>(bits >> 11) * 0x1p-53;
+}
+
+// Unsigned order of keys is the order of logits; both zeros have one key.
+__device__ uint32_t key_of(float logit) {
+  const uint32_t bits = __float_as_uint(logit + 0.0f);
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+
+struct Largest {
+  float logit;
+  uint32_t token;
+};
+__device__ Largest better(Largest a, Largest b) {
+  return b.logit > a.logit || (b.logit == a.logit && b.token < a.token) ? b : a;
+}
+
+struct Shared {
+  Count64 sums[kDigits];
+  Count64 warps[kWarps];
+  float floats[kWarps];
+  Largest largest[kWarps];
+  Count64 found[3];
+};
+
+__device__ Largest block_largest(Shared& shared, Largest value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    const Largest other = {__shfl_xor_sync(kAll, value.logit, distance), __shfl_xor_sync(kAll, value.token, distance)};
+    value = better(value, other);
+  }
+  if (threadIdx.x % 32 == 0) shared.largest[threadIdx.x / 32] = value;
+  __syncthreads();
+  Largest result = shared.largest[0];
+  for (int i = 1; i < kWarps; ++i) result = better(result, shared.largest[i]);
+  return result;
+}
+
+__device__ float block_sum(Shared& shared, float value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(kAll, value, distance);
+  if (threadIdx.x % 32 == 0) shared.floats[threadIdx.x / 32] = value;
+  __syncthreads();
+  float result = 0;
+  for (int i = 0; i < kWarps; ++i) result += shared.floats[i];
+  return result;
+}
+
+// The sum of the threads before this one; `total` is that of all.
+__device__ Count64 block_before(Shared& shared, Count64 value, Count64& total) {
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  Count64 upto = value;
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const Count64 other = __shfl_up_sync(kAll, upto, distance);
+    if (lane >= distance) upto += other;
+  }
+  __syncthreads();  // what an earlier call left has been read
+  if (lane == 31) shared.warps[warp] = upto;
+  __syncthreads();
+  Count64 before = upto - value;
+  total = 0;
+  for (int i = 0; i < kWarps; ++i) {
+    if (i < warp) before += shared.warps[i];
+    total += shared.warps[i];
+  }
+  return before;
+}
+
+// A row of logits and which of its tokens have been kept: those of larger keys than `key`, and of equal ones those up to
+// `last_token`.
+class Row {
+ public:
+  __device__ Row(Shared& shared, const float* logits, uint32_t vocab, float largest, float temperature)
+      : shared_(shared), logits_(logits), vocab_(vocab), largest_(largest), temperature_(temperature),
+        range_((vocab + kThreads - 1) / kThreads) {}
+
+  __device__ Count64 weight(float logit) const {
+    return static_cast<Count64>(__float2ull_rn(expf((logit - largest_) / temperature_) * 0x1p40f));
+  }
+
+  __device__ Count64 mass() {
+    Count64 sum = 0, total = 0;
+    for (uint32_t token = threadIdx.x; token < vocab_; token += kThreads) {
+      if (kept(token)) sum += weight(logits_[token]);
+    }
+    block_before(shared_, sum, total);
+    return total;
+  }
+
+  // Keeps the fewest of the largest logits whose measures reach the target, 0 < target <= the sum of all measures kept.
+  template <typename Measure>
+  __device__ void cut(Count64 target, const Measure& measure) {
+    constexpr uint32_t kShifts[3] = {21, 10, 0}, kMasks[3] = {2047, 2047, 1023};
+    uint32_t prefix = 0, prefix_mask = 0;
+    Count64 above = 0;
+    for (int digit = 0; digit < 3; ++digit) {
+      const uint32_t shift = kShifts[digit], mask = kMasks[digit];
+      __syncthreads();  // sums and found of an earlier digit have been read
+      for (int i = static_cast<int>(threadIdx.x); i < kDigits; i += kThreads) shared_.sums[i] = 0;
+      __syncthreads();
+      for (uint32_t token = threadIdx.x; token < vocab_; token += kThreads) {
+        const uint32_t key = key_of(logits_[token]);
+        if ((key & prefix_mask) != prefix || !kept(token)) continue;
+        const Count64 amount = measure(logits_[token]);
+        if (amount != 0) atomicAdd(&shared_.sums[(key >> shift) & mask], amount);
+      }
+      __syncthreads();
+      // From the highest digit down, two a thread.
+      const uint32_t high = kDigits - 1 - 2 * threadIdx.x;
+      const Count64 first = shared_.sums[high], second = shared_.sums[high - 1];
+      Count64 total = 0;
+      const Count64 before = above + block_before(shared_, first + second, total);
+      if (before < target && target <= before + first + second) {
+        const bool is_first = target <= before + first;
+        shared_.found[0] = is_first ? high : high - 1;
+        shared_.found[1] = is_first ? before : before + first;
+      }
+      __syncthreads();
+      prefix |= static_cast<uint32_t>(shared_.found[0]) << shift;
+      prefix_mask |= mask << shift;
+      above = shared_.found[1];
+    }
+    keep_equals(prefix, target - above, measure);
+  }
+
+  // The token at which the running sum of weights passes the number's share of their sum.
+  __device__ uint32_t walk(double number) {
+    const Count64 total = mass();
+    Count64 target = static_cast<Count64>(number * static_cast<double>(total));
+    if (target >= total) target = total - 1;
+    const uint32_t begin = min(threadIdx.x * range_, vocab_), end = min(begin + range_, vocab_);
+    Count64 sum = 0, all = 0;
+    for (uint32_t token = begin; token < end; ++token) {
+      if (kept(token)) sum += weight(logits_[token]);
+    }
+    Count64 before = block_before(shared_, sum, all);
+    if (before <= target && target < before + sum) {
+      uint32_t token = begin;
+      for (; token < end; ++token) {
+        if (kept(token)) before += weight(logits_[token]);
+        if (before > target) break;
+      }
+      shared_.found[2] = token;
+    }
+    __syncthreads();
+    return static_cast<uint32_t>(shared_.found[2]);
+  }
+
+ private:
+  __device__ bool kept(uint32_t token) const {
+    const uint32_t key = key_of(logits_[token]);
+    return key > key_ || (key == key_ && token <= last_token_);
+  }
+
+  // Of the tokens kept with this key those of the smallest ids, as many as are needed for what is missing.
+  template <typename Measure>
+  __device__ void keep_equals(uint32_t key, Count64 missing, const Measure& measure) {
+    const uint32_t begin = min(threadIdx.x * range_, vocab_), end = min(begin + range_, vocab_);
+    Count64 equals = 0, all = 0;
+    float logit = 0;
+    for (uint32_t token = begin; token < end; ++token) {
+      if (key_of(logits_[token]) != key || !kept(token)) continue;
+      ++equals;
+      logit = logits_[token];
+    }
+    Count64 before = block_before(shared_, equals, all);
+    if (equals != 0) {
+      const Count64 each = measure(logit), wanted = (missing + each - 1) / each;
+      if (before < wanted && wanted <= before + equals) {
+        uint32_t token = begin;
+        for (; token < end; ++token) {
+          if (key_of(logits_[token]) == key && kept(token) && ++before == wanted) break;
+        }
+        shared_.found[2] = token;
+      }
+    }
+    __syncthreads();
+    key_ = key;
+    last_token_ = static_cast<uint32_t>(shared_.found[2]);
+    __syncthreads();
+  }
+
+  Shared& shared_;
+  const float* logits_;
+  const uint32_t vocab_;
+  const float largest_, temperature_;
+  const uint32_t range_;  // of neighbouring tokens, a thread's
+  uint32_t key_ = 0, last_token_ = 0xffffffffu;
+};
+
+__global__ void __launch_bounds__(kThreads) sample(const float* all_logits, uint32_t vocab, Draw* draws,
+                                                   const __grid_constant__ Table table) {
+  __shared__ Shared shared;
+  const SampleTableRow params = entries<SampleTableRow>(table)[blockIdx.x];
+  const float* logits = all_logits + size_t{params.logits_row} * vocab;
+  Largest largest = {-INFINITY, vocab};
+  for (uint32_t token = threadIdx.x; token < vocab; token += kThreads) largest = better(largest, {logits[token], token});
+  largest = block_largest(shared, largest);
+  if (largest.token >= vocab) largest.token = 0;  // there is no number among them
+  float sum = 0;
+  for (uint32_t token = threadIdx.x; token < vocab; token += kThreads) sum += expf(logits[token] - largest.logit);
+  sum = block_sum(shared, sum);
+
+  uint32_t token = largest.token;
+  // Where the largest logit is no finite number there is nothing to draw from.
+  if (params.temperature > 0.0f && isfinite(largest.logit)) {
+    Row row(shared, logits, vocab, largest.logit, params.temperature);
+    if (params.top_k != 0 && params.top_k < vocab) row.cut(params.top_k, [](float) { return Count64{1}; });
+    if (params.top_p < 1.0f) {
+      const Count64 mass = row.mass();
+      const double share = ceil(static_cast<double>(params.top_p) * static_cast<double>(mass));
+      const Count64 target = share < 1 ? 1 : min(static_cast<Count64>(share), mass);
+      row.cut(target, [&row](float logit) { return row.weight(logit); });
+    }
+    token = row.walk(uniform(params.seed, params.position));
+  }
+  if (threadIdx.x != 0) return;
+  const double behind = static_cast<double>(logits[token]) - static_cast<double>(largest.logit);
+  const double logprob = behind - log(static_cast<double>(sum));
+  draws[blockIdx.x] = {static_cast<int32_t>(token), static_cast<float>(logprob)};
+}
+
+}  // namespace
+
+cudaError_t launch_sample(cudaStream_t stream, const float* logits, uint32_t vocab, uint32_t rows, Draw* draws,
+                          const Table& table) {
+  sample<<<rows, kThreads, 0, stream>>>(logits, vocab, draws, table);
+  return cudaGetLastError();
+}
+
+}  // namespace iokv::cuda
