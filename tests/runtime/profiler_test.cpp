@@ -132,6 +132,13 @@ void the_cpu_s_paced_link_is_found(void**) {
   assert_true(duplex <= 1.1);
 }
 
+// Between operations there is the host's own code, which a sanitizer makes several times slower.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr double kMostRatio = 5;
+#else
+constexpr double kMostRatio = 2;
+#endif
+
 // Eight sequences of 400 tokens, a token each, on the CPU in place: what cost.h makes of the profile against what the
 // model takes. A generous factor: the machine is busy, and the model is so small that what is not an operation shows.
 void predicted_steps_take_about_as_long(void**) {
@@ -159,7 +166,7 @@ void predicted_steps_take_about_as_long(void**) {
   ProfilerLimits limits;  // the step's whole cache, as near to the processor as in the step
   limits.probe.max_cache_bytes = size_t{spec.layers} * kSequences * kTokens * shape.kv_bytes;
   double ratio = INFINITY;
-  for (int attempt = 0; attempt < 5 && !(ratio > 0.6 && ratio < 1.7); ++attempt) {
+  for (int attempt = 0; attempt < 5 && !(ratio > 0.5 && ratio < kMostRatio); ++attempt) {
     const Profile profile = must(measure(*backend, spec, weights, limits)).profile;
     double least_ns = INFINITY;
     for (int step = 0; step < 8; ++step) {
@@ -172,7 +179,7 @@ void predicted_steps_take_about_as_long(void**) {
     ratio = least_ns / predicted_ns;
     assert_true(profile.h2d.at(1e6) == 0 && profile.d2h.at(1e6) == 0);  // nothing to carry
   }
-  assert_true(ratio > 0.6 && ratio < 1.7);
+  assert_true(ratio > 0.5 && ratio < kMostRatio);
 }
 
 // Of every family, with every set of limits, down to a single row and block.
