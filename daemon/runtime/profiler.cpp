@@ -49,7 +49,10 @@ class Profiler {
 
  private:
   uint32_t most_copy() const { return static_cast<uint32_t>(std::min<size_t>(probe_.max_copy_bytes(), size_t{1} << 31)); }
-  uint32_t least_copy() const { return static_cast<uint32_t>(std::min<size_t>(limits_.least_copy_bytes, most_copy())); }
+  // At most half of the buffers, so that such copies may run both ways at once.
+  uint32_t least_copy() const {
+    return static_cast<uint32_t>(std::min<size_t>(limits_.least_copy_bytes, most_copy() / 2));
+  }
 
   Status link();
   Status duplex();
@@ -116,7 +119,7 @@ Status Profiler::link() {
   IOKV_TRY(curve(&Profile::h2d, h2d_));
   IOKV_TRY(curve(&Profile::d2h, d2h_));
   const double bytes = profile().h2d.each_ns > 0 ? kBusyCopyNs / profile().h2d.each_ns : h2d_.most;
-  busy_bytes_ = static_cast<uint32_t>(std::clamp<double>(bytes, h2d_.least, std::max(h2d_.least, h2d_.most / 2)));
+  busy_bytes_ = static_cast<uint32_t>(std::clamp<double>(bytes, h2d_.least, h2d_.most / 2));
   return {};
 }
 
@@ -183,7 +186,8 @@ Status Profiler::contention() {
   return {};
 }
 
-// How much the link slows dense work goes into the Profile; the other way round is for whoever reads it. Dense work is issued for as long as some copies take, and those are timed.
+// How much the link slows dense work goes into the Profile; the other way round is for whoever reads it. Dense work is
+// issued for as long as some copies take, and those are timed.
 Status Profiler::interference() {
   const uint32_t rows = std::min(kRows, dense_.most);
   IOKV_TRY_ASSIGN(const double alone_ns, least_time(dense_, rows));
