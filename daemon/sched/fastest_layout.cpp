@@ -38,9 +38,13 @@ void narrow(size_t first, size_t last, size_t at_once, const Time& time_of) {
 }
 
 // Few enough to time, many enough for random steps to come within half a percent of brute force (bench/optimum.h).
-constexpr size_t kCoarse = 32, kCoarseAtLast = 64;                  // splits of a placement, and of the fastest ones
-constexpr size_t kLookedAt = 3, kAtOnce = 8;
-constexpr size_t kAlongX = 16, kDescents = 6, kToTheToken = 8;      // placements
+struct Effort {
+  size_t coarse = 0;     // splits that are timed first
+  size_t looked_at = 0;  // of them, those about which every block may be timed
+};
+constexpr Effort kOfEach{32, 3}, kOfTheFastest{64, 8};              // placement
+constexpr size_t kAtOnce = 8, kTokensAbout = 3;
+constexpr size_t kAlongX = 16, kDescents = 6, kToTheToken = 24;     // placements
 constexpr int64_t kFarthest = 8;                                    // blocks
 
 template <typename Visit>
@@ -67,12 +71,12 @@ class SplitSearch {
 
   // The time is a sawtooth over something convex: several of the coarse splits are worth a closer look. Every block where
   // there are few: then each of them counts.
-  void to_the_block(size_t coarse) {
-    if (blocks_.size() <= coarse) {
+  void to_the_block(const Effort& effort) {
+    if (blocks_.size() <= effort.coarse) {
       for (uint64_t tokens : blocks_) time(tokens);
       return;
     }
-    const size_t step = (ends_.size() + coarse - 1) / coarse, last = ends_.size() - 1;
+    const size_t step = (ends_.size() + effort.coarse - 1) / effort.coarse, last = ends_.size() - 1;
     std::vector<size_t> timed;
     for (size_t i = 0; i < last; i += step) timed.push_back(i);
     timed.push_back(last);
@@ -81,7 +85,7 @@ class SplitSearch {
     std::iota(order.begin(), order.end(), size_t{0});
     std::stable_sort(order.begin(), order.end(),
                      [&](size_t a, size_t b) { return time(ends_[timed[a]]) < time(ends_[timed[b]]); });
-    order.resize(std::min(order.size(), kLookedAt));
+    order.resize(std::min(order.size(), effort.looked_at));
     for (size_t i : order) {
       narrow(block_at(ends_[timed[i - std::min<size_t>(i, 1)]]), block_at(ends_[timed[std::min(i + 1, timed.size() - 1)]]),
              kAtOnce, [&](size_t block) { return time(blocks_[block]); });
@@ -96,7 +100,7 @@ class SplitSearch {
     std::vector<uint64_t> looked_at;
     for (const Found& found : order) {
       auto is_near = [&](uint64_t at) { return std::max(at, found.at) - std::min(at, found.at) < kBlockTokens; };
-      if (looked_at.size() == kLookedAt || std::any_of(looked_at.begin(), looked_at.end(), is_near)) continue;
+      if (looked_at.size() == kTokensAbout || std::any_of(looked_at.begin(), looked_at.end(), is_near)) continue;
       looked_at.push_back(found.at);
       narrow(found.at - std::min<uint64_t>(found.at, kBlockTokens), std::min(blocks_.back(), found.at + kBlockTokens),
              kAtOnce, [&](uint64_t tokens) { return time(tokens); });
@@ -147,7 +151,7 @@ class LayoutSearch {
     Placed best;
     for (const Placed& one : fastest(kToTheToken)) {
       SplitSearch split(problem_, one.layout, time_of_);
-      split.to_the_block(kCoarseAtLast);
+      split.to_the_block(kOfTheFastest);
       split.to_the_token();
       const Found found = split.fastest();
       if (found.ns < best.ns) best = {{one.layout.x_device_blocks, one.layout.kv_device_blocks, found.at}, found.ns};
@@ -166,7 +170,7 @@ class LayoutSearch {
     const auto [entry, is_new] = placed_.try_emplace({x_device, kv_device});
     if (is_new) {
       SplitSearch split(problem_, {x_device, kv_device, 0}, time_of_);
-      split.to_the_block(kCoarse);
+      split.to_the_block(kOfEach);
       const Found found = split.fastest();
       entry->second = {{x_device, kv_device, found.at}, found.ns};
     }
@@ -254,7 +258,7 @@ std::vector<uint64_t> LayoutProblem::splits_at_ends(const CacheLayout& layout) c
 
 CacheLayout fastest_split(const LayoutProblem& problem, const CacheLayout& layout, const TimeOfLayout& time_of) {
   SplitSearch search(problem, layout, time_of);
-  search.to_the_block(kCoarseAtLast);
+  search.to_the_block(kOfTheFastest);
   search.to_the_token();
   CacheLayout split = layout;
   split.x_host_tokens = search.fastest().at;

@@ -30,9 +30,9 @@ class StepTimer {
   // many those are run that have kRunOps operations together, at least kLeastLayers.
   double step_ns(const Plan& plan);
 
-  // All 32 layers of a step of one sequence, which has about 13 operations a layer. What the link has fetched ahead in a
-  // ring as long as several layers can last for most of such a step; a long layer's ring is short.
-  static constexpr uint32_t kRunOps = 512;
+  // All 32 layers of a step of one sequence, which has about 13 operations a layer, and of a few rounds. What the link has
+  // fetched ahead in a ring as long as several layers can last for most of such a step; a long layer's ring is short.
+  static constexpr uint32_t kRunOps = 1024;
   static constexpr uint32_t kLeastLayers = 8;
 
  private:
