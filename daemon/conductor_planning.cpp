@@ -53,8 +53,9 @@ bool Conductor::build_plan(Plan& plan) {
   return true;
 }
 
-// Where tokens cross the link, rounds wait for each other and the ring has an end: the program is timed, which takes some
-// 20 us, unless it is so long that the sum of its work tells as much.
+// Where tokens cross the link, rounds wait for each other and the ring has an end: the program is timed, unless it is so
+// long that the sum of its work tells as much. Building and timing a Plan takes 39 us for one sequence of 1,024 tokens
+// and 234 us for 32 of them, whose step is milliseconds to a second.
 void Conductor::predict(Plan& plan) {
   constexpr size_t kTimedOperations = 500;
   const StepModel& model = config_.step_model;
