@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -169,8 +170,13 @@ def main() -> None:
             with daemon_of(model, gbps, "never", "--profile", "measure"):
                 hashes[gbps] = profile_of(model, gbps)["hash"]
             print(f"profile of the link at {gbps:g} GB/s: {hashes[gbps]}", flush=True)
-        cases = [case for gbps in hashes for batch in batches for mode in MODES
-                 for case in measure(model, gbps, mode, batch, contexts, rounds, steps)]
+        cases = []
+        for gbps, batch, mode in itertools.product(hashes, batches, MODES):
+            found = measure(model, gbps, mode, batch, contexts, rounds, steps)
+            for one in found:
+                print(f"  {gbps:g} GB/s, {batch} x {one.context}, {mode}: {one.measured_ms:.1f} ms, predicted "
+                      f"{one.predicted_ms:.1f}, link {one.link_ms:.1f}", flush=True)
+            cases += found
         assert hashes == {gbps: profile_of(model, gbps)["hash"] for gbps in hashes}, "a profile has changed meanwhile"
         figures = figures_of(cases)
         report("A step by recompute never / always / auto", HEAD, rows_of(cases), figures |
