@@ -43,6 +43,7 @@ struct DeviceInfo {
   DType compute = DType::f32;     // of activations, weights, X, K and V
   bool host_addressable = false;  // operations may read and write the host pool in place: nothing needs to be copied
   uint64_t memory_bytes = 0;      // device memory in all; 0 = the host's
+  int numa_node = -1;             // of the host's memory that it reaches fastest; -1: any, or it is not known
   bool batch_invariant = true;    // invariant 1 holds to the bit; else up to the order of sums
 };
 
