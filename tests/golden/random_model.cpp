@@ -50,11 +50,12 @@ class Maker {
     Weights weights;
     const uint32_t h = spec_.hidden;
     const bool gated = spec_.activation == Activation::silu_glu;
-    // Logits are products of a normed row with these.
-    const double embedded = 1.5 / std::sqrt(h);
-    weights.embedding = matrix(spec_.vocab, h, embedded);
+    // Logits are products of a normed row with the head.
+    const double head = 1.5 / std::sqrt(h);
+    weights.embedding = matrix(spec_.vocab, h, spec_.tied_embeddings ? head : 0.5);
+    if (!spec_.tied_embeddings) weights.own_head = matrix(spec_.vocab, h, head);
     if (spec_.positions == PositionKind::learned) {
-      weights.positions = matrix(spec_.max_context + spec_.learned_position_offset, h, embedded);
+      weights.positions = matrix(spec_.max_context + spec_.learned_position_offset, h, head);
     }
     weights.layers.resize(spec_.layers);
     for (LayerWeights& layer : weights.layers) {
@@ -108,7 +109,6 @@ ModelSpec spec_of(uint32_t layers) {
   spec.vocab = 4096;
   spec.max_context = 2048;
   spec.attention_scale = 1.0f / std::sqrt(128.0f);
-  spec.tied_embeddings = true;
   return spec;
 }
 
@@ -123,6 +123,7 @@ ModelSpec opt_6_7b_of(uint32_t layers) {
   spec.activation = Activation::relu;
   spec.positions = PositionKind::learned;
   spec.learned_position_offset = 2;
+  spec.tied_embeddings = true;
   return spec;
 }
 

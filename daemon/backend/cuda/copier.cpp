@@ -26,17 +26,16 @@ Copier::~Copier() {
 }
 
 Status Copier::pin(void* data, size_t bytes) {
-  if (bytes == 0) return {};
-  auto* at = static_cast<std::byte*>(data);
-  const auto begin = reinterpret_cast<uintptr_t>(data);
-  if (Status whole = register_parts(at, bytes, bytes); whole) {
-    pinned_[begin] = {bytes, bytes};
-    return {};
-  }
-  if (Status parts = register_parts(at, bytes, kPartBytes); !parts) {
+  if (bytes == 0 || pin(data, bytes, bytes)) return {};
+  if (Status parts = pin(data, bytes, kPartBytes); !parts) {
     return std::move(parts.failure()).within("pinning " + std::to_string(bytes) + " bytes of host memory" + lock_limit(bytes));
   }
-  pinned_[begin] = {bytes, kPartBytes};
+  return {};
+}
+
+Status Copier::pin(void* data, size_t bytes, size_t part_bytes) {
+  IOKV_TRY(register_parts(static_cast<std::byte*>(data), bytes, part_bytes));
+  pinned_[reinterpret_cast<uintptr_t>(data)] = {bytes, part_bytes};
   return {};
 }
 

@@ -20,7 +20,10 @@ class Copier {
  public:
   ~Copier();
 
+  // At once, or in parts where the driver refuses that; in parts of part_bytes, a multiple of the page size, when they
+  // are named.
   Status pin(void* data, size_t bytes);
+  Status pin(void* data, size_t bytes, size_t part_bytes);
   void unpin(void* data);
 
   // host: which side of the runs is the host's memory, if one is.
