@@ -17,14 +17,6 @@ uint32_t cached_in(const PlanSpan& span, uint32_t first_block, uint32_t blocks) 
   return span.first_position <= begin ? 0 : std::min(span.first_position - begin, blocks * kBlockTokens);
 }
 
-// Whether a run has to be brought in an even pass (X), in an odd one (K,V), or may go in any.
-enum class Parity : uint8_t { even, odd, any };
-Parity parity_of(const PlanSpan& span, const BlockRun& run, uint32_t first_block) {
-  if (cached_in(span, first_block, run.blocks) == 0) return Parity::any;
-  if (run.used_form() == BlockForm::x) return Parity::even;
-  return run.resident() ? Parity::any : Parity::odd;
-}
-
 }  // namespace
 
 const char* name_of(OpKind kind) {
@@ -48,23 +40,8 @@ PlanBuilder::PlanBuilder(const StagingShape& shape) : shape_(shape) {
 
 void PlanBuilder::build(Plan& plan) {
   begin(plan);
-  begin_pass(0);
-  left_.clear();
-  for (uint32_t i = 0; i < plan.spans.size(); ++i) {
-    Cursor cursor{i, plan.spans[i].first_run, 0};
-    if (emit_pass(cursor, 0)) left_.push_back(cursor);
-  }
+  for (uint32_t i = 0; i < plan.spans.size(); ++i) emit_span(i);
   close_round();
-  for (uint32_t pass = 1; !left_.empty(); ++pass) {
-    std::swap(cursors_, left_);
-    begin_pass(pass);
-    left_.clear();
-    for (Cursor& cursor : cursors_) {
-      if (emit_pass(cursor, pass)) left_.push_back(cursor);
-    }
-    // A span has pieces in one pass after the other: in rounds of their own, so that attention merges them in order.
-    close_round();
-  }
   finish();
 }
 
@@ -73,10 +50,11 @@ void PlanBuilder::begin(Plan& plan) {
   plan.rounds.clear(), plan.ops.clear(), plan.parts.clear(), plan.stores.clear(), plan.attends.clear();
   plan.work = {};
   span_round_.assign(plan.spans.size(), 0);
-  cursors_.reserve(plan.spans.size()), left_.reserve(plan.spans.size());  // they change places
   round_open_ = attached_ = fetches_ = reads_in_place_ = false;
   ++build_;
   shared_used_ = 0;
+  for (Lane& lane : lanes_) lane.parts = &lane.own;
+  lane(Source::kv).parts = &plan.parts;
   add(OpKind::project, Queue::dense).after[0] = wait_for(PlanWait::For::kept_x);
   LayerWork& work = plan.work;
   for (const PlanSpan& span : plan.spans) {
@@ -92,36 +70,34 @@ void PlanBuilder::finish() {
   plan_ = nullptr;
 }
 
-// In even passes most parts are X, in odd ones all are K,V: those go to the Plan at once.
-void PlanBuilder::begin_pass(uint32_t pass) {
-  for (Lane& lane : lanes_) lane.parts = &lane.own;
-  lane(pass % 2 == 0 ? Source::x : Source::kv).parts = &plan_->parts;
+// What the latest round had most of goes to the Plan at once in the next one.
+void PlanBuilder::choose_direct_lane() {
+  const bool x = x_rows_ * 2 > areas_ * kBlockTokens;
+  lane(Source::x).parts = x ? &plan_->parts : &lane(Source::x).own;
+  lane(Source::kv).parts = x ? &lane(Source::kv).own : &plan_->parts;
 }
 
-// The span's runs up to one that has to wait for another pass. true: there is one.
-bool PlanBuilder::emit_pass(Cursor& cursor, uint32_t pass) {
-  const PlanSpan& span = plan_->spans[cursor.span];
-  const Parity now = pass % 2 == 0 ? Parity::even : Parity::odd;
+void PlanBuilder::emit_span(uint32_t span_index) {
+  const PlanSpan& span = plan_->spans[span_index];
   const uint32_t end = span.first_run + span.runs;
+  Cursor cursor{span.first_run, 0};
   while (cursor.run < end) {
+    if (emit_whole_runs(span, span_index, cursor)) continue;
     const BlockRun& run = plan_->runs[cursor.run];
-    const Parity parity = parity_of(span, run, cursor.block);
-    if (parity != Parity::any && parity != now) return true;
-    if (emit_whole_runs(span, cursor, now == Parity::even ? Source::x : Source::kv)) continue;
-    emit_run(span, cursor.span, run, cursor.block);
+    emit_run(span, span_index, run, cursor.block);
     cursor.block += run.blocks;
     ++cursor.run;
   }
   IOKV_ASSERT(cursor.block == blocks_for(Tokens(span.first_position + span.rows)).value);
-  return false;
 }
 
-// Runs that need no thought, at once, as most of a large batch are: cached, in the host pool, of this sequence alone, and
-// with room in the round and its tile. false: the cursor's run is not such a one.
-bool PlanBuilder::emit_whole_runs(const PlanSpan& span, Cursor& cursor, Source source) {
+// Runs that need no thought, at once, as most of a large batch are: cached, in the host pool, of this sequence alone, of
+// one form, and with room in the round and its tile. false: the cursor's run is not such a one.
+bool PlanBuilder::emit_whole_runs(const PlanSpan& span, uint32_t span_index, Cursor& cursor) {
+  const BlockForm form = plan_->runs[cursor.run].form;
+  const Source source = form == BlockForm::kv ? Source::kv : Source::x;
   Lane& to = lane(source);
   if (!round_open_ || to.tiles.empty()) return false;
-  const BlockForm form = source == Source::kv ? BlockForm::kv : BlockForm::x;
   Tile& tile = to.tiles.back();
   const uint32_t full_blocks = span.first_position / kBlockTokens;
   const uint32_t room = std::min({slot_room(), (shape_.tile_tokens - tile.tokens) / kBlockTokens,
@@ -141,7 +117,7 @@ bool PlanBuilder::emit_whole_runs(const PlanSpan& span, Cursor& cursor, Source s
     blocks += run->blocks;
   }
   if (run == first) return false;
-  attend(round(), cursor.span, cursor.block, blocks, areas_, kNoBlock);
+  attend(round(), span_index, cursor.block, blocks, areas_, kNoBlock);
   tile.count += static_cast<uint32_t>(run - first);
   tile.tokens += blocks * kBlockTokens;
   areas_ += blocks;
@@ -332,6 +308,7 @@ void PlanBuilder::close_round() {
     if (!shape_.in_place) append.after[0] = wait_for(For::operation, store_op);
   }
   round_open_ = false;
+  choose_direct_lane();
 }
 
 // The operations of a lane's tiles; the lane is empty for the next round.

@@ -2,10 +2,12 @@
 // From spans and the runs of their blocks to the program of a Plan: which blocks cross the link in which round, what is
 // recomputed, and what waits for what. Pure; one object is used by one thread.
 //
-// Order. In pass 0 every span's leading X blocks go, in pass 1 the K,V blocks behind them, in pass 2 X behind those, and
-// so on: all X first, so that recomputation runs while K,V are on the wire, and still the pieces of each span in
-// position order. Resident blocks and new rows take no pass of their own. A block that several spans refer to crosses
-// the link once, where the first of them has it, as long as the others have come no further.
+// Order. One span after the other, each in position order, so that a round holds X and K,V in about the share that the
+// batch has of them: then link and device have as much to do in every round, and neither waits for the other, however
+// small the ring is beside the batch. (All X of the batch first would let the link wait while it is recomputed, and the
+// device while K,V come.) Within a round X goes first, so that recomputation runs while K,V are on the wire. A block that
+// several spans refer to crosses the link once, where the first of them has it, as long as the others have come no
+// further.
 //
 // Waits are as few as order needs: a queue that has waited for something stays behind it, so that of a round only the
 // first operation in a queue waits for the slot, and of the program only the first for earlier write-backs.
@@ -41,9 +43,8 @@ class PlanBuilder {
   const StagingShape& shape() const { return shape_; }
 
  private:
-  // Where a span's blocks have been dealt with up to.
+  // Up to where the span's blocks have been dealt with.
   struct Cursor {
-    uint32_t span = 0;
     uint32_t run = 0;            // of Plan::runs
     uint32_t block = 0;          // of the span
   };
@@ -63,9 +64,9 @@ class PlanBuilder {
 
   void begin(Plan& plan);
   void finish();
-  void begin_pass(uint32_t pass);
-  bool emit_pass(Cursor& cursor, uint32_t pass);
-  bool emit_whole_runs(const PlanSpan& span, Cursor& cursor, Source source);
+  void choose_direct_lane();
+  void emit_span(uint32_t span_index);
+  bool emit_whole_runs(const PlanSpan& span, uint32_t span_index, Cursor& cursor);
   void emit_run(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block);
   void emit_resident(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block);
   void emit_shared(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block);
@@ -103,7 +104,6 @@ class PlanBuilder {
 
   const StagingShape shape_;
   Plan* plan_ = nullptr;
-  std::vector<Cursor> cursors_, left_;
   std::array<Lane, kSources> lanes_;
   std::vector<Shared> shared_;
   uint32_t shared_used_ = 0, build_ = 0;
