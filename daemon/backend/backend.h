@@ -44,6 +44,9 @@ struct DeviceInfo {
   bool host_addressable = false;  // operations may read and write the host pool in place: nothing needs to be copied
   uint64_t memory_bytes = 0;      // device memory in all; 0 = the host's
   bool batch_invariant = true;    // invariant 1 holds to the bit; else up to the order of sums
+  // What suits the device where the configuration does not say.
+  uint32_t step_rows = 256;                       // of a step: its products would not be faster with more
+  uint64_t staging_bytes = uint64_t{64} << 20;    // through which its link runs at its full rate
 };
 
 // `rows` pieces of `bytes` each, the starts of neighbours a pitch apart. A block's K,V of some of its tokens are such a

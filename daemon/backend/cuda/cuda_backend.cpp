@@ -29,6 +29,10 @@ constexpr size_t kPartialBytes = size_t{128} << 20;
 // from the second-level cache. With more, rows are enough for the device to be busy.
 constexpr uint32_t kSplitRows = 64;
 constexpr uint32_t kTileRows = 16;
+// Products run at the device's full rate from some thousand rows on.
+constexpr uint32_t kStepRows = 2048;
+// Slots of some 20 MiB are copied at 98 % of the link's rate.
+constexpr uint64_t kStagingBytes = uint64_t{256} << 20;
 // Draws that may be outstanding.
 constexpr size_t kDraws = 4096;
 // Runs of tables that a launch takes through the ring at once.
@@ -215,6 +219,9 @@ Status CudaBackend::open() {
   info_.driver = "CUDA " + version(runtime) + ", driver for " + version(driver);
   info_.compute = options_.compute;
   info_.memory_bytes = properties.totalGlobalMem;
+  info_.batch_invariant = options_.batch_invariant;
+  info_.step_rows = kStepRows;
+  info_.staging_bytes = kStagingBytes;
 
   int least = 0, greatest = 0;
   IOKV_CUDA_TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest));
