@@ -226,6 +226,7 @@ class Conductor {
   void aim_forms();
   BatchLimits limits_of_step() const;
   std::optional<Candidate> candidate_of(const Sequence& sequence) const;
+  void add_link_work(Candidate& candidate, const BlockTable& blocks) const;
   void add_span(Plan& plan, Sequence& sequence, uint32_t rows);
   static void add_runs(Plan& plan, PlanSpan& span, const BlockTable& table);
   void add_draws(Plan& plan, PlanSpan& span, Sequence& sequence);

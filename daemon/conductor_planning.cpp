@@ -93,7 +93,9 @@ void Conductor::admit_candidates() {
   for (Sequence* sequence : runnable_) {
     // Rows anew: an earlier one may have preempted it.
     const auto candidate = candidate_of(*sequence);
-    if (candidate && reserve_blocks(*sequence)) candidates_.push_back(*candidate);
+    if (!candidate || !reserve_blocks(*sequence)) continue;
+    candidates_.push_back(*candidate);
+    add_link_work(candidates_.back(), sequence->blocks);
   }
 }
 
@@ -108,6 +110,7 @@ void Conductor::aim_forms() {
     work.rows++;
     const auto length = static_cast<uint32_t>(sequence->tokens.size());
     work.attended += length;
+    work.products += length;
     work.kv_host += length;
   }
   work.new_kv = work.rows;
@@ -138,20 +141,27 @@ std::optional<Candidate> Conductor::candidate_of(const Sequence& sequence) const
   candidate.decode = rows == 1 && request.max_tokens > 0;
   candidate.priority = std::clamp<int16_t>(static_cast<int16_t>(sequence.priority + request.priority), -100, 100);
   candidate.weight = clients_[sequence.client.slot].weight;
-  candidate.context = length;
+  candidate.cached = sequence.cached;
   candidate.draws_left = request.max_tokens - std::min(request.max_tokens, sequence.sampled + sequence.draws_in_flight);
   candidate.deadline_ns = request.deadline_ns;
   candidate.waits_since = std::max(sequence.last_plan, sequence.started_plan);
   candidate.arrival = sequence.arrival;
-  if (!config_.staging.in_place) {
-    uint32_t left = sequence.cached;
-    for (const BlockRun& run : sequence.blocks.runs()) {
-      const uint32_t tokens = run.resident() ? 0 : std::min(left, run.blocks * kBlockTokens);
-      (run.form == BlockForm::x ? candidate.x_host : candidate.kv_host) += tokens;
-      left -= std::min(left, run.blocks * kBlockTokens);
-    }
-  }
   return candidate;
+}
+
+// What its rows bring over the link, and what they write back: in the form of the block that its next row goes to.
+void Conductor::add_link_work(Candidate& candidate, const BlockTable& blocks) const {
+  if (config_.staging.in_place) return;
+  uint32_t left = candidate.cached;
+  for (const BlockRun& run : blocks.runs()) {
+    const uint32_t tokens = run.blocks * kBlockTokens;
+    if (!run.resident()) (run.form == BlockForm::x ? candidate.x_host : candidate.kv_host) += std::min(left, tokens);
+    if (tokens > left) {
+      (run.form == BlockForm::x ? candidate.new_x : candidate.new_kv) = true;
+      return;
+    }
+    left -= tokens;
+  }
 }
 
 void Conductor::add_span(Plan& plan, Sequence& sequence, uint32_t rows) {

@@ -67,6 +67,10 @@ std::string compute_lines(const ProfileKey& key, const Profile& profile) {
   }
   fmt::format_to(out, "  attention     {} for 1024 tokens: {:.3g} GB/s of K,V\n", time_text(profile.attend.at(1024)),
                  1024.0 * key.kv_bytes() / profile.attend.at(1024));
+  constexpr double kRows = 64 * 1024;
+  fmt::format_to(out, "                {} for 64 rows of a prompt with 1024: {:.3g} GFLOP/s\n",
+                 time_text(profile.attention_ns(1024, kRows)),
+                 4.0 * key.heads * key.head_dim * kRows / profile.attention_ns(1024, kRows));
   fmt::format_to(out, "  dense         {} for 1 row, {} for 16, {} for 256\n", time_text(profile.dense.at(1)),
                  time_text(profile.dense.at(16)), time_text(profile.dense.at(256)));
   fmt::format_to(out, "  head          {} for 1 row, {} for 16 (of a step, the others of a layer)\n",
@@ -90,7 +94,7 @@ std::string split_lines(const ProfileKey& key, const Profile& profile) {
   for (auto [sequences, tokens] : {std::pair<uint64_t, uint64_t>{1, 1024}, {8, 1024}, {32, 1024}, {4, 8192}}) {
     LayerWork work;
     work.rows = sequences;
-    work.attended = work.kv_host = sequences * tokens;
+    work.attended = work.products = work.kv_host = sequences * tokens;
     fmt::format_to(out, "    {:>2} x {:<5}  the paper's {:>7}, with X waited for {:>7}; streaming {:>7}\n", sequences, tokens,
                    percent(paper_split(profile, shape, tokens, sequences, PaperSchedule::row_by_row), tokens),
                    percent(paper_split(profile, shape, tokens, sequences, PaperSchedule::column_by_column), tokens),

@@ -17,11 +17,12 @@ struct ProfileCurve {
   Curve Profile::*curve;
 };
 
-inline constexpr std::array<ProfileCurve, 6> kProfileCurves = {{
+inline constexpr std::array<ProfileCurve, 7> kProfileCurves = {{
     {"h2d", "bytes", &Profile::h2d},
     {"d2h", "bytes", &Profile::d2h},
     {"recompute", "tokens", &Profile::recompute},
     {"attend", "tokens", &Profile::attend},
+    {"attend_rows", "tokens", &Profile::attend_rows},
     {"dense", "rows", &Profile::dense},
     {"head", "rows", &Profile::head},
 }};

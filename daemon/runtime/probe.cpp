@@ -18,6 +18,8 @@ constexpr size_t kPatchBytes = size_t{1} << 20;
 // What a row attends to: as long as a conversation's few turns. Attention over it is in pieces of 64 tokens, so a longer
 // one is more of the same.
 constexpr uint32_t kContextTokens = 512;
+// And before the rows of a prompt that are attended for together.
+constexpr uint32_t kMostTokensBefore = 2048;
 
 float* f32(const std::unique_ptr<DeviceMemory>& memory) { return static_cast<float*>(memory->data()); }
 
@@ -100,6 +102,19 @@ void Probe::attend(uint32_t attended_tokens) {
     for (uint32_t i = 0; i < blocks_for(Tokens(context)).value; ++i) addresses_.push_back(next_blocks(1));
     spans_.push_back({row, 1, context - 1, 0, std::span<const void* const>(addresses_).subspan(first)});
   }
+  issue_attention();
+}
+
+void Probe::attend_rows(uint32_t products) {
+  IOKV_ASSERT(products >= least_products() && products <= most_products());
+  const uint32_t rows = prompt_rows(), before = (products - least_products() + rows / 2) / rows;
+  addresses_.clear();
+  for (uint32_t i = 0; i < blocks_for(Tokens(before + rows)).value; ++i) addresses_.push_back(next_blocks(1));
+  spans_.assign(1, {0, rows, before, 0, addresses_});
+  issue_attention();
+}
+
+void Probe::issue_attention() {
   AttendArgs args;
   args.shape = spec_.kv_shape();
   args.scale = spec_.attention_scale;
@@ -186,6 +201,7 @@ Probe::Probe(Backend& backend, const ModelSpec& spec, const Weights& weights, co
   limits_.max_draws = std::min(limits_.max_draws, limits_.max_rows);
   context_ = std::min(kContextTokens, spec.max_context);
   max_attended_ = std::min(limits.max_attended, limits.max_rows * context_);
+  most_before_ = std::min(kMostTokensBefore, spec.max_context - prompt_rows());
   const size_t wanted = std::max(blocks_for(Tokens(limits.max_tokens)).value, blocks_for(Tokens(max_attended_)).value);
   blocks_ = static_cast<uint32_t>(std::clamp<size_t>(limits.max_cache_bytes / block_bytes_, 1, wanted));
   if (spec.q_width() % 16 == 0) max_tokens_ = std::min(limits.max_tokens, blocks_ * kBlockTokens);
@@ -231,7 +247,7 @@ Status Probe::take_buffers() {
   std::mt19937 random(2);
   runs_.reserve(std::max(rows, size_t{max_tokens_} / kBlockTokens + 1));
   spans_.reserve(rows);
-  addresses_.reserve(max_attended_ / kBlockTokens + rows);
+  addresses_.reserve(std::max<size_t>(max_attended_, most_before_ + rows) / kBlockTokens + rows + 1);
   sample_rows_.resize(limits_.max_draws);
   drawn_.resize(limits_.max_draws);
   logprobs_.resize(limits_.max_draws);

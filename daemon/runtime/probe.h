@@ -8,6 +8,7 @@
 //  2. Operations are issued, not waited for. Values stay finite whatever is issued how often.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -54,6 +55,14 @@ class Probe {
   uint32_t max_attended() const { return max_attended_; }
   uint32_t context_tokens() const { return context_; }
 
+  // One layer's attention of prompt_rows() rows of one sequence, with so many tokens before them that the tokens which the
+  // rows attend to add up to `products`, rounded to a token before them. least_products(): there are none;
+  // ... most_products(): some thousand.
+  void attend_rows(uint32_t products);
+  uint32_t prompt_rows() const { return std::min(limits_.max_rows, std::max(1u, spec_.max_context / 2)); }
+  uint32_t least_products() const { return prompt_rows() * (prompt_rows() + 1) / 2; }
+  uint32_t most_products() const { return least_products() + prompt_rows() * most_before_; }
+
   // A layer without attention: norms, products, rope and K,V stored, for rows of as many sequences.
   void dense(uint32_t rows);
   uint32_t max_rows() const { return limits_.max_rows; }
@@ -67,6 +76,7 @@ class Probe {
   Status take_buffers();
   Status take(std::unique_ptr<DeviceMemory>& memory, size_t elements, DType type);
   Status fill(const DeviceMemory& memory, DType type);
+  void issue_attention();
   const LayerWeights& next_layer();
   std::byte* next_blocks(uint32_t blocks);
   size_t next_offset(size_t bytes, size_t& at) const;
@@ -82,7 +92,7 @@ class Probe {
   const uint32_t qkv_width_;     // (heads + 2·kv_heads)·d
   const size_t block_bytes_;     // of K,V
   uint32_t blocks_ = 0;          // that cache_ holds
-  uint32_t max_tokens_ = 0, max_attended_ = 0, context_ = 0;
+  uint32_t max_tokens_ = 0, max_attended_ = 0, context_ = 0, most_before_ = 0;
 
   // Device buffers of the compute type unless f32; M = max_rows.
   std::unique_ptr<DeviceMemory> hidden_;      // [M, h] f32

@@ -24,8 +24,8 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr int kFormat = 1;
-// 6 curves of at most 64 samples, each some 50 bytes: 20 KiB. More is not ours.
+constexpr int kFormat = 2;
+// 7 curves of at most 64 samples, each some 50 bytes: 20 KiB. More is not ours.
 constexpr size_t kMostBytes = size_t{1} << 20;
 constexpr const char* kChecksum = ",\n  \"checksum\": \"";
 

@@ -79,7 +79,7 @@ class Profiler {
   const ProfilerLimits limits_;
   MeasuredProfile result_;
 
-  const Operation h2d_, d2h_, recompute_, attend_, dense_, head_;
+  const Operation h2d_, d2h_, recompute_, attend_, attend_rows_, dense_, head_;
 
   bool beside_link_ = false;     // keep h2d busy during windows
   uint32_t busy_bytes_ = 0;      // of one of the copies that do
@@ -96,6 +96,8 @@ Profiler::Profiler(Backend& backend, Probe& probe, const ProfilerLimits& limits)
                  [this](uint32_t tokens) { probe_.recompute(tokens); }},
       attend_{Queue::dense, std::min(kBlockTokens, probe.max_attended()), probe.max_attended(),
               [this](uint32_t tokens) { probe_.attend(tokens); }},
+      attend_rows_{Queue::dense, probe.least_products(), probe.most_products(),
+                   [this](uint32_t products) { probe_.attend_rows(products); }},
       dense_{Queue::dense, 1, probe.max_rows(), [this](uint32_t rows) { probe_.dense(rows); }},
       head_{Queue::dense, 1, probe.max_draws(), [this](uint32_t rows) { probe_.head(rows); }} {}
 
@@ -150,6 +152,11 @@ Status Profiler::duplex() {
 Status Profiler::compute() {
   if (recompute_.most != 0) IOKV_TRY(curve(&Profile::recompute, recompute_));
   IOKV_TRY(curve(&Profile::attend, attend_));
+  IOKV_TRY(curve(&Profile::attend_rows, attend_rows_));
+  // Rows that share what is read take no longer than rows that do not: what says so is noise.
+  Curve& rows = profile().attend_rows;
+  const Curve& alone = profile().attend;
+  rows = {std::min(rows.least_ns, alone.least_ns), std::min(rows.fixed_ns, alone.fixed_ns), std::min(rows.each_ns, alone.each_ns)};
   IOKV_TRY(curve(&Profile::dense, dense_));
   return curve(&Profile::head, head_);
 }

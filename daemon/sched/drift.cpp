@@ -96,6 +96,7 @@ Profile scaled(const Profile& profile, double link_factor, double device_factor)
   result.d2h = scaled(profile.d2h, link_factor);
   result.recompute = scaled(profile.recompute, device_factor);
   result.attend = scaled(profile.attend, device_factor);
+  result.attend_rows = scaled(profile.attend_rows, device_factor);
   result.dense = scaled(profile.dense, device_factor);
   result.head = scaled(profile.head, device_factor);
   return result;

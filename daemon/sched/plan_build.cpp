@@ -82,7 +82,8 @@ void PlanBuilder::begin(Plan& plan) {
   for (const PlanSpan& span : plan.spans) {
     IOKV_ASSERT(span.rows > 0 && span.runs > 0);
     work.rows += span.rows;
-    work.attended += uint64_t{span.rows} * span.first_position + uint64_t{span.rows} * (span.rows + 1) / 2;
+    work.attended += uint64_t{span.first_position} + span.rows;
+    work.products += uint64_t{span.rows} * span.first_position + uint64_t{span.rows} * (span.rows + 1) / 2;
   }
 }
 

@@ -16,6 +16,12 @@ constexpr uint32_t kSteps = 4;
 
 constexpr size_t index_of(Queue queue) { return static_cast<size_t>(queue); }
 
+// Over the rows [cached, length) of a sequence: how many of its first `end` <= length tokens each attends to.
+uint64_t products_until(uint64_t end, uint64_t cached, uint64_t length) {
+  const uint64_t new_tokens = end - std::min(end, cached);  // token cached + i is attended to by all rows but i
+  return end * (length - cached) - new_tokens * (new_tokens - 1) / 2;
+}
+
 template <typename T>
 void raise(T& ended, const T& other) {
   for (size_t queue = 0; queue < kQueues; ++queue) ended[queue] = std::max(ended[queue], other[queue]);
@@ -136,16 +142,17 @@ double StepTimer::recompute_ns(const Plan& plan, const PlanOp& op) const {
 }
 
 double StepTimer::attend_ns(const Plan& plan, const PlanOp& op) const {
-  double attended = 0;
+  uint64_t attended = 0, products = 0;
   for (uint32_t i = op.first; i < op.first + op.count; ++i) {
     const PlanAttend& attend = plan.attends[i];
     const PlanSpan& span = plan.spans[attend.span];
-    // A row attends to its own token, too, and to those of half of the other rows on average.
-    const double begin = attend.first_piece * kBlockTokens;
-    const double end = std::min<double>(begin + attend.pieces * kBlockTokens, span.first_position + (span.rows + 1) / 2.0);
-    attended += span.rows * std::max(0.0, end - begin);
+    const uint64_t begin = attend.first_piece * kBlockTokens, end = begin + attend.pieces * kBlockTokens;
+    const uint64_t cached = span.first_position, length = cached + span.rows;
+    attended += std::min(end, length) - begin;
+    // Each row attends to what is cached, to the rows before it and to its own token.
+    products += products_until(std::min(end, length), cached, length) - products_until(begin, cached, length);
   }
-  return profile_.attend.at(attended);
+  return profile_.attention_ns(static_cast<double>(attended), static_cast<double>(products));
 }
 
 // K,V go where they are attended to as part of the product that made them; X is copied.
