@@ -59,6 +59,7 @@ double StepTimer::run(const Plan& plan, uint32_t layers) {
   x_free_.assign(staging_.x_slots, {});
   kv_free_.assign(staging_.kv_slots, {});
   appended_.assign(layers, {});
+  appended_before_.assign(layers, {});
   kept_free_ = {};
   step_ended_ = {};
   std::array<uint32_t, kSteps> ends{};
@@ -178,6 +179,8 @@ double StepTimer::append_ns(const Plan& plan, const PlanOp& op) const {
 // ---- its order ------------------------------------------------------------------------------------------------------
 
 void StepTimer::enqueue_step(const Plan& plan, uint32_t step) {
+  running_step_ = step;
+  std::copy(appended_.begin(), appended_.end(), appended_before_.begin());
   const double head_ns = profile_.head.at(static_cast<double>(plan.work.rows));
   const double embed_ns = std::min(head_ns, profile_.embed_ns);
   append_to(Queue::dense, embed_ns, step_ended_);
@@ -229,7 +232,9 @@ StepTimer::Ended StepTimer::after(const Plan& plan, const Place& place) const {
       case PlanWait::For::operation: raise(after, op_ended_[ended_at({place.step, place.layer, wait.op})]); break;
       case PlanWait::For::x_slot: raise(after, x_free_[x_round(place, op.round) % x_free_.size()]); break;
       case PlanWait::For::kv_slot: raise(after, kv_free_[kv_round(place, op.round) % kv_free_.size()]); break;
-      case PlanWait::For::appended: raise(after, appended_[place.layer]); break;
+      case PlanWait::For::appended:
+        raise(after, (place.step == running_step_ ? appended_before_ : appended_)[place.layer]);
+        break;
       case PlanWait::For::kept_x: raise(after, kept_free_[place.layer % 2]); break;
     }
   }
