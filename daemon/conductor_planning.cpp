@@ -282,7 +282,7 @@ void Conductor::count(const Plan& plan) {
   add(Counter::dense_busy_ns, busy_ns(Queue::dense));
 }
 
-// Steps of decodes alone: they are what is planned for, and prompts' attention is predicted less well.
+// Steps of decodes alone: drift.h says why.
 void Conductor::watch_drift(const Plan& plan) {
   const bool decodes = plan.tokens.size() == plan.spans.size();
   if (!drift_ || !config_.refit || !decodes || plan.predicted.total_ns <= 0 || plan.measured.step_ns == 0) return;

@@ -49,6 +49,7 @@ std::string link_lines(const Profile& profile) {
   direction("h2d", profile.h2d);
   direction("d2h", profile.d2h);
   text += fmt::format("  both ways     {:.3f} times as long each\n", profile.duplex);
+  text += fmt::format("  pieces        {} for each run of bytes of a copy after the first\n", time_text(profile.piece_ns));
   return text;
 }
 
@@ -73,8 +74,11 @@ std::string compute_lines(const ProfileKey& key, const Profile& profile) {
                  4.0 * key.heads * key.head_dim * kRows / profile.attention_ns(1024, kRows));
   fmt::format_to(out, "  dense         {} for 1 row, {} for 16, {} for 256\n", time_text(profile.dense.at(1)),
                  time_text(profile.dense.at(16)), time_text(profile.dense.at(256)));
-  fmt::format_to(out, "  head          {} for 1 row, {} for 16 (of a step, the others of a layer)\n",
-                 time_text(profile.head.at(1)), time_text(profile.head.at(16)));
+  fmt::format_to(out, "                {:.0f} % of it before attention\n", 100 * profile.project_share);
+  fmt::format_to(out, "  head          {} for 1 row, {} for 16 (of a step, the others of a layer), {} of it before the layers\n",
+                 time_text(profile.head.at(1)), time_text(profile.head.at(16)), time_text(profile.embed_ns));
+  fmt::format_to(out, "  kept X        {} for 16 rows that are copied to blocks on the device\n",
+                 time_text(profile.keep_x.at(16.0 * key.x_bytes())));
   fmt::format_to(out, "  contention    {:.2f}: recomputation and dense work {}\n", profile.contention,
                  profile.contention > 0.9   ? "take turns"
                  : profile.contention < 0.1 ? "run beside each other"
@@ -113,6 +117,7 @@ ordered_json json_of(const std::string& path, const StoredProfile& stored, int64
                          {"dtype", key.dtype},
                          {"iokv", key.iokv},
                          {"link", key.link},
+                         {"paced_bytes_per_s", key.paced_bytes_per_s},
                          {"model",
                           {{"family", key.family},
                            {"layers", key.layers},
@@ -137,8 +142,7 @@ ordered_json json_of(const std::string& path, const StoredProfile& stored, int64
                                                 {"misfit", misfit(curve, measured.samples[i])},
                                                 {"samples", std::move(samples)}};
   }
-  object["duplex"] = measured.profile.duplex;
-  object["contention"] = measured.profile.contention;
+  for (const ProfileNumber& named : kProfileNumbers) object[named.name] = measured.profile.*named.number;
   object["link_slows_dense"] = measured.link_slows_dense;
   object["dense_slows_link"] = measured.dense_slows_link;
   return object;

@@ -62,6 +62,33 @@ void Probe::d2h(size_t size_bytes) {
   backend_.copy(Queue::d2h, host_ + offset, bytes(copied_) + offset, size_bytes);
 }
 
+void Probe::h2d_pieces(uint32_t blocks) {
+  const size_t offset = next_offset(blocks * block_bytes_, up_offset_);
+  add_pieces(bytes(copied_) + offset, host_ + offset, blocks);
+  backend_.copy(Queue::h2d, copies_);
+}
+
+void Probe::d2h_pieces(uint32_t blocks) {
+  const size_t offset = max_copy_bytes() / 2 + next_offset(blocks * block_bytes_, down_offset_);
+  add_pieces(host_ + offset, bytes(copied_) + offset, blocks);
+  backend_.copy(Queue::d2h, copies_);
+}
+
+void Probe::add_pieces(std::byte* to, const std::byte* from, uint32_t blocks) {
+  IOKV_ASSERT(blocks != 0 && blocks <= max_piece_blocks());
+  copies_.clear();
+  for (uint32_t block = 0; block < blocks; ++block) {
+    const size_t at = block * block_bytes_;
+    copies_.push_back({to + at, from + at, piece_bytes(), pieces(1), 2 * piece_bytes(), 2 * piece_bytes()});
+  }
+}
+
+void Probe::keep_x(uint32_t size_bytes) {
+  IOKV_ASSERT(size_bytes != 0 && size_bytes <= max_kept_bytes());
+  const auto blocks = static_cast<uint32_t>((size_bytes + block_bytes_ - 1) / block_bytes_);
+  backend_.copy(Queue::dense, next_blocks(blocks), normed_->data(), size_bytes);
+}
+
 void Probe::recompute(uint32_t tokens) {
   IOKV_ASSERT(tokens != 0 && tokens <= max_tokens_);
   const uint32_t kv_width = spec_.kv_width();
@@ -126,19 +153,8 @@ void Probe::issue_attention() {
 }
 
 void Probe::dense(uint32_t rows) {
-  IOKV_ASSERT(rows != 0 && rows <= limits_.max_rows);
-  const LayerWeights& layer = next_layer();
-  norm(layer.attention_norm, f32(hidden_), normed_->data(), rows);
-  product(layer.qkv, normed_->data(), qkv_->data(), rows, GemmOutput::store);
-  runs_.clear();
-  for (uint32_t row = 0; row < rows; ++row) runs_.push_back({row, 1, positions_[row], next_blocks(1), 0});
-  RopeArgs rope = rope_args();
-  rope.q = qkv_->data();
-  rope.k = bytes(qkv_) + spec_.q_width() * element_bytes_;
-  rope.v = bytes(qkv_) + (spec_.q_width() + spec_.kv_width()) * element_bytes_;
-  rope.q_stride = rope.kv_stride = qkv_width_;
-  rope.runs = runs_;
-  backend_.rope(Queue::dense, rope);
+  project(rows);
+  const LayerWeights& layer = weights_.layers[layer_];
   product(layer.o, attended_->data(), hidden_->data(), rows, GemmOutput::add_f32);
 
   norm(layer.mlp_norm, f32(hidden_), normed_->data(), rows);
@@ -153,7 +169,23 @@ void Probe::dense(uint32_t rows) {
   product(layer.down, activated_->data(), hidden_->data(), rows, GemmOutput::add_f32);
 }
 
-void Probe::head(uint32_t rows) {
+void Probe::project(uint32_t rows) {
+  IOKV_ASSERT(rows != 0 && rows <= limits_.max_rows);
+  const LayerWeights& layer = next_layer();
+  norm(layer.attention_norm, f32(hidden_), normed_->data(), rows);
+  product(layer.qkv, normed_->data(), qkv_->data(), rows, GemmOutput::store);
+  runs_.clear();
+  for (uint32_t row = 0; row < rows; ++row) runs_.push_back({row, 1, positions_[row], next_blocks(1), 0});
+  RopeArgs rope = rope_args();
+  rope.q = qkv_->data();
+  rope.k = bytes(qkv_) + spec_.q_width() * element_bytes_;
+  rope.v = bytes(qkv_) + (spec_.q_width() + spec_.kv_width()) * element_bytes_;
+  rope.q_stride = rope.kv_stride = qkv_width_;
+  rope.runs = runs_;
+  backend_.rope(Queue::dense, rope);
+}
+
+void Probe::embed(uint32_t rows) {
   IOKV_ASSERT(rows != 0 && rows <= limits_.max_draws);
   EmbedArgs embed;
   embed.table = weights_.embedding.get();
@@ -163,6 +195,10 @@ void Probe::head(uint32_t rows) {
   embed.positions = std::span(positions_).first(rows);
   embed.hidden = f32(hidden_);
   backend_.embed(Queue::dense, embed);
+}
+
+void Probe::head(uint32_t rows) {
+  embed(rows);
   norm(weights_.final_norm, f32(hidden_), normed_->data(), rows);
   GemmArgs head;
   head.weight = &weights_.head();
