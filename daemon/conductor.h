@@ -165,6 +165,7 @@ class Conductor {
     uint64_t queued_tokens = 0;
     uint32_t max_operations = 0;
     uint32_t operations = 0;                 // admitted, final completion not posted
+    uint64_t plan = 0;                       // the latest with spans of it
     uint32_t parked = 0;                     // sequences with parked outcomes
   };
   // A block that Plans in flight may still name.

@@ -13,6 +13,13 @@ namespace iokv {
 
 using wire::Counter;
 
+namespace {
+
+// Sequences whose tables are on their way while one is read, 20 ns each: as long as memory takes.
+constexpr size_t kAhead = 16;
+
+}  // namespace
+
 void Conductor::plan_steps() {
   while (!idle_plans_.empty()) {
     Plan* plan = idle_plans_.back();
@@ -32,8 +39,10 @@ bool Conductor::build_plan(Plan& plan) {
   const bool several = std::any_of(candidates_.begin(), candidates_.end(),
                                    [=](const Candidate& c) { return c.client != first_client; });
   if (!candidates_.empty()) {
-    for (const Pick& pick : chooser_.choose(candidates_, limits_of_step(), config_.step_model)) {
-      add_span(plan, *sequences_[pick.slot], pick.rows);
+    const std::span<const Pick> picks = chooser_.choose(candidates_, limits_of_step(), config_.step_model);
+    for (size_t i = 0; i < picks.size(); i++) {
+      if (i + kAhead < picks.size()) sequences_[picks[i + kAhead].slot]->blocks.prefetch();
+      add_span(plan, *sequences_[picks[i].slot], picks[i].rows);
     }
     IOKV_ASSERT(!plan.spans.empty());
     choose_audited(plan);
@@ -42,12 +51,9 @@ bool Conductor::build_plan(Plan& plan) {
   if (plan.spans.empty()) return false;
   builder_.build(plan);
   predict(plan);
-  std::vector<uint32_t> clients;
   for (const PlanSpan& span : plan.spans) {
-    if (span.slot != kNoSlot) clients.push_back(span.client_slot);
+    if (span.slot != kNoSlot && std::exchange(clients_[span.client_slot].plan, issued_ + 1) != issued_ + 1) plan.clients++;
   }
-  std::sort(clients.begin(), clients.end());
-  plan.clients = static_cast<uint32_t>(std::unique(clients.begin(), clients.end()) - clients.begin());
   if (several) bump(Counter::steps_multiclient_possible);
   if (several && plan.clients >= 2) bump(Counter::steps_shared);
   return true;
@@ -90,12 +96,14 @@ void Conductor::admit_candidates() {
   std::sort(runnable_.begin(), runnable_.end(),
             [this](const Sequence* a, const Sequence* b) { return more_urgent(*a, *b); });
   aim_forms();
-  for (Sequence* sequence : runnable_) {
+  for (size_t i = 0; i < runnable_.size(); i++) {
+    if (i + kAhead < runnable_.size()) runnable_[i + kAhead]->blocks.prefetch();
+    Sequence& sequence = *runnable_[i];
     // Rows anew: an earlier one may have preempted it.
-    const auto candidate = candidate_of(*sequence);
-    if (!candidate || !reserve_blocks(*sequence)) continue;
+    const auto candidate = candidate_of(sequence);
+    if (!candidate || !reserve_blocks(sequence)) continue;
     candidates_.push_back(*candidate);
-    add_link_work(candidates_.back(), sequence->blocks);
+    add_link_work(candidates_.back(), sequence.blocks);
   }
 }
 
