@@ -57,8 +57,9 @@ std::span<const Pick> BatchChooser::choose(std::span<const Candidate> candidates
   limit_greed(model.known() ? model.free_rows(limits.max_rows) : limits.free_rows);
   fill_decodes(std::min(draws_left_ - kept_draws, rows_left_ - kept_rows), limits);
   if (decodes_.rows > 0 && model.known()) {
-    PrefillRoom room(model, decodes_);
+    PrefillRoom room(model, decodes_, owed_ns_ <= 0);
     fill_prompts(rows_left_, &room, limits);
+    owed_ns_ = room.excess_ns() > 0 ? room.excess_ns() : std::max(0.0, owed_ns_ - room.allowance_ns());
   } else {
     fill_prompts(std::min(bounded ? limits.prefill_rows : limits.max_rows, rows_left_), nullptr, limits);
   }

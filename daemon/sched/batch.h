@@ -29,7 +29,8 @@
 // Starvation is impossible: while client c lacks rows of a kind it gets some in every 2 + L·sum/C steps, where sum is
 // weight_g/weight_c + 1 of every other client g, L the rows of the largest packet, and C >= 1 the rows of the kind that a
 // step takes (1 where EACH uses up the draws); and the last of its n candidates of that kind is taken within kAgedTurns·n
-// such turns.
+// such turns. Steps do not count in which decodes are made up to for a prompt that has exceeded its bound (prefill.h): they
+// last excess/delay together.
 #pragma once
 
 #include <array>
@@ -146,6 +147,7 @@ class BatchChooser {
   std::vector<Account> accounts_;  // by client
   ByKind<double> now_{};           // the tag that is served
   uint64_t steps_ = 0;
+  double owed_ns_ = 0;             // that prompts have taken beyond the bound
 
   // Of this step only; kept for their memory.
   std::span<const Candidate> candidates_;

@@ -8,6 +8,7 @@ namespace iokv {
 namespace {
 
 constexpr double kRounding = 1 + 1e-9;  // of sums of a dozen terms
+constexpr double kLeastDelay = 1.0 / 16;  // that what exceeds the bound is counted against, so that it has an end
 constexpr double kHardlyLonger = 1.1;   // free_rows
 
 }  // namespace
@@ -29,15 +30,17 @@ LayerWork with_prompt(LayerWork work, const Prompt& prompt, uint32_t rows) {
   return work;
 }
 
-PrefillRoom::PrefillRoom(const StepModel& model, const LayerWork& decodes) : model_(model), work_(decodes) {
+PrefillRoom::PrefillRoom(const StepModel& model, const LayerWork& decodes, bool may_exceed)
+    : model_(model), work_(decodes), may_exceed_(may_exceed) {
   const StepCost alone = streaming_cost(model.profile, model.shape, decodes);
   now_ns_ = alone.total_ns;
-  bound_ns_ = std::max({alone.h2d_ns, alone.d2h_ns, (1 + model.prefill_delay) * alone.device_ns});
+  allowance_ns_ = std::max(model.prefill_delay, kLeastDelay) * now_ns_;
+  bound_ns_ = allowed_ns_ = std::max({alone.h2d_ns, alone.d2h_ns, (1 + model.prefill_delay) * alone.device_ns});
 }
 
 uint32_t PrefillRoom::rows_of(const Prompt& prompt) const {
   const double first_ns = ns_with(prompt, 1);
-  if (empty_) return rows_within(prompt, std::max(bound_ns_, first_ns + (first_ns - now_ns_)));
+  if (may_exceed_) return rows_within(prompt, std::max(bound_ns_, first_ns + (first_ns - now_ns_)));
   return first_ns <= bound_ns_ * kRounding ? rows_within(prompt, bound_ns_) : 0;
 }
 
@@ -45,10 +48,10 @@ void PrefillRoom::add(const Prompt& prompt, uint32_t rows) {
   work_ = with_prompt(work_, prompt, rows);
   now_ns_ = streaming_cost(model_.profile, model_.shape, work_).total_ns;
   bound_ns_ = std::max(bound_ns_, now_ns_);
-  empty_ = false;
+  may_exceed_ = false;
 }
 
-bool PrefillRoom::full() const { return !empty_ && ns_with({.rows = 1}, 1) > bound_ns_ * kRounding; }
+bool PrefillRoom::full() const { return !may_exceed_ && ns_with({.rows = 1}, 1) > bound_ns_ * kRounding; }
 
 double PrefillRoom::ns_with(const Prompt& prompt, uint32_t rows) const {
   return streaming_cost(model_.profile, model_.shape, with_prompt(work_, prompt, rows)).total_ns;

@@ -8,6 +8,7 @@
 // and whoever pays for that takes along what it pays for.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "daemon/sched/cost.h"
@@ -43,18 +44,23 @@ LayerWork with_prompt(LayerWork work, const Prompt& prompt, uint32_t rows);
 // may go in while the step stays within max(link, (1 + prefill_delay)·device): a step that the link binds by more than
 // the delay is not made longer at all, and no step is longer than 1 + prefill_delay times what it was.
 //
-// But the first prompt gets a row in any case, or prompts would wait for as long as anybody decodes. And if bringing what
-// it has cached takes more than half of what the bound allows, it gets rows for as long again: with fewer, the same would
-// be brought more often, and whoever decodes would lose more in the end.
+// But the first prompt may exceed that. It gets a row in any case, or prompts would wait for as long as anybody decodes.
+// And if bringing what it has cached takes more than half of what the bound allows, it gets rows for as long again: with
+// fewer, the same would be brought more often, and whoever decodes would lose more in the end. What a step has exceeded
+// its bound by, steps to come make up for, in which no prompt may: so decodes keep their speed on the average.
 class PrefillRoom {
  public:
-  PrefillRoom(const StepModel& model, const LayerWork& decodes);
+  // With may_exceed == false the first prompt is like any other.
+  PrefillRoom(const StepModel& model, const LayerWork& decodes, bool may_exceed = true);
 
   // How many of the prompt's rows go in beside what has been added; of the first prompt one at least.
   uint32_t rows_of(const Prompt& prompt) const;
   void add(const Prompt& prompt, uint32_t rows);
   // Not even a row of a prompt that has nothing cached goes in.
   bool full() const;
+  // How much longer the step is than the bound allows; and what a step in which nothing exceeds it makes up for.
+  double excess_ns() const { return std::max(0.0, now_ns_ - allowed_ns_); }
+  double allowance_ns() const { return allowance_ns_; }
 
  private:
   double ns_with(const Prompt& prompt, uint32_t rows) const;
@@ -63,7 +69,8 @@ class PrefillRoom {
   const StepModel& model_;
   LayerWork work_;
   double now_ns_ = 0, bound_ns_ = 0;  // that the step takes, and may take
-  bool empty_ = true;
+  double allowed_ns_ = 0, allowance_ns_ = 0;
+  bool may_exceed_ = true;            // nobody has yet
 };
 
 }  // namespace iokv

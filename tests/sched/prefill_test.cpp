@@ -115,6 +115,12 @@ void bringing_a_context_is_half_of_what_a_prompt_costs_at_most(void**) {
   room.add(begins, 992);
   assert_true(room.full());
   assert_int_equal(room.rows_of(begins), 0);
+  assert_true(room.excess_ns() == 3 * 30'000);  // of three layers
+  // After that no prompt may, until it has been made up for: by 25,000 a layer and step.
+  const PrefillRoom later(model, decodes, false);
+  assert_int_equal(later.rows_of(brings), 0);
+  assert_int_equal(later.rows_of(begins), 4992);
+  assert_true(later.excess_ns() == 0 && later.allowance_ns() == 3 * 25'000);
 }
 
 // Against every number of rows of one prompt behind another.

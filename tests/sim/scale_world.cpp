@@ -254,7 +254,7 @@ void ScaleWorld::measure_waits(const Plan& plan) {
     const bool goes_on = served.generation == span.generation && served.epoch == span.epoch;
     if (goes_on && !crowd_->has_stalled_since(span.client_slot, served.at_ns)) {
       report_.longest_between_ns = std::max(report_.longest_between_ns, now_ns_ - served.at_ns);
-      report_.longest_between_plans = std::max(report_.longest_between_plans, plan.id - served.plan - 1);
+      if (span.decode) report_.longest_between_plans = std::max(report_.longest_between_plans, plan.id - served.plan - 1);
     }
     served = {span.generation, span.epoch, plan.id, now_ns_};
   }
