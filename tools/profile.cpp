@@ -75,7 +75,7 @@ std::string compute_lines(const ProfileKey& key, const Profile& profile) {
   fmt::format_to(out, "  dense         {} for 1 row, {} for 16, {} for 256\n", time_text(profile.dense.at(1)),
                  time_text(profile.dense.at(16)), time_text(profile.dense.at(256)));
   fmt::format_to(out, "                {:.0f} % of it before attention\n", 100 * profile.project_share);
-  fmt::format_to(out, "  head          {} for 1 row, {} for 16 (of a step, the others of a layer), {} of it before the layers\n",
+  fmt::format_to(out, "  head          {} for 1 row, {} for 16 (of a step, the others of a layer), of these {} before the layers\n",
                  time_text(profile.head.at(1)), time_text(profile.head.at(16)), time_text(profile.embed_ns));
   fmt::format_to(out, "  kept X        {} for 16 rows that are copied to blocks on the device\n",
                  time_text(profile.keep_x.at(16.0 * key.x_bytes())));

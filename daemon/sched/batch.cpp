@@ -37,9 +37,11 @@ Prompt prompt_of(const Candidate& candidate) {
 
 }  // namespace
 
-std::span<const Pick> BatchChooser::choose(std::span<const Candidate> candidates, const BatchLimits& limits,
+std::span<const Pick> BatchChooser::choose(std::span<const Candidate> candidates, const BatchLimits& given,
                                            const StepModel& model) {
-  IOKV_ASSERT(limits.max_rows >= 2 && limits.max_draws >= 2 && limits.prefill_rows >= 1);
+  IOKV_ASSERT(given.max_rows >= 2 && given.max_draws >= 2 && given.prefill_rows >= 1);
+  BatchLimits limits = given;
+  if (model.known()) limits.prefill_rows = std::min(part_rows_, limits.max_rows);
   steps_++;
   picks_.clear();
   candidates_ = candidates;
@@ -163,12 +165,17 @@ void BatchChooser::fill_decodes(uint32_t capacity, const BatchLimits& limits) {
 // its turn. nullptr: there is room for all that are within the capacity.
 void BatchChooser::fill_prompts(uint32_t capacity, PrefillRoom* room, const BatchLimits& limits) {
   take_turns(kPrefill);
+  uint32_t largest = 0;  // packet
+  bool cut = false;
   heap_.assign(turns_.begin(), turns_.end());
   while (!heap_.empty() && capacity > 0 && draws_left_ > 0 && (room == nullptr || !room->full())) {
     std::pop_heap(heap_.begin(), heap_.end(), Later{});
     Turn& turn = heap_.back();
     Share& share = shares_[turn.share];
-    const uint32_t rows = serve_prompt(share, capacity, room, limits);
+    uint32_t left = 0;
+    const uint32_t rows = serve_prompt(share, capacity, room, limits, left);
+    largest = std::max(largest, rows);
+    cut |= left > 0;
     if (rows > 0) share.latest_prompt = turn.tag;
     capacity -= rows;
     turn.tag += static_cast<double>(rows) / share.weight;
@@ -180,6 +187,7 @@ void BatchChooser::fill_prompts(uint32_t capacity, PrefillRoom* room, const Batc
       heap_.pop_back();
     }
   }
+  if (largest > 0) part_rows_ = cut ? largest : limits.max_rows;
   settle(kPrefill);
 }
 
@@ -255,8 +263,10 @@ void BatchChooser::serve_decodes(Share& share, const BatchLimits& limits) {
   }
 }
 
-// Takes of the client's next prompt what goes in; returns how many rows, 0 if the client gets no more in this step.
-uint32_t BatchChooser::serve_prompt(Share& share, uint32_t capacity, PrefillRoom* room, const BatchLimits& limits) {
+// Takes of the client's next prompt what goes in; returns how many rows, 0 if the client gets no more in this step, and how
+// many of the prompt are left.
+uint32_t BatchChooser::serve_prompt(Share& share, uint32_t capacity, PrefillRoom* room, const BatchLimits& limits,
+                                    uint32_t& left) {
   const bool leaves_out = share.candidates[kPrefill] - share.taken[kPrefill] > 1;
   const Candidate& candidate = candidates_[next(share, kPrefill, limits)];
   Prompt prompt = prompt_of(candidate);
@@ -266,7 +276,8 @@ uint32_t BatchChooser::serve_prompt(Share& share, uint32_t capacity, PrefillRoom
   if (room != nullptr) room->add(prompt, rows);
   share.used[kPrefill] += rows;
   if (leaves_out) accounts_[share.client].lanes[kPrefill].turns++;
-  if (rows < candidate.rows) share.taken[kPrefill] = share.candidates[kPrefill];
+  left = candidate.rows - rows;
+  if (left > 0) share.taken[kPrefill] = share.candidates[kPrefill];
   return rows;
 }
 

@@ -63,7 +63,7 @@ struct Candidate {
 struct BatchLimits {
   uint32_t max_rows = 256;         // of a step, >= 2
   uint32_t max_draws = 64;         // rows of logits of a step, >= 2
-  uint32_t prefill_rows = 64;      // of prompts in a step while anybody decodes, if no StepModel says more; >= 1
+  uint32_t prefill_rows = 64;      // of prompts in a step while anybody decodes, where no StepModel is known; >= 1
   uint32_t free_rows = 8;          // likewise: that a step takes for the price of one
   uint64_t now_ns = 0, step_ns = 0;  // for deadlines: the time, and that of a step; 0: not known, none is in danger
 };
@@ -140,7 +140,7 @@ class BatchChooser {
   void grant_by_tag(uint32_t capacity);
   void settle(Kind kind);
   void serve_decodes(Share& share, const BatchLimits& limits);
-  uint32_t serve_prompt(Share& share, uint32_t capacity, PrefillRoom* room, const BatchLimits& limits);
+  uint32_t serve_prompt(Share& share, uint32_t capacity, PrefillRoom* room, const BatchLimits& limits, uint32_t& left);
   uint32_t next(Share& share, Kind kind, const BatchLimits& limits);
   uint32_t pick(const Candidate& candidate, uint32_t budget);
 
@@ -148,6 +148,7 @@ class BatchChooser {
   ByKind<double> now_{};           // the tag that is served
   uint64_t steps_ = 0;
   double owed_ns_ = 0;             // that prompts have taken beyond the bound
+  uint32_t part_rows_ = UINT32_MAX;  // that a step has lately taken of a prompt, at the most
 
   // Of this step only; kept for their memory.
   std::span<const Candidate> candidates_;

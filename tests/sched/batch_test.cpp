@@ -422,6 +422,32 @@ void within_a_client_danger_goes_before_priority_and_priority_before_deadlines(v
   assert_true(picked(wishes, limits) == std::set<uint32_t>({3, 4}));
 }
 
+// How many steps a prompt needs is told by what steps have taken of prompts lately, not by a constant: 4,000 rows are one
+// step of 4,096 or 67 of 60.
+void long_prompts_are_in_danger_by_what_steps_take(void**) {
+  for (bool small : {false, true}) {
+    BatchLimits limits;
+    limits.max_rows = 4096;
+    limits.now_ns = 1000;
+    limits.step_ns = 1000;
+    StepModel model = model_of_rows();
+    if (small) model.profile.dense = {0, 0, 1000};
+    model.prefill_delay = small ? 5 : 100;
+    std::vector<Wish> wishes = together(decodes(0, 10), {{0, 4000}, {0, 4000}});
+    wishes[10].priority = 1;
+    BatchChooser chooser;
+    chooser.choose(candidates_of(wishes), limits, model);
+    wishes[11].deadline_ns = 50'000;  // 49 steps
+    bool first_first = false;
+    for (const Pick& pick : chooser.choose(candidates_of(wishes), limits, model)) {
+      if (pick.slot < 10) continue;
+      first_first = pick.slot == 10;
+      break;
+    }
+    assert_true(first_first == !small);
+  }
+}
+
 void a_deadline_takes_nothing_from_other_clients(void**) {
   BatchLimits limits;
   limits.max_draws = 8;
@@ -594,6 +620,7 @@ int main() {
       cmocka_unit_test(greedy_clients_share_by_weight_what_they_may_have),
       cmocka_unit_test(priority_takes_nothing_from_other_clients),
       cmocka_unit_test(within_a_client_danger_goes_before_priority_and_priority_before_deadlines),
+      cmocka_unit_test(long_prompts_are_in_danger_by_what_steps_take),
       cmocka_unit_test(a_deadline_takes_nothing_from_other_clients),
       cmocka_unit_test(the_least_urgent_is_taken_every_so_often),
       cmocka_unit_test(clients_that_come_back_do_not_starve_others),
