@@ -41,6 +41,7 @@ struct DeviceInfo {
   std::string name;               // "cpu (avx512_bf16, 2 threads)"
   std::string driver;             // version of what runs it, and empty where there is nothing to tell
   DType compute = DType::f32;     // of activations, weights, X, K and V
+  double paced_bytes_per_s = 0;   // each way, of a link that is slow on purpose; 0: as fast as it is
   bool host_addressable = false;  // operations may read and write the host pool in place: nothing needs to be copied
   uint64_t memory_bytes = 0;      // device memory in all; 0 = the host's
   bool batch_invariant = true;    // invariant 1 holds to the bit; else up to the order of sums

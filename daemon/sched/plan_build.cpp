@@ -52,7 +52,9 @@ void PlanBuilder::begin(Plan& plan) {
   span_round_.assign(plan.spans.size(), 0);
   round_open_ = attached_ = fetches_ = reads_in_place_ = false;
   ++build_;
-  shared_used_ = 0;
+  chunks_used_ = 0;
+  extents_.clear();
+  found_ = {};
   for (Lane& lane : lanes_) lane.parts = &lane.own;
   lane(Source::kv).parts = &plan.parts;
   add(OpKind::project, Queue::dense).after[0] = wait_for(PlanWait::For::kept_x);
@@ -60,7 +62,8 @@ void PlanBuilder::begin(Plan& plan) {
   for (const PlanSpan& span : plan.spans) {
     IOKV_ASSERT(span.rows > 0 && span.runs > 0);
     work.rows += span.rows;
-    work.attended += uint64_t{span.rows} * span.first_position + uint64_t{span.rows} * (span.rows + 1) / 2;
+    work.attended += uint64_t{span.first_position} + span.rows;
+    work.products += uint64_t{span.rows} * span.first_position + uint64_t{span.rows} * (span.rows + 1) / 2;
   }
 }
 
@@ -142,24 +145,31 @@ void PlanBuilder::emit_resident(const PlanSpan& span, uint32_t span_index, const
   if (stores) emit_stores(span, run, 0, first_block, run.blocks, 0);
 }
 
+// Open addressing: the chunk of `id`, or the empty one where it would go. Half of the entries are empty.
+inline PlanBuilder::Chunk& PlanBuilder::chunk_of(uint32_t id, bool resident) {
+  if (chunks_.empty()) chunks_.resize(1024);
+  const uint32_t key = id / kChunkIds << 1 | (resident ? 1 : 0);
+  const size_t mask = chunks_.size() - 1;
+  for (size_t at = (key * 2654435761u) >> 7 & mask;; at = (at + 1) & mask) {
+    Chunk& chunk = chunks_[at];
+    if (chunk.build != build_ || chunk.key == key) return chunk;
+  }
+}
+
 // Blocks that another span has brought in a round that this one has not passed are attended to there.
 void PlanBuilder::emit_shared(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block) {
   const uint32_t units = units_of(run.used_form());
   const uint32_t id = run.resident() ? run.device_id : run.id;
-  for (uint32_t offset = 0, blocks = 0; offset < run.blocks; offset += blocks) {
-    // found stays valid: nothing is added before it has been used.
-    const Shared found = shared_entry(id + offset * units, run.resident());
-    if (attendable(found, span_index)) {
-      blocks = std::min(found.blocks, run.blocks - offset);
-      attend(found.round, span_index, first_block + offset, blocks, found.area, kNoBlock);
-      continue;
+  for (uint32_t offset = 0; offset < run.blocks;) {
+    const Reached reached = reach(run, id + offset * units, units, run.blocks - offset, span_round_[span_index]);
+    if (reached.missing > 0) {
+      // What comes behind may be out of reach then.
+      emit_blocks(span, span_index, run, offset, first_block + offset, reached.missing);
+      offset += reached.missing;
+    } else {
+      attend(reached.round, span_index, first_block + offset, reached.blocks, reached.area, kNoBlock);
+      offset += reached.blocks;
     }
-    blocks = 1;
-    while (offset + blocks < run.blocks &&
-           !attendable(shared_entry(id + (offset + blocks) * units, run.resident()), span_index)) {
-      ++blocks;
-    }
-    emit_blocks(span, span_index, run, offset, first_block + offset, blocks);
   }
 }
 
@@ -387,36 +397,65 @@ void PlanBuilder::sort_attends() {
 
 // ---- shared blocks --------------------------------------------------------------------------------------------------
 
-bool PlanBuilder::attendable(const Shared& entry, uint32_t span_index) const {
-  return entry.build == build_ && entry.round >= span_round_[span_index];
+// An extent is out of reach if the span has come further than its round. Of several that have a block the latest counts:
+// it is in the latest round.
+PlanBuilder::Reached PlanBuilder::reach(const BlockRun& run, uint32_t id, uint32_t units, uint32_t blocks,
+                                        uint32_t least_round) {
+  // Who shares blocks comes together: a client's sequences do, and what one of them has found the next one looks for.
+  if (found_.id == id && found_.resident == run.resident() && found_.round >= least_round) {
+    return {0, std::min(found_.blocks, blocks), found_.round, found_.area};
+  }
+  Reached reached{blocks, 0, 0, 0};
+  const uint32_t end = id + blocks * units;
+  for (uint32_t at = id / kChunkIds; at <= (end - 1) / kChunkIds; ++at) {
+    const Chunk& chunk = chunk_of(at * kChunkIds, run.resident());
+    if (chunk.build != build_) continue;
+    for (uint32_t i = chunk.latest; i != kNoExtent; i = extents_[i].next) {
+      const Extent& extent = extents_[i];
+      // Blocks of another form have other ids: what overlaps is of the run's.
+      if (extent.round < least_round || extent.end <= id || extent.id >= end) continue;
+      const uint32_t missing = extent.id <= id ? 0 : (extent.id - id) / units;
+      const uint32_t skipped = extent.id >= id ? 0 : (id - extent.id) / units;
+      if (missing >= reached.missing) continue;
+      const uint32_t has = (extent.end - extent.id) / units;
+      reached = {missing, std::min(has - skipped, blocks - missing), extent.round, extent.area + skipped};
+      if (extent.id == id) found_ = {id, has, extent.round, extent.area, run.resident()};
+    }
+    if (reached.blocks > 0) break;  // chunks behind have later blocks
+  }
+  return reached;
 }
 
 void PlanBuilder::remember(const BlockRun& run, uint32_t id, uint32_t units, uint32_t round, uint32_t area,
                            uint32_t blocks) {
-  for (uint32_t i = 0; i < blocks; ++i) {
-    if ((shared_used_ + 1) * 2 > shared_.size()) grow_shared();
-    Shared& entry = shared_entry(id + i * units, run.resident());
-    if (entry.build != build_) ++shared_used_;
-    entry = {id + i * units, run.resident(), build_, round, area + i, blocks - i};
+  const uint32_t end = id + blocks * units;
+  for (uint32_t at = id / kChunkIds; at <= (end - 1) / kChunkIds; ++at) {
+    if ((chunks_used_ + 1) * 2 > chunks_.size()) grow_chunks();
+    Chunk& chunk = chunk_of(at * kChunkIds, run.resident());
+    if (chunk.build != build_) {
+      chunk = {at << 1 | (run.resident() ? 1 : 0), build_, kNoExtent};
+      ++chunks_used_;
+    }
+    // Those that it covers are of no use any more, so that a chunk has few.
+    for (uint32_t* link = &chunk.latest; *link != kNoExtent;) {
+      const Extent& older = extents_[*link];
+      if (older.id >= id && older.end <= end) {
+        *link = older.next;
+      } else {
+        link = &extents_[*link].next;
+      }
+    }
+    const uint32_t latest = chunk.latest;
+    chunk.latest = static_cast<uint32_t>(extents_.size());
+    extents_.push_back({id, end, round, area, latest});
   }
 }
 
-// Open addressing: the entry of `id`, or the free one where it would go. Half of the entries are free. Eight ids that
-// follow each other are neighbours here, too: runs are looked up block by block until one is found.
-PlanBuilder::Shared& PlanBuilder::shared_entry(uint32_t id, bool resident) {
-  if (shared_.empty()) shared_.resize(1024);
-  const size_t mask = shared_.size() - 1;
-  for (size_t at = ((size_t{id / 8} * 2654435761u + resident) * 8 + id % 8) & mask;; at = (at + 1) & mask) {
-    Shared& entry = shared_[at];
-    if (entry.build != build_ || (entry.id == id && entry.resident == resident)) return entry;
-  }
-}
-
-void PlanBuilder::grow_shared() {
-  std::vector<Shared> old(std::max<size_t>(1024, shared_.size() * 2));
-  std::swap(old, shared_);
-  for (const Shared& entry : old) {
-    if (entry.build == build_) shared_entry(entry.id, entry.resident) = entry;
+void PlanBuilder::grow_chunks() {
+  std::vector<Chunk> old(std::max<size_t>(1024, chunks_.size() * 2));
+  std::swap(old, chunks_);
+  for (const Chunk& chunk : old) {
+    if (chunk.build == build_) chunk_of(chunk.key / 2 * kChunkIds, chunk.key % 2 != 0) = chunk;
   }
 }
 

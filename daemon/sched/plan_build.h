@@ -89,24 +89,40 @@ class PlanBuilder {
   uint32_t next_op() const { return static_cast<uint32_t>(plan_->ops.size()); }
   uint32_t units_of(BlockForm form) const { return form == BlockForm::kv ? shape_.kv_units : shape_.x_units; }
 
-  // Blocks that have been brought for a span, where others may refer to them: by the id that is used.
-  struct Shared {
-    uint32_t id = kNoBlock;
-    bool resident = false;
-    uint32_t build = 0;          // entries of an older build are empty
+  // Blocks of a shared run that have been brought for a span: they lie behind each other in both memories.
+  struct Extent {
+    uint32_t id = 0, end = 0;    // that are used, of the first block and behind the last one
     uint32_t round = 0, area = 0;
-    uint32_t blocks = 0;         // that lie behind each other in both memories from here on
+    uint32_t next = kNoExtent;   // of the chunk, an older one
   };
-  Shared& shared_entry(uint32_t id, bool resident);
-  bool attendable(const Shared& entry, uint32_t span_index) const;
+  static constexpr uint32_t kNoExtent = UINT32_MAX;
+  // The extents, of either memory, that have blocks among kChunkIds neighbouring ids.
+  struct Chunk {
+    uint32_t key = 0;
+    uint32_t build = 0;          // chunks of an older build are empty
+    uint32_t latest = kNoExtent;
+  };
+  static constexpr uint32_t kChunkIds = 64;
+  // Where a run goes on: so many blocks that nobody has brought, or that are out of reach; behind them some of an extent.
+  struct Reached {
+    uint32_t missing = 0, blocks = 0;
+    uint32_t round = 0, area = 0;
+  };
+  Reached reach(const BlockRun& run, uint32_t id, uint32_t units, uint32_t blocks, uint32_t least_round);
   void remember(const BlockRun& run, uint32_t id, uint32_t units, uint32_t round, uint32_t area, uint32_t blocks);
-  void grow_shared();
+  Chunk& chunk_of(uint32_t id, bool resident);
+  void grow_chunks();
 
   const StagingShape shape_;
   Plan* plan_ = nullptr;
   std::array<Lane, kSources> lanes_;
-  std::vector<Shared> shared_;
-  uint32_t shared_used_ = 0, build_ = 0;
+  std::vector<Chunk> chunks_;
+  std::vector<Extent> extents_;
+  uint32_t chunks_used_ = 0, build_ = 0;
+  struct {
+    uint32_t id = kNoBlock, blocks = 0, round = 0, area = 0;
+    bool resident = false;
+  } found_;                           // the extent that was reached last
   std::vector<uint32_t> span_round_;  // the round of the span's latest piece
   std::vector<PlanAttend> sorted_;
   std::vector<uint32_t> starts_;

@@ -239,6 +239,29 @@ void rounds_are_as_few_as_blocks_and_slots_allow(void**) {
   }
 }
 
+// X in blocks of one unit, and K,V of two right behind them: what was brought of the one is not taken for the other.
+void shared_blocks_of_two_forms_are_told_apart(void**) {
+  StagingShape shape = roomy();
+  shape.kv_units = 2;
+  Plan plan;
+  for (uint32_t s = 0; s < 2; ++s) {
+    PlanSpan span;
+    span.slot = span.first_row = s;
+    span.rows = 1;
+    span.first_position = 4 * kBlockTokens;
+    span.first_run = static_cast<uint32_t>(plan.runs.size());
+    span.runs = 3;
+    plan.spans.push_back(span);
+    plan.runs.push_back({.id = 4, .blocks = 3, .form = BlockForm::x, .shared = true});
+    plan.runs.push_back({.id = 7, .blocks = 1, .form = BlockForm::kv, .shared = true});
+    plan.runs.push_back({.id = 20 + 2 * s, .blocks = 1});
+  }
+  PlanBuilder(shape).build(plan);
+  assert_string_equal(check_plans(pointers_to({plan}), shape, 2).c_str(), "");
+  assert_int_equal(plan.work.x_host, 3 * kBlockTokens);
+  assert_int_equal(plan.work.kv_host, kBlockTokens);
+}
+
 }  // namespace
 }  // namespace iokv::test
 
@@ -252,6 +275,7 @@ int main() {
       cmocka_unit_test(a_common_prefix_crosses_the_link_once),
       cmocka_unit_test(a_prefix_that_is_partly_resident_crosses_once),
       cmocka_unit_test(rounds_are_as_few_as_blocks_and_slots_allow),
+      cmocka_unit_test(shared_blocks_of_two_forms_are_told_apart),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }
