@@ -390,12 +390,9 @@ def ask_peers(run: Run, rows: list[Row], shape_of: Callable[[Row], Shape]) -> No
     by_case = {row.case: row for row in rows}
     requests: dict[tuple[str, str], Request] = {}
     for row in rows:
-        shape = shape_of(row)
-        if shape.name in MOST_POSITIONS or shape.family == "llama":
-            shape = dataclasses.replace(shape, positions=max(2048, 1 << (row.context + 64).bit_length()))
         for peer, _ in row.peers:
             if wanted is None or peer in wanted:
-                requests[row.case, peer] = Request(peer, shape, row.batch, row.context)
+                requests[row.case, peer] = Request(peer, shape_of(row), row.batch, row.context)
     peers = Peers(given.python, given.flexgen, run.work, given.peer_steps)
     # What compiles comes last: it takes longest.
     answers = peers.ask(sorted(requests.values(), key=lambda request: request.peer == "transformers_graphs"))
@@ -428,7 +425,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--recompute", default="auto", help="of --shape: never, always, auto or a share (auto)")
     parser.add_argument("--peers", default="all", help="all, none, or some of transformers_offloaded, transformers_resident, "
                                                        "transformers_graphs, flexgen, flexgen_4bit (all)")
-    parser.add_argument("--peer-steps", type=int, default=12, help="decode steps of a peer (12)")
+    parser.add_argument("--peer-steps", type=int, default=10, help="decode steps of a peer (10)")
     parser.add_argument("--python", default=os.environ.get("IOKV_TRANSFORMERS"),
                         help="a Python with torch and transformers ($IOKV_TRANSFORMERS)")
     parser.add_argument("--flexgen", type=Path, default=os.environ.get("IOKV_FLEXGEN"),
@@ -470,11 +467,11 @@ def shapes(given: argparse.Namespace) -> Callable[[Row], Shape]:
     return lambda row: dataclasses.replace(SHAPES[row.model], positions=MOST_POSITIONS[row.model])
 
 
-def output_path(given: argparse.Namespace, device: str, work: Path) -> Path:
+def output_path(given: argparse.Namespace, device: str) -> Path:
     if given.json is not None:
         return Path(given.json)
     if given.rehearse:
-        return work / "rehearsal.json"
+        return ROOT / "build" / "gpu-rehearsal.json"
     name = "-".join(device.lower().replace("nvidia", "").split()[:1]) or "gpu"
     RESULTS.mkdir(exist_ok=True)
     return RESULTS / f"{datetime.date.today()}-{name}.json"
@@ -497,7 +494,7 @@ def main() -> None:
         shape_of = shapes(given)
         try:
             run.measure_rates()
-            given.json = output_path(given, str(run.measured_rates.get("device", nvidia("name"))), work)
+            given.json = output_path(given, str(run.measured_rates.get("device", nvidia("name"))))
             for settings, members in groups_of(rows, shape_of, run.effort):
                 run_group(run, settings, members)
             run.drop_model()
