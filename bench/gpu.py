@@ -221,7 +221,7 @@ def settings_of(row: Row, shape: Shape, effort: Effort) -> Settings:
     needed = cache_bytes(shape, row.batch * longest) * (2 if row.kind == "processes" else 1)
     pool = needed
     if row.kind == "serving":
-        pool = max(needed // 2, min(needed, SERVING_POOL))
+        pool = min(needed, SERVING_POOL)
     if row.kind == "fragmented":
         pool = round(needed / 0.7)
     if row.budget == "half":
@@ -511,13 +511,30 @@ def main() -> None:
             run.save()
             keep_logs(work, given)
         report(f"scripts/bench gpu: {run.title()}", HEAD, [cells_of(found) for found in run.results], {}, None)
-        print(f"\nrates: {run.measured_rates.get('from')}; figures and chart: {given.json}")
+        print_notes(run)
         for found in run.results:
             for name, peer in found.get("peers", {}).items():
                 if "failed" in peer:
                     print(f"{found['case']}, {name}: {peer['failed']}")
         if any("failed" in found for found in run.results):
             sys.exit(1)
+
+
+def print_notes(run: Run) -> None:
+    rates = run.measured_rates
+    print(f"\nrates of {rates.get('from')}: link {rates.get('link', 0) / 1e9:.2f} GB/s, memory {rates.get('memory', 0) / 1e9:.0f} GB/s, "
+          f"product {rates.get('product', 0) / 1e12:.1f} TFLOP/s")
+    if "again" in rates:
+        again = rates["again"]
+        print(f"and at the end: {again['link'] / 1e9:.2f} GB/s, {again['memory'] / 1e9:.0f} GB/s, {again['product'] / 1e12:.1f} TFLOP/s")
+    memory = [found for found in run.results if "device_memory_beyond_bytes" in found]
+    if memory:
+        most = max(memory, key=lambda found: found["device_memory_beyond_bytes"])
+        print(f"device memory beyond weights and budget: at most {most['device_memory_beyond_bytes'] >> 20} MiB ({most['case']}), of "
+              f"which an empty CUDA context is {most['of_which_context_bytes'] >> 20} MiB")
+    off = [found["case"] for found in run.results if not found.get("predicted_met", True)]
+    print(f"predicted within {PREDICTED_WITHIN:.0%}: all" if not off else f"predicted more than {PREDICTED_WITHIN:.0%} off: {', '.join(off)}")
+    print(f"figures and chart: {run.given.json}")
 
 
 def keep_logs(work: Path, given: argparse.Namespace) -> None:

@@ -280,7 +280,8 @@ def measure_serving(place: Place, clients: int, least: int, most: int) -> Figure
         time.sleep(max(0.0, begin - time.monotonic()))
         before, begin = place.daemon.status(), time.monotonic()
         time.sleep(max(0.0, end - time.monotonic()))
-        since, end = counters_since(place.daemon, before), time.monotonic()
+        after, end = place.daemon.status(), time.monotonic()
+        since = {name: after[name] - before[name] for name in after}
         window = Window(begin, end)
         for process in processes:
             for request in _answer(process):
@@ -299,6 +300,8 @@ def measure_serving(place: Place, clients: int, least: int, most: int) -> Figure
         "first_token_p50_s": _percentile(window.first_s, 50), "first_token_p99_s": _percentile(window.first_s, 99),
         "between_tokens_p50_ms": 1e3 * _percentile(window.gaps_s, 50),
         "between_tokens_p99_ms": 1e3 * _percentile(window.gaps_s, 99), "steps": since["steps"],
+        "prefill_rows": since["prefill_tokens"], "decode_rows": since["decode_tokens"],
+        "x_share": after["x_blocks"] / max(1, after["x_blocks"] + after["kv_blocks"]),
         "link_bytes": since["h2d_bytes"], "planned_link_bytes": since["planned_h2d_bytes"],
         "floor_link_bytes": round(floor.link_bytes), "preemptions": since["preemptions"],
     }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What this GPU, its memory and its link do, through torch: prints one JSON object.
 
-    link, link_back     bytes a second of pinned copies of 32 MiB each way
+    link, link_back     bytes a second of pinned copies of 32 MiB each way, 4 GiB at a time
     memory              bytes a second of the faster of a sum over 4 GiB and a copy of 4 GiB, read and written
     product             operations a second of an fp16 product of 8192 x 8192 x 8192, random numbers
     context_bytes       device memory that a process with a CUDA context and nothing else takes
@@ -15,7 +15,7 @@ import subprocess
 
 import torch
 
-PIECE = 32 << 20
+PIECE, TIMES = 32 << 20, 4
 
 
 def used_bytes():
@@ -50,11 +50,12 @@ def main():
     device = torch.empty_like(host, device="cuda")
 
     def copies(to, source):
-        for at in range(0, len(to), PIECE):
-            to[at : at + PIECE].copy_(source[at : at + PIECE], non_blocking=True)
+        for _ in range(TIMES):
+            for at in range(0, len(to), PIECE):
+                to[at : at + PIECE].copy_(source[at : at + PIECE], non_blocking=True)
 
-    link = [len(host) / one for one in seconds(lambda: copies(device, host), 8)]
-    back = [len(host) / one for one in seconds(lambda: copies(host, device), 4)]
+    link = [TIMES * len(host) / one for one in seconds(lambda: copies(device, host), 8)]
+    back = [TIMES * len(host) / one for one in seconds(lambda: copies(host, device), 4)]
     del host, device
 
     large = torch.randint(-(1 << 30), 1 << 30, (1 << 30,), dtype=torch.int32, device="cuda").view(torch.float32)
