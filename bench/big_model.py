@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -187,13 +186,15 @@ class Blocks:
     def __init__(self, seed: int) -> None:
         numbers = random.Random(seed)
         self._low, self._high = numbers.randbytes(ELEMENTS), numbers.randbytes(ELEMENTS)
+        self._made: dict[tuple[float, float], memoryview] = {}
 
-    @functools.cache  # noqa: B019: lives as long as the writing
     def block(self, deviation: float, middle: float) -> memoryview:
-        data = bytearray(2 * ELEMENTS)
-        data[0::2] = self._low
-        data[1::2] = self._high.translate(_high_bytes(deviation, middle))
-        return memoryview(data).toreadonly()
+        if (deviation, middle) not in self._made:
+            data = bytearray(2 * ELEMENTS)
+            data[0::2] = self._low
+            data[1::2] = self._high.translate(_high_bytes(deviation, middle))
+            self._made[deviation, middle] = memoryview(data).toreadonly()
+        return self._made[deviation, middle]
 
 
 @dataclasses.dataclass
@@ -259,7 +260,7 @@ def make(directory: Path, shape: Shape, seed: int = 1) -> int:
     files = _grouped(tensors_of(shape))
     blocks = Blocks(seed)
     pieces: list[Piece] = []
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i, tensors in enumerate(files):
         name = f"model-{i + 1:05}-of-{len(files):05}.safetensors"
         pieces += _open_file(directory / name, tensors, blocks)

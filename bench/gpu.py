@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -31,15 +30,15 @@ import big_model
 import gpu_rows
 import iokvd
 from big_model import SHAPES, Shape
-from gpu_chart import chart, label_of
+from gpu_chart import chart
 from gpu_floor import Rates, cache_bytes
+from gpu_report import HEAD, cells_of, judged, line_of, merge_parts, print_notes
 from gpu_rows import Effort, Place
 from gpu_workers import Answer, Peers, Request, measure_rates
 from iokvd import ROOT, TOOL, Daemon
 from measure import Figures, machine, output_of, report
 
 GIB = 1 << 30
-PREDICTED_WITHIN = 0.07
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -196,7 +195,7 @@ class Run:
             options += ["--link-gbps", f"{REHEARSAL_GBPS:g}", "--dtype", "bf16", "--threads", "1"]
         else:
             options += ["--backend", "cuda", "--dtype", "f16"]
-        return options + self.given.daemon_options.split()
+        return [*options, *str(self.given.daemon_options).split()]
 
     def save(self) -> None:
         text = json.dumps({
@@ -296,88 +295,13 @@ def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
                 found |= {"device_memory_beyond_bytes": beyond, "of_which_context_bytes": context}
             found |= {"settings": {"recompute": settings.recompute, "device_kv_budget": settings.budget_bytes,
                                    "pool_bytes": settings.pool_bytes}}
-            found |= judged(row, found, run)
+            found |= judged(found, row.limit, row.h200_ms, str(run.measured_rates.get("device")))
             run.results.append(found)
             print(f"  {row.case}: {line_of(found)} ({time.monotonic() - begun:.1f} s)", flush=True)
             run.save()
             if daemon.process.poll() is not None:
                 print(f"iokvd has ended: {daemon.output[-3:]}", flush=True)
                 break
-
-
-def judged(row: Row, found: Figures, run: Run) -> Figures:
-    """Whether the row reaches what it must, and whether its prediction holds."""
-    if "failed" in found:
-        return {"met": False}
-    verdict: Figures = {"limit_ratio": row.limit, "limit_h200_ms": row.h200_ms}
-    if row.limit is not None:
-        on_h200 = row.h200_ms is not None and "H200" in str(run.measured_rates.get("device"))
-        met = found["measured_ms"] <= row.h200_ms if on_h200 and row.h200_ms else found["ratio"] <= row.limit
-        verdict["met"] = met and found.get("jain", 1.0) >= 0.99
-    of_ms = found.get("predicted_of_ms", found["measured_ms"])
-    verdict["predicted_over_measured"] = found["predicted_ms"] / of_ms if of_ms else math.nan
-    verdict["predicted_met"] = abs(verdict["predicted_over_measured"] - 1) <= PREDICTED_WITHIN
-    verdict["counted_as_planned"] = found.get("link_bytes") == found.get("planned_link_bytes")
-    return verdict
-
-
-def merge_parts(results: list[Figures], rows: list[Row]) -> list[Figures]:
-    """A case of several settings: the worse one, with all of them in `parts`."""
-    part_of = {row.case: row.part_of for row in rows if row.part_of}
-    merged: dict[str, Figures] = {}
-    for found in results:
-        case = part_of.get(found["case"], found["case"])
-        if case not in merged:
-            merged[case] = {**found, "case": case}
-            continue
-        parts = [*merged[case].get("parts", [merged[case]]), found]
-        worst = max(parts, key=lambda part: part.get("ratio", math.inf))
-        merged[case] = {**worst, "case": case, "met": all(part.get("met") for part in parts), "parts": parts}
-    return list(merged.values())
-
-
-# ---- what is printed ------------------------------------------------------------------------------------------------
-
-
-def ms(value: float) -> str:
-    return f"{value:.2f}" if value < 100 else f"{value:.1f}"
-
-
-def line_of(found: Figures) -> str:
-    if "failed" in found:
-        return f"failed: {found['failed']}"
-    more = ""
-    if "first_token_p50_s" in found:
-        more = (f"; first token {found['first_token_p50_s']:.2f} s (p99 {found['first_token_p99_s']:.2f}), between tokens "
-                f"{found['between_tokens_p50_ms']:.0f} ms (p99 {found['between_tokens_p99_ms']:.0f}), "
-                f"{found['tokens_per_s']:.1f} of {found['bound_tokens_per_s']:.1f} tokens/s")
-    if "jain" in found:
-        more = f"; {found['share']:.3f} of one process, Jain {found['jain']:.4f}"
-    if "device_memory_beyond_bytes" in found:
-        more += (f"; device memory beyond weights and budget {found['device_memory_beyond_bytes'] >> 20} MiB, of which an empty "
-                 f"context is {found['of_which_context_bytes'] >> 20}")
-    return (f"{ms(found['measured_ms'])} ms, {found['ratio']:.3f} x floor of {ms(found['floor_ms'])}, predicted "
-            f"{found['predicted_over_measured']:.3f} of measured, link {(found['link_bytes'] or 0) / 1e9:.2f} GB{more}")
-
-
-HEAD = ["case", "floor, ms", "bound by", "measured, ms", "ratio", "must reach", "met", "predicted / measured", "link, GB",
-        "link, recompute, dense busy, ms", "peers, ms"]
-
-
-def cells_of(found: Figures) -> list[str]:
-    if "failed" in found:
-        return [found["case"], "", "", "failed", "", "", "no", "", "", "", ""]
-    limit, at_h200 = found.get("limit_ratio"), found.get("limit_h200_ms")
-    must = "" if limit is None else f"{limit:.3g} x" + (f" ({at_h200:g} ms on an H200)" if at_h200 else "")
-    busy = found.get("busy_ms")
-    return [
-        found["case"], ms(found["floor_ms"]), found.get("floor_bound", ""), ms(found["measured_ms"]), f"{found['ratio']:.3f}", must,
-        {True: "yes", False: "no"}.get(found.get("met"), ""),  # type: ignore[arg-type]
-        f"{found['predicted_over_measured']:.3f}{'' if found['predicted_met'] else ' (!)'}",
-        f"{(found['link_bytes'] or 0) / 1e9:.2f}",
-        " / ".join(ms(busy[queue]) for queue in ("h2d", "recompute", "dense")) if busy else "",
-        ", ".join(f"{label_of(name)} {ms(peer['ms']) if 'ms' in peer else 'failed'}" for name, peer in found.get("peers", {}).items()),
-    ]
 
 
 # ---- peers ----------------------------------------------------------------------------------------------------------
@@ -414,7 +338,8 @@ def ask_peers(run: Run, rows: list[Row], shape_of: Callable[[Row], Shape]) -> No
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/bench gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="scripts/bench gpu", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [row.case for row in ROWS if not row.part_of]
     parser.add_argument("--rows", default="all", help=f"some of: {', '.join(names)} (all)")
     parser.add_argument("--shape", metavar="L,H,HEADS,KV,FFN,VOCAB", help="one row of any shape instead")
@@ -436,7 +361,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lives", type=int, help="of sequences in the pool that is to be fragmented (10000)")
     parser.add_argument("--serving-s", type=float, help="that serving is measured for (60)")
     parser.add_argument("--daemon-options", default="", help="more options of iokvd")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the figures; the chart goes beside it (bench/results/DATE-GPU.json)")
+    parser.add_argument("--json", type=Path, metavar="FILE",
+                        help="the figures; the chart goes beside it (bench/results/DATE-GPU.json)")
     parser.add_argument("--rehearse", "--quick", action="store_true", help="tiny shapes on the CPU: shows that it runs")
     return parser.parse_args()
 
@@ -507,34 +433,18 @@ def main() -> None:
             run.drop_model()
             order = [row.case for row in rows]
             run.results.sort(key=lambda found: order.index(found["case"]))
-            run.results = merge_parts(run.results, rows)
+            run.results = merge_parts(run.results, {row.case: row.part_of for row in rows if row.part_of})
             run.save()
             keep_logs(work, given)
         report(f"scripts/bench gpu: {run.title()}", HEAD, [cells_of(found) for found in run.results], {}, None)
-        print_notes(run)
+        print_notes(run.results, run.measured_rates)
+        print(f"figures and chart: {given.json}")
         for found in run.results:
             for name, peer in found.get("peers", {}).items():
                 if "failed" in peer:
                     print(f"{found['case']}, {name}: {peer['failed']}")
         if any("failed" in found for found in run.results):
             sys.exit(1)
-
-
-def print_notes(run: Run) -> None:
-    rates = run.measured_rates
-    print(f"\nrates of {rates.get('from')}: link {rates.get('link', 0) / 1e9:.2f} GB/s, memory {rates.get('memory', 0) / 1e9:.0f} GB/s, "
-          f"product {rates.get('product', 0) / 1e12:.1f} TFLOP/s")
-    if "again" in rates:
-        again = rates["again"]
-        print(f"and at the end: {again['link'] / 1e9:.2f} GB/s, {again['memory'] / 1e9:.0f} GB/s, {again['product'] / 1e12:.1f} TFLOP/s")
-    memory = [found for found in run.results if "device_memory_beyond_bytes" in found]
-    if memory:
-        most = max(memory, key=lambda found: found["device_memory_beyond_bytes"])
-        print(f"device memory beyond weights and budget: at most {most['device_memory_beyond_bytes'] >> 20} MiB ({most['case']}), of "
-              f"which an empty CUDA context is {most['of_which_context_bytes'] >> 20} MiB")
-    off = [found["case"] for found in run.results if not found.get("predicted_met", True)]
-    print(f"predicted within {PREDICTED_WITHIN:.0%}: all" if not off else f"predicted more than {PREDICTED_WITHIN:.0%} off: {', '.join(off)}")
-    print(f"figures and chart: {run.given.json}")
 
 
 def keep_logs(work: Path, given: argparse.Namespace) -> None:

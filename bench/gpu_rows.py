@@ -157,9 +157,10 @@ def measure_prefill(place: Place, batch: int, context: int) -> Figures:
     one = rounds[len(rounds) // 2]
     figures = {
         "batch": batch, "context": context, "measured_ms": one["wall_ns"] / 1e6, "least_ms": rounds[0]["wall_ns"] / 1e6,
-        "most_ms": rounds[-1]["wall_ns"] / 1e6, "device_ms": one["measured_ns"] / 1e6, "predicted_ms": one["predicted_ns"] / 1e6,
-        "predicted_of_ms": one["measured_ns"] / 1e6, "steps": one["steps"], "link_bytes": one["h2d_bytes"],
-        "planned_link_bytes": one["planned_h2d_bytes"], "written_back_bytes": one["d2h_bytes"],
+        "most_ms": rounds[-1]["wall_ns"] / 1e6, "device_ms": one["measured_ns"] / 1e6,
+        "predicted_ms": one["predicted_ns"] / 1e6, "predicted_of_ms": one["measured_ns"] / 1e6, "steps": one["steps"],
+        "link_bytes": one["h2d_bytes"], "planned_link_bytes": one["planned_h2d_bytes"],
+        "written_back_bytes": one["d2h_bytes"],
         "busy_ms": {queue: one[f"{queue}_busy_ns"] / 1e6 for queue in ("h2d", "d2h", "recompute", "dense")},
     }
     return _with_floor(figures, prefill_floor(place.shape, batch, context, place.rates))
@@ -186,11 +187,11 @@ class Lives:
                 self._open.pop(self._numbers.randrange(len(self._open))).close()
 
     def run(self, count: int) -> None:
-        vocabulary = self._place.shape.vocab
+        vocabulary, most = self._place.shape.vocab, self._place.effort.life_tokens
         for _ in range(0, count, LIVES_AT_ONCE):
             self._close_until(0.7 + 0.1 * self._numbers.random())
             born = [self._client.open() for _ in range(LIVES_AT_ONCE)]
-            lengths = [round(math.exp(self._numbers.uniform(math.log(8), math.log(self._place.effort.life_tokens)))) for _ in born]
+            lengths = [round(math.exp(self._numbers.uniform(math.log(8), math.log(most)))) for _ in born]
             with self._client.batch():
                 operations = [sequence.step(prompt(length, length, vocabulary)) for sequence, length in zip(born, lengths)]
             for operation in operations:
@@ -351,7 +352,8 @@ def measure_processes(place: Place, processes: int, batch: int, context: int) ->
     return {
         "batch": batch, "context": context, "processes": processes, "measured_ms": 1e3 * batch / eight,
         "floor_ms": 1e3 * batch / alone, "ratio": alone / eight, "share": eight / alone, "jain": min(fairness),
-        "predicted_ms": steps["predicted_ns"] / steps["steps"] / 1e6, "predicted_of_ms": steps["measured_ns"] / steps["steps"] / 1e6,
+        "predicted_ms": steps["predicted_ns"] / steps["steps"] / 1e6,
+        "predicted_of_ms": steps["measured_ns"] / steps["steps"] / 1e6,
         "tokens_per_s": eight, "one_process_tokens_per_s": alone, "link_bytes": round(steps["h2d_bytes"] / steps["steps"]),
         "planned_link_bytes": round(steps["planned_h2d_bytes"] / steps["steps"]),
     }

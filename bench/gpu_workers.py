@@ -96,14 +96,17 @@ class Peers:
         found: dict[Request, Answer] = {}
         groups: dict[tuple[str, Shape, bool], list[Request]] = {}
         for request in dict.fromkeys(requests):
-            groups.setdefault((PEERS[request.peer][0], request.shape, request.peer == "transformers_graphs"), []).append(request)
+            compiled = request.peer == "transformers_graphs"
+            groups.setdefault((PEERS[request.peer][0], request.shape, compiled), []).append(request)
         for (script, shape, _), group in groups.items():
             left = list(group)
             while left:
                 left = self._ask_one_process(script, shape, left, found)
         return found
 
-    def _ask_one_process(self, script: str, shape: Shape, requests: list[Request], found: dict[Request, Answer]) -> list[Request]:
+    def _ask_one_process(
+        self, script: str, shape: Shape, requests: list[Request], found: dict[Request, Answer]
+    ) -> list[Request]:
         """Returns the requests that it did not come to."""
         missing = self._missing(script)
         if missing:

@@ -38,13 +38,8 @@ def seconds(work, repeats):
     return found
 
 
-def main():
-    before = used_bytes()
-    torch.zeros(1, device="cuda")
-    context = used_bytes() - before
-    properties = torch.cuda.get_device_properties(0)
-    driver = subprocess.check_output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], text=True)
-
+def copy_rates():
+    """To the device and back."""
     host = torch.empty(1 << 30, dtype=torch.uint8, pin_memory=True)
     host.random_(0, 256)
     device = torch.empty_like(host, device="cuda")
@@ -54,19 +49,35 @@ def main():
             for at in range(0, len(to), PIECE):
                 to[at : at + PIECE].copy_(source[at : at + PIECE], non_blocking=True)
 
-    link = [TIMES * len(host) / one for one in seconds(lambda: copies(device, host), 8)]
-    back = [TIMES * len(host) / one for one in seconds(lambda: copies(host, device), 4)]
-    del host, device
+    size = TIMES * len(host)
+    return ([size / one for one in seconds(lambda: copies(device, host), 8)],
+            [size / one for one in seconds(lambda: copies(host, device), 4)])
 
+
+def memory_rates():
+    """Of reading, and of reading and writing."""
     large = torch.randint(-(1 << 30), 1 << 30, (1 << 30,), dtype=torch.int32, device="cuda").view(torch.float32)
     other = torch.empty_like(large)
     size = 4 * len(large)
-    reads = [size / one for one in seconds(lambda: torch.sum(large), 8)]
-    both = [2 * size / one for one in seconds(lambda: other.copy_(large), 8)]
-    del large, other
+    return ([size / one for one in seconds(lambda: torch.sum(large), 8)],
+            [2 * size / one for one in seconds(lambda: other.copy_(large), 8)])
 
+
+def product_rates():
     a, b = (torch.randn(8192, 8192, dtype=torch.float16, device="cuda") for _ in range(2))
-    products = [2 * 8192**3 / one for one in seconds(lambda: torch.mm(a, b), 20)]
+    return [2 * 8192**3 / one for one in seconds(lambda: torch.mm(a, b), 20)]
+
+
+def main():
+    before = used_bytes()
+    torch.zeros(1, device="cuda")
+    context = used_bytes() - before
+    properties = torch.cuda.get_device_properties(0)
+    driver = subprocess.check_output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], text=True)
+
+    link, back = copy_rates()
+    reads, both = memory_rates()
+    products = product_rates()
     print(json.dumps({
         "device": properties.name, "driver": driver.split()[0], "torch": torch.__version__, "cuda": torch.version.cuda,
         "link": max(link), "link_median": statistics.median(link), "link_back": max(back),

@@ -14,6 +14,7 @@ import tempfile
 import unittest
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from iokvd import BUILD, ROOT, Daemon
 
@@ -21,9 +22,11 @@ BENCH = ROOT / "bench"
 sys.path.insert(0, str(BENCH))
 
 import big_model  # noqa: E402
+import gpu_workers  # noqa: E402
 import iokv  # noqa: E402
 from big_model import SHAPES, Shape  # noqa: E402
 from gpu_floor import Rates, Work, cache_bytes, prefill_floor, step_floor  # noqa: E402
+from gpu_workers import Peers, Request  # noqa: E402
 
 H200 = Rates(link=55.5e9, memory=4.3e12, product=730e12)
 OPT = SHAPES["opt-6.7b"]
@@ -119,6 +122,32 @@ def read_tensor(path: Path, name: str) -> list[float]:
     entry = json.loads(data[8 : 8 + size])[name]
     begin, end = (8 + size + offset for offset in entry["data_offsets"])
     return list(struct.unpack(f"<{(end - begin) // 2}e", data[begin:end]))
+
+
+FAKE_WORKER = """
+import json, os, sys, time
+for line in sys.stdin:
+    batch = json.loads(line)["batch"]
+    if batch == 2: time.sleep(1000)
+    if batch == 3: os._exit(7)
+    print(json.dumps({"failed": "no"} if batch == 4 else {"step_ms": batch, "prefill_ms": os.getpid()}), flush=True)
+"""
+
+
+class PeersThatFail(unittest.TestCase):
+    def test_hang_die_or_refuse_and_the_others_are_asked(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            Path(directory, "fake_worker.py").write_text(FAKE_WORKER)
+            with mock.patch.object(gpu_workers, "WORKERS", Path(directory)), \
+                    mock.patch.dict(gpu_workers.PEERS, {"fake": ("fake_worker.py", {}, 1.0)}):
+                requests = [Request("fake", OPT, batch, 64) for batch in (1, 5, 2, 3, 4, 6)]
+                found = Peers(sys.executable, None, Path(directory), 1).ask([*requests, requests[0]])
+        answers = [found[request] for request in requests]
+        self.assertEqual([answer.get("step_ms") for answer in answers], [1, 5, None, None, None, 6])
+        self.assertEqual(answers[0]["prefill_ms"], answers[1]["prefill_ms"], "one process answers until it fails")
+        self.assertIn("no answer within", answers[2]["failed"])
+        self.assertIn("status 7", answers[3]["failed"])
+        self.assertEqual(answers[4]["failed"], "no")
 
 
 @unittest.skipUnless((BUILD / "bench" / "bench_load").exists(), "bench_load is not built")
