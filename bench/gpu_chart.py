@@ -9,9 +9,9 @@ from xml.sax.saxutils import escape
 
 from measure import Figures
 
-LEFT, RIGHT, WIDTH, BAR, GAP, TOP = 190, 130, 560, 15, 12, 64
-COLOURS = {"iokv": "#1f5fa8"}
-OTHERS = ("#b5651d", "#7a7a7a", "#4f8a4f", "#8a5a8a", "#b09030")
+LEFT, RIGHT, WIDTH, BAR, GAP, TOP = 190, 150, 560, 15, 12, 64
+COLOURS = {"iokv": "#1f5fa8", "flexgen": "#7a7a7a", "flexgen_4bit": "#a8a8a8"}
+TRANSFORMERS = "#b5651d"
 
 
 def label_of(peer: str) -> str:
@@ -37,7 +37,7 @@ def chart(rows: list[Figures], title: str) -> str:
         bottom = y + BAR * len(bars)
         body.append(f'<text x="{LEFT - 8}" y="{y + 12}" text-anchor="end">{escape(row["case"])}</text>')
         for i, (name, value) in enumerate(bars):
-            colour = COLOURS.get(name) or OTHERS[hash_of(name) % len(OTHERS)]
+            colour = COLOURS.get(name, TRANSFORMERS)
             top = y + BAR * i
             body.append(f'<rect x="{LEFT}" y="{top:.0f}" width="{x(value) - LEFT:.1f}" height="{BAR - 2}" fill="{colour}"/>')
             body.append(f'<text x="{x(value) + 4:.1f}" y="{top + 11:.0f}" font-size="11">{value:.4g} ms '
@@ -55,8 +55,3 @@ def chart(rows: list[Figures], title: str) -> str:
     caption = f'<text x="10" y="20" font-size="14">{escape(title)}</text>'
     key = '<text x="10" y="36" fill="#c00">| what link, memory or products need at the least, at rates of the same run</text>'
     return "\n".join([head, caption, key, *axis, *body, "</svg>"]) + "\n"
-
-
-def hash_of(name: str) -> int:
-    """The same for the same name in every run, unlike hash()."""
-    return sum(name.encode())
