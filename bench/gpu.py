@@ -24,7 +24,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import big_model
 import gpu_rows
@@ -146,12 +145,13 @@ def rates_of_profile(state: Path) -> tuple[Rates, Answer]:
 class Run:
     """Directories, the machine's rates, and what has been measured so far."""
 
-    def __init__(self, given: argparse.Namespace, work: Path) -> None:
-        self.given, self.work = given, work
+    def __init__(self, given: argparse.Namespace, work: Path, rows: list[Row]) -> None:
+        self.given, self.work, self.rows = given, work, rows
         self.effort = self._effort()
         self.rates: Rates | None = None
         self.measured_rates: Answer = {}
         self.results: list[Figures] = []
+        self.earlier: list[Figures] = []
         self.begun = datetime.datetime.now(datetime.UTC)
         self._model: tuple[Shape, Path] | None = None
 
@@ -197,20 +197,38 @@ class Run:
             options += ["--backend", "cuda", "--dtype", "f16"]
         return [*options, *str(self.given.daemon_options).split()]
 
+    def earlier_rows(self) -> list[Figures]:
+        """With --add: what the file has besides the rows of this run."""
+        if not self.given.add or not self.given.json.exists():
+            return []
+        found: list[Figures] = json.loads(self.given.json.read_text())["rows"]
+        return [row for row in found if row["case"] not in {case_of(row.case) for row in self.rows}]
+
     def save(self) -> None:
+        every = sorted(self.earlier + self.results, key=lambda found: place_of(found["case"]))
         text = json.dumps({
             "date": self.begun.isoformat(timespec="seconds"), "commit": commit(),
             "device": self.measured_rates.get("device", ""), "driver": nvidia("driver_version"),
             "host": machine(), "rehearsal": self.given.rehearse, "rates": self.measured_rates,
-            "effort": dataclasses.asdict(self.effort), "rows": self.results,
+            "effort": dataclasses.asdict(self.effort), "rows": every,
         }, indent=2, default=str)
         self.given.json.write_text(text + "\n")
-        if self.results:
-            self.given.json.with_suffix(".svg").write_text(chart(self.results, self.title()))
+        if every:
+            self.given.json.with_suffix(".svg").write_text(chart(every, self.title()))
 
     def title(self) -> str:
         return (f"{self.measured_rates.get('device', 'no GPU')}, link {self.rates.link / 1e9:.1f} GB/s, "
                 f"{self.begun:%Y-%m-%d}, {commit()}" if self.rates else "")
+
+
+def place_of(case: str) -> int:
+    """In ROWS; what is not there comes last."""
+    return next((i for i, row in enumerate(ROWS) if row.case == case), len(ROWS))
+
+
+def case_of(case: str) -> str:
+    """That a part belongs to."""
+    return next((row.part_of for row in ROWS if row.case == case and row.part_of), case)
 
 
 def settings_of(row: Row, shape: Shape, effort: Effort) -> Settings:
@@ -293,8 +311,10 @@ def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
                 context = run.measured_rates.get("context_bytes", 0)
                 beyond = device_used_bytes() - used_before - daemon.status()["weights_bytes"] - settings.budget_bytes
                 found |= {"device_memory_beyond_bytes": beyond, "of_which_context_bytes": context}
-            found |= {"settings": {"recompute": settings.recompute, "device_kv_budget": settings.budget_bytes,
-                                   "pool_bytes": settings.pool_bytes}}
+            found["settings"] = {"recompute": settings.recompute, "device_kv_budget": settings.budget_bytes,
+                                 "pool_bytes": settings.pool_bytes}
+            found["run"] = {"date": run.begun.isoformat(timespec="seconds"), "commit": commit(),
+                            **dataclasses.asdict(run.rates)}
             found |= judged(found, row.limit, row.h200_ms, str(run.measured_rates.get("device")))
             run.results.append(found)
             print(f"  {row.case}: {line_of(found)} ({time.monotonic() - begun:.1f} s)", flush=True)
@@ -311,27 +331,21 @@ def ask_peers(run: Run, rows: list[Row], shape_of: Callable[[Row], Shape]) -> No
     """Adds to each result what its row's peers took."""
     given = run.given
     wanted = set(given.peers.split(",")) if given.peers not in ("all", "none") else None
-    by_case = {row.case: row for row in rows}
     requests: dict[tuple[str, str], Request] = {}
     for row in rows:
         for peer, _ in row.peers:
             if wanted is None or peer in wanted:
                 requests[row.case, peer] = Request(peer, shape_of(row), row.batch, row.context)
+    figures = {(row.case, peer): figure for row in rows for peer, figure in row.peers}
     peers = Peers(given.python, given.flexgen, run.work, given.peer_steps)
     # What compiles comes last: it takes longest.
-    answers = peers.ask(sorted(requests.values(), key=lambda request: request.peer == "transformers_graphs"))
-    for found in run.results:
-        row = by_case[found["case"]]
-        peers_of_row: dict[str, Any] = {}
-        for peer, figure in row.peers:
-            request = requests.get((row.case, peer))
-            if request is None:
-                continue
-            answer = dict(answers[request])
-            if figure in answer:
-                answer["ms"] = answer[figure]
-            peers_of_row[peer] = answer
-        found["peers"] = peers_of_row
+    for request, answer in peers.ask(sorted(requests.values(), key=lambda one: one.peer == "transformers_graphs")):
+        for found in run.results:
+            case = found["case"], request.peer
+            if requests.get(case) == request:
+                figure = {"ms": answer[figures[case]]} if figures[case] in answer else {}
+                found.setdefault("peers", {})[request.peer] = {**answer, **figure}
+        run.save()
 
 
 # ---- the command line -----------------------------------------------------------------------------------------------
@@ -363,6 +377,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--daemon-options", default="", help="more options of iokvd")
     parser.add_argument("--json", type=Path, metavar="FILE",
                         help="the figures; the chart goes beside it (bench/results/DATE-GPU.json)")
+    parser.add_argument("--add", action="store_true",
+                        help="keep what the file has of other rows; each row names the rates of its own run")
     parser.add_argument("--rehearse", "--quick", action="store_true", help="tiny shapes on the CPU: shows that it runs")
     return parser.parse_args()
 
@@ -395,6 +411,7 @@ def shapes(given: argparse.Namespace) -> Callable[[Row], Shape]:
 
 def output_path(given: argparse.Namespace, device: str) -> Path:
     if given.json is not None:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
         return Path(given.json)
     if given.rehearse:
         return ROOT / "build" / "gpu-rehearsal.json"
@@ -415,12 +432,13 @@ def main() -> None:
     given = arguments()
     iokvd.LIMIT_S = 300.0  # loading and pinning take longer than what the tests start
     with work_directory(given) as work:
-        run = Run(given, work)
         rows = [rehearsed(row) if given.rehearse and not given.shape else row for row in chosen_rows(given)]
+        run = Run(given, work, rows)
         shape_of = shapes(given)
         try:
             run.measure_rates()
             given.json = output_path(given, str(run.measured_rates.get("device", nvidia("name"))))
+            run.earlier = run.earlier_rows()
             for settings, members in groups_of(rows, shape_of, run.effort):
                 run_group(run, settings, members)
             run.drop_model()
@@ -431,8 +449,7 @@ def main() -> None:
                 run.measured_rates["again"] = again
         finally:
             run.drop_model()
-            order = [row.case for row in rows]
-            run.results.sort(key=lambda found: order.index(found["case"]))
+            run.results.sort(key=lambda found: place_of(found["case"]))
             run.results = merge_parts(run.results, {row.case: row.part_of for row in rows if row.part_of})
             run.save()
             keep_logs(work, given)

@@ -10,12 +10,13 @@ Invariants
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import select
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -91,44 +92,42 @@ class Peers:
     def __init__(self, python: str | None, flexgen: Path | None, logs: Path, steps: int) -> None:
         self._python, self._flexgen, self._logs, self._steps = python, flexgen, logs, steps
 
-    def ask(self, requests: list[Request]) -> dict[Request, Answer]:
-        """One process for all requests of a worker and a shape, one for each that is compiled; a new one after a failure."""
-        found: dict[Request, Answer] = {}
+    def ask(self, requests: list[Request]) -> Iterator[tuple[Request, Answer]]:
+        """Each answer as it comes. One process for all requests of a worker and a shape, one for each that is compiled; a
+        new one after a failure."""
         groups: dict[tuple[str, Shape, bool], list[Request]] = {}
         for request in dict.fromkeys(requests):
             compiled = request.peer == "transformers_graphs"
             groups.setdefault((PEERS[request.peer][0], request.shape, compiled), []).append(request)
         for (script, shape, _), group in groups.items():
-            left = list(group)
-            while left:
-                left = self._ask_one_process(script, shape, left, found)
-        return found
+            missing = self._missing(script)
+            if missing:
+                yield from ((request, {"failed": missing}) for request in group)
+                continue
+            left = iter(group)
+            while (first := next(left, None)) is not None:
+                yield from self._ask_one_process(script, shape, itertools.chain([first], left))
 
     def _ask_one_process(
-        self, script: str, shape: Shape, requests: list[Request], found: dict[Request, Answer]
-    ) -> list[Request]:
-        """Returns the requests that it did not come to."""
-        missing = self._missing(script)
-        if missing:
-            found |= {request: {"failed": missing} for request in requests}
-            return []
+        self, script: str, shape: Shape, requests: Iterator[Request]
+    ) -> Iterator[tuple[Request, Answer]]:
+        """Up to the first failure."""
         assert self._python is not None
         environment = {"PYTHONPATH": os.pathsep.join(self._flexgen_path())} if script.startswith("flexgen") else {}
         log = self._logs / f"{script.removesuffix('_worker.py')}.log"
         with Worker(self._python, script, shape, log, environment) as worker:
-            for i, request in enumerate(requests):
+            for request in requests:
                 _, arguments, timeout_s = PEERS[request.peer]
                 begun = time.monotonic()
                 answer = worker.ask(
                     {**arguments, "batch": request.batch, "context": request.context, "steps": self._steps}, timeout_s)
-                found[request] = answer
                 what = (f"failed: {answer['failed']}" if "failed" in answer
                         else f"{answer['step_ms']:.1f} ms a step, {answer['prefill_ms']:.0f} ms the prompts")
                 print(f"  {request.peer}, {shape.name}, {request.batch} x {request.context}: {what} "
                       f"({time.monotonic() - begun:.0f} s)", flush=True)
+                yield request, answer
                 if "failed" in answer:
-                    return requests[i + 1 :]
-        return []
+                    return
 
     def _missing(self, script: str) -> str:
         if self._python is None:

@@ -141,7 +141,7 @@ class PeersThatFail(unittest.TestCase):
             with mock.patch.object(gpu_workers, "WORKERS", Path(directory)), \
                     mock.patch.dict(gpu_workers.PEERS, {"fake": ("fake_worker.py", {}, 1.0)}):
                 requests = [Request("fake", OPT, batch, 64) for batch in (1, 5, 2, 3, 4, 6)]
-                found = Peers(sys.executable, None, Path(directory), 1).ask([*requests, requests[0]])
+                found = dict(Peers(sys.executable, None, Path(directory), 1).ask([*requests, requests[0]]))
         answers = [found[request] for request in requests]
         self.assertEqual([answer.get("step_ms") for answer in answers], [1, 5, None, None, None, 6])
         self.assertEqual(answers[0]["prefill_ms"], answers[1]["prefill_ms"], "one process answers until it fails")
@@ -158,6 +158,8 @@ class Rehearsal(unittest.TestCase):
             done = subprocess.run([sys.executable, "-B", str(BENCH / "gpu.py"), "--rehearse", "--json", str(path)],
                                   capture_output=True, text=True, timeout=240, check=False)
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            subprocess.run([sys.executable, "-B", str(BENCH / "gpu.py"), "--rehearse", "--add", "--rows", "offload_1x1024",
+                            "--rounds", "1", "--json", str(path)], capture_output=True, timeout=240, check=True)
             rows: dict[str, dict[str, Any]] = {row["case"]: row for row in json.loads(path.read_text())["rows"]}
             self.assertIn("</svg>", path.with_suffix(".svg").read_text())
         self.assertEqual(set(rows), {
