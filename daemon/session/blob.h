@@ -15,8 +15,8 @@
 #include <string>
 #include <vector>
 
+#include "daemon/base/memfd.h"
 #include "daemon/base/result.h"
-#include "daemon/session/memfd.h"
 #include "wire/counters.h"
 
 namespace iokv {

@@ -13,8 +13,8 @@
 #include <optional>
 #include <string>
 
+#include "daemon/base/descriptor.h"
 #include "daemon/base/result.h"
-#include "daemon/session/descriptor.h"
 #include "daemon/session/peer.h"
 
 namespace iokv {

@@ -15,8 +15,8 @@
 #include <span>
 #include <vector>
 
+#include "daemon/base/descriptor.h"
 #include "daemon/base/result.h"
-#include "daemon/session/descriptor.h"
 
 namespace iokv {
 

@@ -10,8 +10,8 @@
 
 #include <cstddef>
 
+#include "daemon/base/memfd.h"
 #include "daemon/base/result.h"
-#include "daemon/session/memfd.h"
 #include "wire/rings.h"
 
 namespace iokv {

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "daemon/sched/block_table.h"
 #include "daemon/sched/plan_check.h"
@@ -19,8 +20,10 @@ void end_with(const Error& failure) {
 }
 
 Decoder::Decoder(Backend& backend, const ModelFiles& files, const DecoderOptions& options)
+    : Decoder(backend, files.spec(), must(load_weights(backend, files, {})), options) {}
+
+Decoder::Decoder(Backend& backend, const ModelSpec& spec, Weights weights, const DecoderOptions& options)
     : backend_(backend), options_(options) {
-  const ModelSpec& spec = files.spec();
   const DType compute = backend.info().compute;
   size_t x_bytes = block_bytes(spec, compute, BlockForm::x), kv_bytes = block_bytes(spec, compute, BlockForm::kv);
   view_.unit_bytes = std::min(x_bytes, kv_bytes);
@@ -32,6 +35,16 @@ Decoder::Decoder(Backend& backend, const ModelFiles& files, const DecoderOptions
 
   PipelineOptions pipeline;
   pipeline.host = pipeline.device = view_;
+  if (options.device_blocks > 0) {
+    pipeline.device.layer_stride_bytes = view_.unit_bytes * units_a_block_ * options.device_blocks;
+    const std::vector<std::byte> nans(pipeline.device.layer_stride_bytes, std::byte{0xff});
+    device_memory_ = must(backend.alloc(nans.size() * spec.layers));
+    pipeline.device.base = static_cast<std::byte*>(device_memory_->data());
+    for (uint32_t layer = 0; layer < spec.layers; ++layer) {
+      backend.copy(Queue::h2d, pipeline.device.block(layer, 0), nans.data(), nans.size());
+    }
+    must(backend.poll(backend.record(Queue::h2d), true));
+  }
   pipeline.poison = true;
   StagingShape& ring = pipeline.staging;
   ring.slot_blocks = options.ring.slot_blocks;
@@ -45,7 +58,7 @@ Decoder::Decoder(Backend& backend, const ModelFiles& files, const DecoderOptions
   ModelLimits limits;
   limits.max_rows = options.max_rows;
   limits.recompute_rows = ring.tile_tokens;
-  auto model = must(Model::make(backend, spec, must(load_weights(backend, files, {})), limits));
+  auto model = must(Model::make(backend, spec, std::move(weights), limits));
   executor_ = must(Executor::make(backend, std::move(model), pipeline, {options.max_rows, options.max_rows}));
 }
 
@@ -55,6 +68,11 @@ uint32_t Decoder::take_id() {
   IOKV_ASSERT(taken_ < options_.pool_blocks);
   uint32_t index = taken_++;
   return units_a_block_ * (options_.descending_ids ? options_.pool_blocks - 1 - index : index);
+}
+
+uint32_t Decoder::take_device_id() {
+  IOKV_ASSERT(device_taken_ < options_.device_blocks);
+  return units_a_block_ * device_taken_++;
 }
 
 std::vector<float> Decoder::step(const std::vector<Append>& appends) {
@@ -77,7 +95,10 @@ std::vector<float> Decoder::step(const std::vector<Append>& appends, std::span<c
       sequence.blocks.push_back(take_id());
     }
     BlockTable table({units_a_block_, units_a_block_}, builder_->shape().in_place);
-    for (uint32_t i = 0; i < blocks; ++i) table.push_back({sequence.blocks[i], sequence.forms[i]});
+    for (uint32_t i = 0; i < blocks; ++i) {
+      const uint32_t copy = i < sequence.copies.size() ? sequence.copies[i] : kNoBlock;
+      table.push_back({sequence.blocks[i], sequence.forms[i], copy, BlockForm::kv});
+    }
     std::vector<BlockRun> runs(table.runs().begin(), table.runs().end());
     if (change_runs) change_runs(runs);
 

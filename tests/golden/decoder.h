@@ -23,6 +23,7 @@ struct Sequence {
   uint32_t length = 0;
   std::vector<uint32_t> blocks;
   std::vector<BlockForm> forms;
+  std::vector<uint32_t> copies;  // as K,V on the device; kNoBlock, or no entry: none
 };
 
 // The form of a sequence's block by its index.
@@ -43,12 +44,14 @@ struct DecoderOptions {
   bool descending_ids = false;  // ids of a sequence's blocks fall, and leave gaps
   uint32_t max_rows = 512;
   uint32_t pool_blocks = 80;    // of a layer
+  uint32_t device_blocks = 0;   // of a layer, for copies on a device that does not read the pool in place
   Ring ring = {};
 };
 
 class Decoder {
  public:
   Decoder(Backend& backend, const ModelFiles& files, const DecoderOptions& options = {});
+  Decoder(Backend& backend, const ModelSpec& spec, Weights weights, const DecoderOptions& options);
   ~Decoder();
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
@@ -70,10 +73,12 @@ class Decoder {
 
   // Blocks of a sequence, ids anew: for sequences that are made up of what others have written.
   uint32_t take_id();
+  uint32_t take_device_id();
   std::byte* block(uint32_t layer, uint32_t id) const { return view_.block(layer, id); }
   const StepMeasure& measured() const { return plan_.measured; }
   const Plan& plan() const { return plan_; }
   const StagingShape& staging() const { return builder_->shape(); }
+  uint32_t max_rows() const { return options_.max_rows; }
   uint32_t vocab() const { return executor_->model().spec().vocab; }
 
  private:
@@ -81,11 +86,12 @@ class Decoder {
   DecoderOptions options_;
   std::vector<std::byte> memory_;
   PoolView view_;
+  std::unique_ptr<DeviceMemory> device_memory_;
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<PlanBuilder> builder_;
   Plan plan_;
   uint32_t units_a_block_ = 0;  // ids that every block takes here, whatever its form
-  uint32_t taken_ = 0;
+  uint32_t taken_ = 0, device_taken_ = 0;
 };
 
 // Ends the test program with the error's line where there is one.

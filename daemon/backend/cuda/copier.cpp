@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/backend/cuda/copier.h"
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <string>
 
@@ -9,6 +11,13 @@ namespace {
 
 // What is registered at once where the driver does not take everything: large enough that edges are rare.
 constexpr size_t kPartBytes = size_t{1} << 30;
+
+// The driver does not count what it pins against this limit where that was looked at, but some do.
+std::string lock_limit(size_t bytes) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur >= bytes) return "";
+  return " (more than the " + std::to_string(limit.rlim_cur) + " that the process may lock: RLIMIT_MEMLOCK)";
+}
 
 }  // namespace
 
@@ -25,7 +34,7 @@ Status Copier::pin(void* data, size_t bytes) {
     return {};
   }
   if (Status parts = register_parts(at, bytes, kPartBytes); !parts) {
-    return std::move(parts.failure()).within("pinning " + std::to_string(bytes) + " bytes of host memory");
+    return std::move(parts.failure()).within("pinning " + std::to_string(bytes) + " bytes of host memory" + lock_limit(bytes));
   }
   pinned_[begin] = {bytes, kPartBytes};
   return {};

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cstring>
 #include <deque>
+#include <fstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -60,6 +62,17 @@ cudaError_t use_device(int device) {
   const cudaError_t set = cudaSetDevice(device);
   if (set == cudaSuccess) thread_device = device;
   return set;
+}
+
+// Of the device's place on the bus; -1 where there is one node only, or nobody says which.
+int numa_node_of(int device) {
+  char bus_id[32] = "";
+  if (cudaDeviceGetPCIBusId(bus_id, sizeof bus_id, device) != cudaSuccess) return -1;
+  std::string name(bus_id);  // "0000:1B:00.0"; files are called in lower case
+  std::ranges::transform(name, name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::ifstream file("/sys/bus/pci/devices/" + name + "/numa_node");
+  int node = -1;
+  return file >> node ? node : -1;
 }
 
 class CudaBackend final : public Backend {
@@ -222,6 +235,7 @@ Status CudaBackend::open() {
   info_.batch_invariant = options_.batch_invariant;
   info_.step_rows = kStepRows;
   info_.staging_bytes = kStagingBytes;
+  info_.numa_node = numa_node_of(options_.device);
 
   int least = 0, greatest = 0;
   IOKV_CUDA_TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "daemon/session/memfd.h"
+#include "daemon/base/memfd.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>

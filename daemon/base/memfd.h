@@ -13,8 +13,8 @@
 
 #include <boost/interprocess/mapped_region.hpp>
 
+#include "daemon/base/descriptor.h"
 #include "daemon/base/result.h"
-#include "daemon/session/descriptor.h"
 
 namespace iokv {
 
