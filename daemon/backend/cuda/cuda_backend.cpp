@@ -215,6 +215,7 @@ Status CudaBackend::open() {
   info_.driver = "CUDA " + version(runtime) + ", driver for " + version(driver);
   info_.compute = options_.compute;
   info_.memory_bytes = properties.totalGlobalMem;
+  info_.batch_invariant = options_.batch_invariant;
 
   int least = 0, greatest = 0;
   IOKV_CUDA_TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest));
@@ -233,7 +234,9 @@ Status CudaBackend::open() {
 
 Status CudaBackend::open(Scratch& scratch, cudaStream_t stream) {
   IOKV_TRY_ASSIGN(scratch.tables, TableRing::make(stream));
-  IOKV_CUDA_TRY(cudaMalloc(&scratch.products.workspace, Products::kWorkspaceBytes));
+  if (products_->workspace_bytes() > 0) {
+    IOKV_CUDA_TRY(cudaMalloc(&scratch.products.workspace, products_->workspace_bytes()));
+  }
   IOKV_CUDA_TRY(cudaMalloc(&scratch.products.bias, Products::kMostColumns * size_of(info_.compute)));
   IOKV_CUDA_TRY(cudaMalloc(reinterpret_cast<void**>(&scratch.partials), kPartialBytes));
   return {};

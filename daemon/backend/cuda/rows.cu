@@ -268,6 +268,35 @@ __global__ void __launch_bounds__(kThreads) add_bias(T* y, uint32_t y_stride, co
   }
 }
 
+__device__ uint32_t scrambled(uint32_t x) {
+  x = (x ^ (x >> 16)) * 0x7feb352du;
+  x = (x ^ (x >> 15)) * 0x846ca68bu;
+  return x ^ (x >> 16);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) fill_random(T* to, size_t count, uint32_t seed) {
+  for (size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x; i < count; i += size_t{gridDim.x} * kThreads) {
+    const uint32_t bits = scrambled(static_cast<uint32_t>(i) ^ scrambled(seed));
+    // A sign, 23 bits of fraction, and one of eight exponents.
+    const float value = __uint_as_float((bits & 0x80000000u) | ((119 + (bits >> 28 & 7)) << 23) | (bits & 0x7fffffu));
+    if constexpr (sizeof(T) == 4) {
+      to[i] = value;
+    } else {
+      to[i] = Element<T>::narrow(value);
+    }
+  }
+}
+
+__global__ void __launch_bounds__(kThreads) count_differences(const uint32_t* a, const uint32_t* b, size_t count,
+                                                              uint32_t* differences) {
+  uint32_t different = 0;
+  for (size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x; i < count; i += size_t{gridDim.x} * kThreads) {
+    different += a[i] != b[i] ? 1 : 0;
+  }
+  if (different != 0) atomicAdd_system(differences, different);
+}
+
 __global__ void __launch_bounds__(kThreads) read_host(uint4* to, const uint4* from, size_t count) {
   for (size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x; i < count; i += size_t{gridDim.x} * kThreads) {
     to[i] = from[i];
@@ -333,6 +362,24 @@ cudaError_t launch_add_bias(cudaStream_t stream, DType type, void* y, uint32_t y
       add_bias<<<grid, kThreads, 0, stream>>>(static_cast<__nv_bfloat16*>(y) + at, y_stride, bias, columns);
     }
   }
+  return cudaGetLastError();
+}
+
+cudaError_t launch_fill_random(cudaStream_t stream, DType type, void* to, size_t count, uint32_t seed) {
+  if (type == DType::f32) {
+    fill_random<<<striding_blocks(count), kThreads, 0, stream>>>(static_cast<float*>(to), count, seed);
+    return cudaGetLastError();
+  }
+  return with_type(type, [&]<typename T>(T) {
+    fill_random<<<striding_blocks(count), kThreads, 0, stream>>>(static_cast<T*>(to), count, seed);
+  });
+}
+
+cudaError_t launch_count_differences(cudaStream_t stream, const void* a, const void* b, size_t bytes,
+                                     uint32_t* differences) {
+  const size_t count = bytes / sizeof(uint32_t);
+  count_differences<<<striding_blocks(count), kThreads, 0, stream>>>(static_cast<const uint32_t*>(a),
+                                                                     static_cast<const uint32_t*>(b), count, differences);
   return cudaGetLastError();
 }
 
