@@ -28,7 +28,7 @@ class Operations {
   Result<Time> time(Queue queue, uint32_t times, const Issue& issue);
   Status products();
   Status product(const char* name, LinearWeights LayerWeights::*weights, uint32_t rows, uint32_t first_column,
-                 GemmOutput output);
+                 GemmOutput output, Queue queue = Queue::dense);
   Status head(uint32_t rows);
   Status rows();
   Status attention();
@@ -107,11 +107,15 @@ Status Operations::products() {
     IOKV_TRY(product("down", &LayerWeights::down, rows, 0, GemmOutput::add_f32));
     if (rows <= 64) IOKV_TRY(head(rows));
   }
+  // As a short step has them made, and a long one.
+  for (uint32_t rows : {1024u, kMostRows}) {
+    IOKV_TRY(product("k,v recomputed", &LayerWeights::qkv, rows, spec_.q_width(), GemmOutput::store, Queue::recompute));
+  }
   return {};
 }
 
 Status Operations::product(const char* name, LinearWeights LayerWeights::*weights, uint32_t rows, uint32_t first_column,
-                           GemmOutput output) {
+                           GemmOutput output, Queue queue) {
   GemmArgs args;
   auto issue = [&](uint32_t i) {
     const LinearWeights& linear = weights_.layers[i % kLayers].*weights;
@@ -123,9 +127,9 @@ Status Operations::product(const char* name, LinearWeights LayerWeights::*weight
     args.y = output == GemmOutput::store ? at(y_) : at(hidden_);
     args.rows = rows;
     args.output = output;
-    backend_.gemm(Queue::dense, args);
+    backend_.gemm(queue, args);
   };
-  IOKV_TRY_ASSIGN(const Time taken, time(Queue::dense, rows > 64 ? 12 : 60, issue));
+  IOKV_TRY_ASSIGN(const Time taken, time(queue, rows > 64 ? 12 : 60, issue));
   const double weight = static_cast<double>(args.columns) * args.weight->k;
   print(name, rows, taken, 2 * weight, 2 * weight * rows);
   return {};

@@ -114,6 +114,7 @@ struct AttendLaunch {
   uint32_t rows = 0;           // of all spans, for merging
   bool aligned = false;        // blocks and heads may be read 16 bytes at a time
   bool pairs = false;          // pairs of queries may be read 4 bytes at a time
+  bool eights = false;         // queries may be read, and results written, 16 bytes at a time
 };
 // A span of AttendArgs. Its query rows are r = (row - first_row)·group + (head % group), for each KV head.
 struct AttendTableSpan {

@@ -2,7 +2,9 @@
 // Products of few rows, y = x·Wᵀ + b, which are bound by reading the weights: 16 outputs and 8 rows are a tile of
 // m16n8k16, with the weights as its 16 rows, so that up to 8 rows of x cost what one costs. A block of threads brings a
 // strip of 16 to 128 outputs through a ring of shared memory, all of k in turn, and goes on with its next strip without
-// a pause; one block a multiprocessor holds enough bytes under way.
+// a pause; one block a multiprocessor holds enough bytes under way. Some warps bring, the others compute: an output is
+// one chain of products, and whatever holds it up holds up the strip. The first weights are asked for while the kernel
+// before this one still runs.
 //
 // Invariant: an output is one accumulator that takes k in steps of 16 from the first to the last (behind the last element
 // there are zeros), then the bias and what y held. So its bits depend on its row and its weights alone: neither the
@@ -10,19 +12,21 @@
 #include <algorithm>
 
 #include "daemon/backend/cuda/instructions.cuh"
+#include "daemon/backend/cuda/launch.cuh"
 
 namespace iokv::cuda {
 namespace {
 
-constexpr int kWarps = 8, kThreads = kWarps * 32;
+constexpr int kWarps = 8, kLoaders = 4;          // that compute, and that bring
+constexpr int kThreads = (kWarps + kLoaders) * 32;
 constexpr int kDepth = 128;                      // of k, a stage of the ring
 constexpr int kPitch = kDepth + 8;               // between rows of a stage: eight of them lie in different banks
 constexpr int kVectors = kDepth / 8;             // 16 bytes each, of a row of a stage
-constexpr int kRowsAtOnce = kThreads / kVectors;
+constexpr int kRowsAtOnce = kLoaders * 32 / kVectors;
 constexpr int kOutputs = 16;                     // of a tile
 constexpr int kLeastStages = 3, kMostStages = 12;
 
-static_assert(kRowsAtOnce == kOutputs, "a pass of all threads brings a tile's weights");
+static_assert(kRowsAtOnce == 8, "a pass of the loaders brings half a tile's weights, or eight rows of x");
 
 __device__ inline void wait_for_stage(int outstanding) {
   switch (outstanding) {
@@ -39,6 +43,9 @@ __device__ inline void wait_for_stage(int outstanding) {
   }
 }
 static_assert(kMostStages - 2 <= 10, "wait_for_stage knows them all");
+
+// All threads, of both roles, have come here.
+__device__ inline void meet() { asm volatile("barrier.sync 1, %0;" ::"n"(kThreads) : "memory"); }
 
 // Elements at .. at + 7 of a row of k to shared memory, zeros from k on.
 template <typename T>
@@ -84,6 +91,25 @@ __device__ inline void keep(const NarrowLaunch& launch, float sum, uint32_t row,
   }
 }
 
+// What a warp multiplies in two steps of 16.
+template <typename T, int kTogether>
+struct Operands {
+  uint32_t a[2][4], b[kTogether][4];
+
+  __device__ void load(const T* a_row, const T* x_row, int step) {
+    load_matrices(a[0], a_row + step * 16);
+    load_matrices(a[1], a_row + step * 16 + 16);
+#pragma unroll
+    for (int eight = 0; eight < kTogether; ++eight) load_matrices(b[eight], x_row + eight * 8 * kPitch + step * 16);
+  }
+  __device__ void multiply(float (&sums)[kTogether][4]) const {
+#pragma unroll
+    for (int eight = 0; eight < kTogether; ++eight) multiply_add<T>(sums[eight], a[0], b[eight][0], b[eight][1]);
+#pragma unroll
+    for (int eight = 0; eight < kTogether; ++eight) multiply_add<T>(sums[eight], a[1], b[eight][2], b[eight][3]);
+  }
+};
+
 // kEights: of eight rows of x, as many as a stage holds. A warp has one tile of outputs, and up to four of them.
 template <typename T, int kEights>
 __global__ void __launch_bounds__(kThreads, 1) narrow_product(NarrowLaunch launch) {
@@ -95,82 +121,94 @@ __global__ void __launch_bounds__(kThreads, 1) narrow_product(NarrowLaunch launc
   const uint32_t k = launch.k, chunks = (k + kDepth - 1) / kDepth;
   const uint32_t strip_outputs = launch.tiles * kOutputs, strips = (launch.columns + strip_outputs - 1) / strip_outputs;
   const uint32_t turns = (strips - blockIdx.x + gridDim.x - 1) / gridDim.x * chunks;  // the grid is no larger than strips
-  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
-  const uint32_t row = static_cast<uint32_t>(thread / kVectors), column = static_cast<uint32_t>(thread % kVectors * 8);
-  const T* x = static_cast<const T*>(launch.x);
-  const T* weight = static_cast<const T*>(launch.weight);
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
 
-  // Outputs that there are none of are computed from others' weights, and not kept.
-  auto bring_weights = [&](Place place, int stage) {
-    T* to = ring + stage * stage_elements + static_cast<int>(row) * kPitch + static_cast<int>(column);
-    const uint32_t at = place.chunk * kDepth + column;
-    for (int tile = 0; tile < tiles; ++tile) {
-      const uint32_t output = min(place.strip * strip_outputs + static_cast<uint32_t>(tile) * kOutputs + row, launch.columns - 1);
-      bring_vector(to + tile * kOutputs * kPitch, weight + size_t{output} * k, at, k, launch.aligned);
-    }
-  };
-  // Rows that there are none of are left as they are: columns of a product do not mix.
-  auto bring_rows = [&](Place place, int stage) {
-    T* to = ring + stage * stage_elements + (tiles * kOutputs + static_cast<int>(row)) * kPitch + static_cast<int>(column);
-    const uint32_t at = place.chunk * kDepth + column;
+  if (warp >= kWarps) {
+    const int loader = static_cast<int>(threadIdx.x) - kWarps * 32;
+    const int row = loader / kVectors, column = loader % kVectors * 8;
+    const T* x = static_cast<const T*>(launch.x);
+    const T* weight = static_cast<const T*>(launch.weight);
+    T* mine = ring + row * kPitch + column;
+    // Outputs that there are none of are computed from others' weights, and not kept.
+    auto bring_weights = [&](Place place, int stage) {
+      T* to = mine + stage * stage_elements;
+      const uint32_t at = place.chunk * kDepth + static_cast<uint32_t>(column);
+      for (int first = 0; first < tiles * kOutputs; first += kRowsAtOnce) {
+        const uint32_t output = min(place.strip * strip_outputs + static_cast<uint32_t>(first + row), launch.columns - 1);
+        bring_vector(to + first * kPitch, weight + size_t{output} * k, at, k, launch.aligned);
+      }
+    };
+    // Rows that there are none of are left as they are: columns of a product do not mix.
+    auto bring_rows = [&](Place place, int stage) {
+      T* to = mine + stage * stage_elements + tiles * kOutputs * kPitch;
+      const uint32_t at = place.chunk * kDepth + static_cast<uint32_t>(column);
 #pragma unroll
-    for (int first = 0; first < kEights * 8; first += kRowsAtOnce) {
-      const uint32_t r = static_cast<uint32_t>(first) + row;
-      if (r < launch.rows) bring_vector(to + first * kPitch, x + size_t{r} * k, at, k, launch.aligned);
-    }
-  };
-
-  Place brought = {blockIdx.x, 0};
-  for (int stage = 0; stage < stages - 1; ++stage) {
-    const Place place = brought;
-    if (static_cast<uint32_t>(stage) < turns) {
-      bring_weights(place, stage);
-      bring_rows(place, stage);
+      for (int first = 0; first < kEights * 8; first += kRowsAtOnce) {
+        const uint32_t r = static_cast<uint32_t>(first + row);
+        if (r < launch.rows) bring_vector(to + first * kPitch, x + size_t{r} * k, at, k, launch.aligned);
+      }
+    };
+    Place brought = {blockIdx.x, 0};
+    for (int stage = 0; stage < stages - 1 && static_cast<uint32_t>(stage) < turns; ++stage) {
+      bring_weights(brought, stage);
       brought.advance(chunks);
     }
-    commit_copies();
+    let_next_kernel_begin();
+    wait_for_earlier_kernels();
+    brought = {blockIdx.x, 0};
+    for (int stage = 0; stage < stages - 1; ++stage) {
+      if (static_cast<uint32_t>(stage) < turns) {
+        bring_rows(brought, stage);
+        brought.advance(chunks);
+      }
+      commit_copies();
+    }
+    int filled = stages - 1;
+    for (uint32_t turn = 0; turn < turns; ++turn) {
+      wait_for_stage(stages - 2);
+      meet();  // this turn's stage is there, and the one before it may be filled again
+      if (turn + static_cast<uint32_t>(stages) - 1 < turns) {
+        bring_weights(brought, filled);
+        bring_rows(brought, filled);
+        brought.advance(chunks);
+      }
+      commit_copies();
+      filled = filled + 1 == stages ? 0 : filled + 1;
+    }
+    return;
   }
 
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
   const int tile = warp % tiles, group = warp / tiles;
   const bool computes = group < kGroups;
+  const T* a_row = ring + (tile * kOutputs + lane % 16) * kPitch + lane / 16 * 8;
+  const T* x_row = ring + (tiles * kOutputs + group * kTogether * 8 + lane % 8) * kPitch + lane / 8 * 8;
   float sums[kTogether][4] = {};
   Place place = {blockIdx.x, 0};
   int stage = 0;
   for (uint32_t turn = 0; turn < turns; ++turn) {
-    wait_for_stage(stages - 2);
-    __syncthreads();  // everybody's copies, and the stage before this one may be filled again
-    if (turn + static_cast<uint32_t>(stages) - 1 < turns) {
-      const int filled = stage == 0 ? stages - 1 : stage - 1;
-      bring_weights(brought, filled);
-      bring_rows(brought, filled);
-      brought.advance(chunks);
-    }
-    commit_copies();
+    meet();
     if (computes) {
-      const T* a_row = ring + stage * stage_elements + (tile * kOutputs + lane % 16) * kPitch + lane / 16 * 8;
-      const T* x_rows = ring + stage * stage_elements + (tiles * kOutputs + group * kTogether * 8) * kPitch;
+      const T* a = a_row + stage * stage_elements;
+      const T* x = x_row + stage * stage_elements;
       const uint32_t left = k - place.chunk * kDepth;
-      auto multiply = [&](int step) {  // two steps of 16
-        uint32_t a[2][4];
-        load_matrices(a[0], a_row + step * 16);
-        load_matrices(a[1], a_row + step * 16 + 16);
-        uint32_t b[kTogether][4];
-#pragma unroll
-        for (int eight = 0; eight < kTogether; ++eight) {
-          load_matrices(b[eight], x_rows + (eight * 8 + lane % 8) * kPitch + step * 16 + lane / 8 * 8);
-        }
-#pragma unroll
-        for (int eight = 0; eight < kTogether; ++eight) multiply_add<T>(sums[eight], a[0], b[eight][0], b[eight][1]);
-#pragma unroll
-        for (int eight = 0; eight < kTogether; ++eight) multiply_add<T>(sums[eight], a[1], b[eight][2], b[eight][3]);
-      };
+      Operands<T, kTogether> operands[2];
       if (left >= kDepth) {
+        // The next operands are asked for before these are multiplied.
+        operands[0].load(a, x, 0);
 #pragma unroll
-        for (int step = 0; step < kDepth / 16; step += 2) multiply(step);
+        for (int step = 0; step < kDepth / 16; step += 2) {
+          if (step + 2 < kDepth / 16) operands[(step / 2 + 1) % 2].load(a, x, step + 2);
+          operands[step / 2 % 2].multiply(sums);
+        }
       } else {
         const int steps = static_cast<int>((left + 15) / 16);
 #pragma unroll 1
-        for (int step = 0; step < steps; step += 2) multiply(step);
+        for (int step = 0; step < steps; step += 2) {
+          operands[0].load(a, x, step);
+          operands[0].multiply(sums);
+        }
       }
       if (place.chunk + 1 == chunks) {
         const uint32_t output = place.strip * strip_outputs + static_cast<uint32_t>(tile * kOutputs + lane / 4);
@@ -238,8 +276,7 @@ cudaError_t issue(cudaStream_t stream, const NarrowLaunch& args) {
   if (launch.stages < kLeastStages) return cudaErrorInvalidConfiguration;
   const uint32_t strips = divided_up(launch.columns, launch.tiles * kOutputs);
   const uint32_t blocks = std::min(strips, static_cast<uint32_t>(device.multiprocessors));
-  narrow_product<T, kEights><<<blocks, kThreads, launch.stages * stage_bytes, stream>>>(launch);
-  return cudaGetLastError();
+  return cuda::launch(narrow_product<T, kEights>, blocks, kThreads, launch.stages * stage_bytes, stream, launch);
 }
 
 template <typename T>

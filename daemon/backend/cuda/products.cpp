@@ -84,6 +84,9 @@ Result<std::unique_ptr<Products>> Products::make(DType compute, bool batch_invar
 
 Status Products::open() {
   IOKV_CUDA_TRY(cublasLtCreate(&handle_));
+  int device = 0;
+  IOKV_CUDA_TRY(cudaGetDevice(&device));
+  IOKV_CUDA_TRY(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device));
   if (!batch_invariant_) return {};
   IOKV_CUDA_TRY(cudaStreamCreateWithFlags(&trial_.stream, cudaStreamNonBlocking));
   IOKV_CUDA_TRY(cudaMalloc(reinterpret_cast<void**>(&trial_.memory), kTrialBytes));
@@ -105,9 +108,10 @@ Products::~Products() {
 }
 
 void Products::multiply(cudaStream_t stream, const Scratch& scratch, const GemmArgs& args, const void* weight,
-                        Failure& failure) {
+                        bool beside, Failure& failure) {
   if (failure.happened()) return;
-  const Shape shape = shape_of(args, weight);
+  Shape shape = shape_of(args, weight);
+  shape.beside = beside;
   const Operands operands = {weight, args.x, args.bias == nullptr ? nullptr : args.bias + args.first_column, args.y};
   const Way* way = nullptr;
   if (args.rows > kNarrowRows) {
@@ -182,7 +186,7 @@ size_t Products::ShapeHash::operator()(const Shape& shape) const {
   size_t hash = 0;
   const uint32_t words[] = {shape.outputs, shape.columns, shape.rows, shape.k, shape.y_stride,
                             shape.x_alignment << 16 | shape.weight_alignment << 8 | shape.y_alignment,
-                            static_cast<uint32_t>(shape.output) * 2 + (shape.bias ? 1u : 0u)};
+                            static_cast<uint32_t>(shape.output) * 4 + (shape.beside ? 2u : 0u) + (shape.bias ? 1u : 0u)};
   for (uint32_t word : words) hash = (hash ^ word) * 0x9e3779b97f4a7c15u + (hash >> 29);
   return hash;
 }
@@ -236,7 +240,8 @@ Result<Products::Kernel> Products::choose(const Shape& shape) {
 // The order in which a kernel of cuBLASLt treats the bias, if one agrees with ours in everything else.
 Result<Products::Order> Products::order_of(const Shape& shape) {
   if (!batch_invariant_ || !shape.bias) return Order{};
-  const Shape asked = whole_matrix(shape, kUsualRows);
+  Shape asked = whole_matrix(shape, kUsualRows);
+  asked.beside = false;
   if (auto found = orders_.find(asked); found != orders_.end()) return found->second;
   Order chosen;
   IOKV_TRY_ASSIGN(const std::vector<Kernel> kernels, ask(asked));
@@ -336,6 +341,10 @@ Result<Products::Way> Products::describe(const Shape& shape, Bias bias) const {
     const auto type = static_cast<int32_t>(bias == Bias::f32 ? CUDA_R_32F : element());
     IOKV_CUDA_TRY(set(way.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS));
     IOKV_CUDA_TRY(set(way.operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type));
+  }
+  if (shape.beside) {
+    const int32_t half = std::max(1, multiprocessors_ / 2);
+    IOKV_CUDA_TRY(set(way.operation, CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET, half));
   }
   IOKV_CUDA_TRY(cublasLtMatrixLayoutCreate(&way.weight, element(), shape.k, shape.columns, shape.k));
   IOKV_CUDA_TRY(cublasLtMatrixLayoutCreate(&way.x, element(), shape.k, shape.rows, shape.k));

@@ -43,8 +43,10 @@ class Products {
   size_t workspace_bytes() const { return batch_invariant_ ? 0 : size_t{32} << 20; }
   static constexpr size_t kMostColumns = size_t{1} << 20;
 
-  // weight: at output first_column of the matrix.
-  void multiply(cudaStream_t stream, const Scratch& scratch, const GemmArgs& args, const void* weight, Failure& failure);
+  // weight: at output first_column of the matrix. With `beside` about half of the multiprocessors are left to what runs
+  // beside it.
+  void multiply(cudaStream_t stream, const Scratch& scratch, const GemmArgs& args, const void* weight, bool beside,
+                Failure& failure);
 
  private:
   enum class Bias : uint8_t { none, f32, element, after };
@@ -54,6 +56,7 @@ class Products {
     uint32_t x_alignment = 0, weight_alignment = 0, y_alignment = 0;  // bytes
     GemmOutput output = GemmOutput::store;
     bool bias = false;
+    bool beside = false;
     bool operator==(const Shape&) const = default;
   };
   struct ShapeHash {
@@ -113,6 +116,7 @@ class Products {
   const DType compute_;
   const bool batch_invariant_;
   cublasLtHandle_t handle_ = nullptr;
+  int32_t multiprocessors_ = 0;
   Trial trial_;
   std::unordered_map<Shape, Way, ShapeHash> ways_;
   std::unordered_map<Shape, Kernel, ShapeHash> kernels_;  // with batch_invariant, by matrix and about how many rows
