@@ -92,17 +92,30 @@ __device__ inline int visible(uint32_t position, uint32_t piece) {
 // ---- copies to shared memory ----------------------------------------------------------------------------------------
 
 // K or V of a piece's head, [64][d] in memory, [64][kPitch] here; zeros from token `seen` and from element d on.
-template <typename T, int D>
-__device__ inline void bring(T* to, const T* from, uint32_t d, int seen, bool aligned, int thread, int threads) {
+template <typename T, int D, int kCopiers>
+__device__ inline void bring(T* to, const T* from, uint32_t d, int seen, bool aligned, int thread) {
+  constexpr int kVectors = D / 8;
+  if (aligned && seen == kTokens && d == D) {
+    // Nearly all of them: one instruction a copy.
+    if constexpr (kCopiers % kVectors == 0) {
+      constexpr int kAtOnce = kCopiers / kVectors;  // tokens
+      const uint32_t shared_to = shared_address(to + thread / kVectors * kPitch<D> + thread % kVectors * 8);
+      const T* mine = from + thread * 8;
+#pragma unroll
+      for (int token = 0; token < kTokens; token += kAtOnce) {
+        copy_async(shared_to + static_cast<uint32_t>(token * kPitch<D> * 2), mine + token * D);
+      }
+      return;
+    }
+  }
   if (aligned) {
-    constexpr int kVectors = D / 8;
-    for (int i = thread; i < kTokens * kVectors; i += threads) {
+    for (int i = thread; i < kTokens * kVectors; i += kCopiers) {
       const int token = i / kVectors, at = i % kVectors * 8;
       const bool there = token < seen && at < static_cast<int>(d);
       copy_async(to + token * kPitch<D> + at, there ? from + token * d + at : from, there);
     }
   } else {
-    for (int i = thread; i < kTokens * D; i += threads) {
+    for (int i = thread; i < kTokens * D; i += kCopiers) {
       const int token = i / D, at = i % D;
       const bool there = token < seen && at < static_cast<int>(d);
       to[token * kPitch<D> + at] = there ? from[token * d + at] : Element<T>::narrow(0.0f);
@@ -261,9 +274,9 @@ __global__ void __launch_bounds__(32) attend_pieces(AttendLaunch launch, const _
   if (seen <= 0) return;  // merging does not look at it either
 
   const T* from = keys_of<T>(item.block, kv_head, d);
-  bring<T, D>(keys, from, d, seen, launch.aligned, lane, 32);
+  bring<T, D, 32>(keys, from, d, seen, launch.aligned, lane);
   commit_copies();
-  bring<T, D>(values, from + size_t{kTokens} * d, d, seen, launch.aligned, lane, 32);
+  bring<T, D, 32>(values, from + size_t{kTokens} * d, d, seen, launch.aligned, lane);
   commit_copies();
 
   uint32_t queries[D / 16][4];
@@ -442,8 +455,8 @@ __global__ void __launch_bounds__(kSequenceWarps<D> * 32)
     const int seen = min(visible(last_position, span.first_piece + index), kTokens);
     const T* from = keys_of<T>(blocks[index], kv_head, d);
     T* to = tiles + index % static_cast<uint32_t>(stages) * 2 * kTile;
-    bring<T, D>(to, from, d, seen, launch.aligned, thread, kThreads);
-    bring<T, D>(to + kTile, from + size_t{kTokens} * d, d, seen, launch.aligned, thread, kThreads);
+    bring<T, D, kThreads>(to, from, d, seen, launch.aligned, thread);
+    bring<T, D, kThreads>(to + kTile, from + size_t{kTokens} * d, d, seen, launch.aligned, thread);
     commit_copies();
   };
   const T* q = static_cast<const T*>(launch.q);

@@ -17,7 +17,7 @@
 namespace iokv::cuda {
 namespace {
 
-constexpr int kWarps = 8, kLoaders = 4;          // that compute, and that bring
+constexpr int kWarps = 8, kLoaders = 8;          // that compute, and that bring
 constexpr int kThreads = (kWarps + kLoaders) * 32;
 constexpr int kDepth = 128;                      // of k, a stage of the ring
 constexpr int kPitch = kDepth + 8;               // between rows of a stage: eight of them lie in different banks
@@ -26,7 +26,7 @@ constexpr int kRowsAtOnce = kLoaders * 32 / kVectors;
 constexpr int kOutputs = 16;                     // of a tile
 constexpr int kLeastStages = 3, kMostStages = 12;
 
-static_assert(kRowsAtOnce == 8, "a pass of the loaders brings half a tile's weights, or eight rows of x");
+static_assert(kRowsAtOnce == kOutputs, "a pass of the loaders brings a tile's weights");
 
 __device__ inline void wait_for_stage(int outstanding) {
   switch (outstanding) {
@@ -124,29 +124,35 @@ __global__ void __launch_bounds__(kThreads, 1) narrow_product(NarrowLaunch launc
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
 
   if (warp >= kWarps) {
+    // A few instructions a copy, or the copies would wait for them. k is a multiple of 8 where they are 16 bytes long.
     const int loader = static_cast<int>(threadIdx.x) - kWarps * 32;
-    const int row = loader / kVectors, column = loader % kVectors * 8;
-    const T* x = static_cast<const T*>(launch.x);
-    const T* weight = static_cast<const T*>(launch.weight);
-    T* mine = ring + row * kPitch + column;
-    // Outputs that there are none of are computed from others' weights, and not kept.
-    auto bring_weights = [&](Place place, int stage) {
-      T* to = mine + stage * stage_elements;
-      const uint32_t at = place.chunk * kDepth + static_cast<uint32_t>(column);
-      for (int first = 0; first < tiles * kOutputs; first += kRowsAtOnce) {
-        const uint32_t output = min(place.strip * strip_outputs + static_cast<uint32_t>(first + row), launch.columns - 1);
-        bring_vector(to + first * kPitch, weight + size_t{output} * k, at, k, launch.aligned);
+    const uint32_t row = static_cast<uint32_t>(loader / kVectors), column = static_cast<uint32_t>(loader % kVectors * 8);
+    const T* x = static_cast<const T*>(launch.x) + size_t{row} * k;
+    const T* weight = static_cast<const T*>(launch.weight) + size_t{row} * k;
+    T* mine = ring + static_cast<int>(row) * kPitch + static_cast<int>(column);
+    const size_t pass = size_t{kRowsAtOnce} * k;
+    constexpr int kPass = kRowsAtOnce * kPitch;
+    // Rows first + row of `count`, as many as there are of `limit`. Those that there are none of are left as they are: no
+    // output is computed from others' weights or rows.
+    auto bring = [&](T* to, const T* from, int count, uint32_t limit, uint32_t at) {
+      const int there = min(count, limit > row ? static_cast<int>((limit - row + kRowsAtOnce - 1) / kRowsAtOnce) : 0);
+      if (launch.aligned && at < k) {
+        from += at;
+        uint32_t shared_to = shared_address(to);
+#pragma unroll 4
+        for (int i = 0; i < there; ++i, from += pass, shared_to += kPass * sizeof(T)) copy_async(shared_to, from);
+      } else {
+        for (int i = 0; i < there; ++i) bring_vector(to + i * kPass, from + static_cast<size_t>(i) * pass, at, k, launch.aligned);
       }
     };
-    // Rows that there are none of are left as they are: columns of a product do not mix.
+    auto bring_weights = [&](Place place, int stage) {
+      const uint32_t first = place.strip * strip_outputs;
+      bring(mine + stage * stage_elements, weight + size_t{first} * k, tiles, launch.columns - first,
+            place.chunk * kDepth + column);
+    };
     auto bring_rows = [&](Place place, int stage) {
-      T* to = mine + stage * stage_elements + tiles * kOutputs * kPitch;
-      const uint32_t at = place.chunk * kDepth + static_cast<uint32_t>(column);
-#pragma unroll
-      for (int first = 0; first < kEights * 8; first += kRowsAtOnce) {
-        const uint32_t r = static_cast<uint32_t>(first + row);
-        if (r < launch.rows) bring_vector(to + first * kPitch, x + size_t{r} * k, at, k, launch.aligned);
-      }
+      bring(mine + stage * stage_elements + tiles * kOutputs * kPitch, x, (kEights * 8 + kRowsAtOnce - 1) / kRowsAtOnce,
+            launch.rows, place.chunk * kDepth + column);
     };
     Place brought = {blockIdx.x, 0};
     for (int stage = 0; stage < stages - 1 && static_cast<uint32_t>(stage) < turns; ++stage) {
