@@ -225,8 +225,9 @@ Status CudaBackend::open() {
   IOKV_CUDA_TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest));
   IOKV_TRY_ASSIGN(clock_, DeviceClock::make());
   for (size_t i = 0; i < kQueues; ++i) {
-    const int priority = static_cast<Queue>(i) == Queue::recompute ? least : greatest;
-    IOKV_TRY_ASSIGN(queues_[i], DeviceQueue::make(priority, *clock_, failure_));
+    // Of one priority: kernels of either queue go on when those of the other that came before have their blocks running.
+    // With less of it a recomputation starves beside a short step's products, which fill the device without a pause.
+    IOKV_TRY_ASSIGN(queues_[i], DeviceQueue::make(greatest, *clock_, failure_));
   }
   IOKV_TRY_ASSIGN(products_, Products::make(options_.compute, options_.batch_invariant));
   for (Queue queue : {Queue::dense, Queue::recompute}) {

@@ -17,7 +17,7 @@
 namespace iokv::cuda {
 namespace {
 
-constexpr int kWarps = 8, kLoaders = 8;          // that compute, and that bring
+constexpr int kWarps = 8, kLoaders = 4;          // that compute, and that bring
 constexpr int kThreads = (kWarps + kLoaders) * 32;
 constexpr int kDepth = 128;                      // of k, a stage of the ring
 constexpr int kPitch = kDepth + 8;               // between rows of a stage: eight of them lie in different banks
@@ -26,7 +26,7 @@ constexpr int kRowsAtOnce = kLoaders * 32 / kVectors;
 constexpr int kOutputs = 16;                     // of a tile
 constexpr int kLeastStages = 3, kMostStages = 12;
 
-static_assert(kRowsAtOnce == kOutputs, "a pass of the loaders brings a tile's weights");
+static_assert(kRowsAtOnce == 8, "a pass of the loaders brings half a tile's weights, or eight rows of x");
 
 __device__ inline void wait_for_stage(int outstanding) {
   switch (outstanding) {
@@ -91,22 +91,30 @@ __device__ inline void keep(const NarrowLaunch& launch, float sum, uint32_t row,
   }
 }
 
-// What a warp multiplies in two steps of 16.
+// What a warp multiplies in half a stage.
 template <typename T, int kTogether>
 struct Operands {
-  uint32_t a[2][4], b[kTogether][4];
+  static constexpr int kSteps = kDepth / 32;
+  uint32_t a[kSteps][4], b[kTogether][kSteps / 2][4];
 
-  __device__ void load(const T* a_row, const T* x_row, int step) {
-    load_matrices(a[0], a_row + step * 16);
-    load_matrices(a[1], a_row + step * 16 + 16);
+  __device__ void load(const T* a_row, const T* x_row) {
 #pragma unroll
-    for (int eight = 0; eight < kTogether; ++eight) load_matrices(b[eight], x_row + eight * 8 * kPitch + step * 16);
+    for (int step = 0; step < kSteps; ++step) load_matrices(a[step], a_row + step * 16);
+#pragma unroll
+    for (int eight = 0; eight < kTogether; ++eight) {
+#pragma unroll
+      for (int two = 0; two < kSteps / 2; ++two) load_matrices(b[eight][two], x_row + eight * 8 * kPitch + two * 32);
+    }
   }
   __device__ void multiply(float (&sums)[kTogether][4]) const {
 #pragma unroll
-    for (int eight = 0; eight < kTogether; ++eight) multiply_add<T>(sums[eight], a[0], b[eight][0], b[eight][1]);
+    for (int step = 0; step < kSteps; ++step) {
 #pragma unroll
-    for (int eight = 0; eight < kTogether; ++eight) multiply_add<T>(sums[eight], a[1], b[eight][2], b[eight][3]);
+      for (int eight = 0; eight < kTogether; ++eight) {
+        const uint32_t(&of)[4] = b[eight][step / 2];
+        multiply_add<T>(sums[eight], a[step], of[step % 2 * 2], of[step % 2 * 2 + 1]);
+      }
+    }
   }
 };
 
@@ -147,12 +155,12 @@ __global__ void __launch_bounds__(kThreads, 1) narrow_product(NarrowLaunch launc
     };
     auto bring_weights = [&](Place place, int stage) {
       const uint32_t first = place.strip * strip_outputs;
-      bring(mine + stage * stage_elements, weight + size_t{first} * k, tiles, launch.columns - first,
+      bring(mine + stage * stage_elements, weight + size_t{first} * k, 2 * tiles, launch.columns - first,
             place.chunk * kDepth + column);
     };
     auto bring_rows = [&](Place place, int stage) {
-      bring(mine + stage * stage_elements + tiles * kOutputs * kPitch, x, (kEights * 8 + kRowsAtOnce - 1) / kRowsAtOnce,
-            launch.rows, place.chunk * kDepth + column);
+      bring(mine + stage * stage_elements + tiles * kOutputs * kPitch, x, kEights, launch.rows,
+            place.chunk * kDepth + column);
     };
     Place brought = {blockIdx.x, 0};
     for (int stage = 0; stage < stages - 1 && static_cast<uint32_t>(stage) < turns; ++stage) {
@@ -191,6 +199,22 @@ __global__ void __launch_bounds__(kThreads, 1) narrow_product(NarrowLaunch launc
   const T* a_row = ring + (tile * kOutputs + lane % 16) * kPitch + lane / 16 * 8;
   const T* x_row = ring + (tiles * kOutputs + group * kTogether * 8 + lane % 8) * kPitch + lane / 8 * 8;
   float sums[kTogether][4] = {};
+  auto keep_strip = [&](uint32_t strip) {
+    const uint32_t output = strip * strip_outputs + static_cast<uint32_t>(tile * kOutputs + lane / 4);
+#pragma unroll
+    for (int eight = 0; eight < kTogether; ++eight) {
+      const uint32_t r = static_cast<uint32_t>((group * kTogether + eight) * 8 + lane % 4 * 2);
+      keep<T>(launch, sums[eight][0], r, output);
+      keep<T>(launch, sums[eight][1], r + 1, output);
+      keep<T>(launch, sums[eight][2], r, output + 8);
+      keep<T>(launch, sums[eight][3], r + 1, output + 8);
+#pragma unroll
+      for (float& sum : sums[eight]) sum = 0;
+    }
+  };
+  // One half's operands are on their way while the other's are multiplied, from stage to stage too: a chain of products
+  // hardly ever waits.
+  Operands<T, kTogether> first_half, second_half;
   Place place = {blockIdx.x, 0};
   int stage = 0;
   for (uint32_t turn = 0; turn < turns; ++turn) {
@@ -198,41 +222,18 @@ __global__ void __launch_bounds__(kThreads, 1) narrow_product(NarrowLaunch launc
     if (computes) {
       const T* a = a_row + stage * stage_elements;
       const T* x = x_row + stage * stage_elements;
-      const uint32_t left = k - place.chunk * kDepth;
-      Operands<T, kTogether> operands[2];
-      if (left >= kDepth) {
-        // The next operands are asked for before these are multiplied.
-        operands[0].load(a, x, 0);
-#pragma unroll
-        for (int step = 0; step < kDepth / 16; step += 2) {
-          if (step + 2 < kDepth / 16) operands[(step / 2 + 1) % 2].load(a, x, step + 2);
-          operands[step / 2 % 2].multiply(sums);
-        }
-      } else {
-        const int steps = static_cast<int>((left + 15) / 16);
-#pragma unroll 1
-        for (int step = 0; step < steps; step += 2) {
-          operands[0].load(a, x, step);
-          operands[0].multiply(sums);
-        }
-      }
-      if (place.chunk + 1 == chunks) {
-        const uint32_t output = place.strip * strip_outputs + static_cast<uint32_t>(tile * kOutputs + lane / 4);
-#pragma unroll
-        for (int eight = 0; eight < kTogether; ++eight) {
-          const uint32_t r = static_cast<uint32_t>((group * kTogether + eight) * 8 + lane % 4 * 2);
-          keep<T>(launch, sums[eight][0], r, output);
-          keep<T>(launch, sums[eight][1], r + 1, output);
-          keep<T>(launch, sums[eight][2], r, output + 8);
-          keep<T>(launch, sums[eight][3], r + 1, output + 8);
-#pragma unroll
-          for (float& sum : sums[eight]) sum = 0;
-        }
-      }
+      first_half.load(a, x);
+      if (turn > 0) second_half.multiply(sums);  // of the stage before
+      if (turn > 0 && place.chunk == 0) keep_strip(place.strip - gridDim.x);
+      second_half.load(a + kDepth / 2, x + kDepth / 2);
+      first_half.multiply(sums);
     }
     place.advance(chunks);
     stage = stage + 1 == stages ? 0 : stage + 1;
   }
+  if (!computes) return;
+  second_half.multiply(sums);
+  keep_strip(place.strip - gridDim.x);
 }
 
 // ---- launches -------------------------------------------------------------------------------------------------------
