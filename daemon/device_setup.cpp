@@ -7,6 +7,8 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include "daemon/base/monotonic.h"
+
 namespace iokv {
 namespace {
 
@@ -55,6 +57,31 @@ Result<uint32_t> resident_units(const Config& config, const ModelSpec& spec, con
   return static_cast<uint32_t>(blocks * memory.shape().kv_units);
 }
 
+constexpr double kGiB = 1 << 30;
+
+// The host pool for a device that copies from it by itself: all of it there, near the device, and pinned.
+Status pin_pool(Backend& backend, HostPool& memory, const LoadProgress& progress) {
+  // What only plays a device reads the pool as any thread does, and can leave it to be touched as it is used.
+  const DeviceInfo& device = backend.info();
+  if (device.host_addressable || device.paced_bytes_per_s > 0) return backend.pin(memory.base(), memory.bytes());
+  const uint64_t begun_ns = monotonic_ns();
+  PoolPreparation how;
+  how.numa_node = device.numa_node;
+  how.progress = [](const PoolProgress& so_far) {
+    spdlog::info("pool: {:.1f} of {:.1f} GiB are there, {:.1f} GiB a second, {:.0f} s left",
+                 static_cast<double>(so_far.touched_bytes) / kGiB, static_cast<double>(so_far.total_bytes) / kGiB,
+                 so_far.bytes_per_second() / kGiB, so_far.seconds_left());
+  };
+  how.go_on = [&] { return progress(0); };
+  how.warn = [](const std::string& line) { spdlog::warn("{}", line); };
+  IOKV_TRY(memory.prepare(how));
+  const uint64_t touched_ns = monotonic_ns();
+  IOKV_TRY(backend.pin(memory.base(), memory.bytes()));
+  spdlog::info("pool: {:.1f} GiB, touched in {:.1f} s and pinned in {:.1f} s", static_cast<double>(memory.bytes()) / kGiB,
+               static_cast<double>(touched_ns - begun_ns) / 1e9, static_cast<double>(monotonic_ns() - touched_ns) / 1e9);
+  return {};
+}
+
 }  // namespace
 
 Result<DevicePlan> plan_device(const Config& config, const ModelSpec& spec, const DeviceInfo& device,
@@ -82,7 +109,7 @@ Result<LoadedDevice> load_device(Backend& backend, const ModelFiles& files, cons
                                  const LoadProgress& progress) {
   LoadedDevice loaded;
   PipelineOptions pipeline = plan.pipeline;
-  IOKV_TRY(backend.pin(memory.base(), memory.bytes()));
+  IOKV_TRY(pin_pool(backend, memory, progress));
   if (plan.resident_units > 0) {
     pipeline.device.layer_stride_bytes = plan.resident_units * memory.unit_bytes();
     IOKV_TRY_ASSIGN(loaded.resident, backend.alloc(pipeline.device.layer_stride_bytes * files.spec().layers));
