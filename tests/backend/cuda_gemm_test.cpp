@@ -28,7 +28,7 @@ void check_products(Backend& backend) {
   const DType compute = backend.info().compute;
   Numbers numbers(401);
   for (Shape shape : {Shape{16, 16}, {17, 3}, {33, 255}, {48, 256}, {100, 264}, {64, 5000}, {768, 512}, {1024, 1024}}) {
-    for (uint32_t rows : {1u, 14u, 25u, 64u, 65u, 130u}) {
+    for (uint32_t rows : {1u, 25u, 65u}) {
       Rows weights(shape.n, shape.k, numbers);
       auto weight = load(backend, shape.n, weights);
       Array x = Array::random(backend, compute, size_t{rows} * shape.k, numbers);

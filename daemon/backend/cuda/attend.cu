@@ -419,26 +419,29 @@ __global__ void __launch_bounds__(kMergeWarps * 32) attend_merge(AttendLaunch la
 
 // ---- in sequence: a warp 16 rows ------------------------------------------------------------------------------------
 
-// 64 query rows share what is brought; 32 where two pieces of 256-wide heads would not leave room for more.
+// 64 query rows share what is brought; 32 where a piece of 256-wide heads would not leave room for more.
 template <int D>
 constexpr int kSequenceWarps = D <= 128 ? 4 : 2;
 
+// K and V of one piece, and the queries. V comes while scores are computed and the next piece's K while V is summed:
+// so little memory lets three blocks share a multiprocessor, whose warps wait for shuffles and exponentials in turn.
 template <int D>
-constexpr size_t sequence_bytes(int stages) {
-  return stages * 2 * kTileBytes<D> + size_t{2} * kSequenceWarps<D> * kRows * kPitch<D>;
-}
+constexpr size_t kSequenceBytes = 2 * kTileBytes<D> + size_t{2} * kSequenceWarps<D> * kRows * kPitch<D>;
+template <int D>
+constexpr int kSequenceBlocks = D <= 128 ? 3 : 1;
 
 // Grid: tiles of query rows, KV heads, spans.
 template <typename T, int D>
-__global__ void __launch_bounds__(kSequenceWarps<D> * 32)
-    attend_sequence(AttendLaunch launch, const __grid_constant__ Table table, int stages) {
+__global__ void __launch_bounds__(kSequenceWarps<D> * 32, kSequenceBlocks<D>)
+    attend_sequence(AttendLaunch launch, const __grid_constant__ Table table) {
   let_next_kernel_begin();
   wait_for_earlier_kernels();
   extern __shared__ uint4 shared[];
   constexpr int kTileRows = kSequenceWarps<D> * kRows, kThreads = kSequenceWarps<D> * 32;
   constexpr int kTile = kTokens * kPitch<D>;
   T* queries = reinterpret_cast<T*>(shared);
-  T* tiles = queries + kTileRows * kPitch<D>;  // [stages][K, V]
+  T* keys = queries + kTileRows * kPitch<D>;
+  T* values = keys + kTile;
   const AttendTableSpan* spans = entries<AttendTableSpan>(table);
   const AttendTableSpan span = spans[blockIdx.z];
   const void* const* blocks = reinterpret_cast<const void* const*>(spans + launch.spans) + span.first_address;
@@ -451,12 +454,11 @@ __global__ void __launch_bounds__(kSequenceWarps<D> * 32)
   const uint32_t pieces = reached > span.first_piece ? min(span.pieces, reached - span.first_piece) : 0;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
 
-  auto bring_piece = [&](uint32_t index) {
+  // K of a piece, or V.
+  auto bring_half = [&](T* to, uint32_t index, uint32_t half) {
     const int seen = min(visible(last_position, span.first_piece + index), kTokens);
-    const T* from = keys_of<T>(blocks[index], kv_head, d);
-    T* to = tiles + index % static_cast<uint32_t>(stages) * 2 * kTile;
+    const T* from = keys_of<T>(blocks[index], kv_head, d) + size_t{half} * kTokens * d;
     bring<T, D, kThreads>(to, from, d, seen, launch.aligned, thread);
-    bring<T, D, kThreads>(to + kTile, from + size_t{kTokens} * d, d, seen, launch.aligned, thread);
     commit_copies();
   };
   const T* q = static_cast<const T*>(launch.q);
@@ -479,7 +481,7 @@ __global__ void __launch_bounds__(kSequenceWarps<D> * 32)
       queries[i / D * kPitch<D> + at] = value;
     }
   }
-  if (pieces > 0) bring_piece(0);  // the queries are of its group of copies
+  if (pieces > 0) bring_half(keys, 0, 0);  // the queries are of its group of copies
 
   // The state of rows g and g + 8 of the warp, in the layout of accumulators.
   Softmax softmax[2];
@@ -509,38 +511,35 @@ __global__ void __launch_bounds__(kSequenceWarps<D> * 32)
   }
 
   for (uint32_t index = 0; index < pieces; ++index) {
-    if (stages > 1 && index + 1 < pieces) {
-      bring_piece(index + 1);
-      wait_for_copies<1>();
-    } else {
-      wait_for_copies<0>();
-    }
-    __syncthreads();  // everybody's copies, and the queries
-    const uint32_t piece = span.first_piece + index;
-    const int start = static_cast<int>(piece * kTokens);
+    const int start = static_cast<int>((span.first_piece + index) * kTokens);
     const int seen[2] = {row_position[0] + 1 - start, row_position[1] + 1 - start};
-    if (__any_sync(kAll, seen[0] > 0 || seen[1] > 0)) {
-      const T* keys = tiles + index % static_cast<uint32_t>(stages) * 2 * kTile;
+    const bool sees = __any_sync(kAll, seen[0] > 0 || seen[1] > 0);
+    wait_for_copies<0>();
+    __syncthreads();  // everybody's copies of K, and V has been read
+    bring_half(values, index, 1);
+    Piece<T, D> result;
+    if (sees) {
       const T* query_row = queries + (warp * kRows + lane % 16) * kPitch<D> + lane / 16 * 8;
-      Piece<T, D> result;
       result.score([&](int step, uint32_t(&a)[4]) { load_matrices(a, query_row + step * 16); }, keys, lane);
       result.weigh(launch.scale, seen, lane);
-      Softmax::Factors factors[2];
+    }
+    wait_for_copies<0>();
+    __syncthreads();  // everybody's copies of V, and K has been read
+    if (index + 1 < pieces) bring_half(keys, index + 1, 0);
+    if (!sees) continue;
+    Softmax::Factors factors[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (seen[i] > 0) factors[i] = softmax[i].fold(result.largest[i], result.sums[i]);
+    }
+    result.sum_values(values, lane, [&](int n, const float(&of_piece)[4]) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        if (seen[i] > 0) factors[i] = softmax[i].fold(result.largest[i], result.sums[i]);
+        if (seen[i] <= 0) continue;
+        sums[n][2 * i] = folded(sums[n][2 * i], of_piece[2 * i], factors[i]);
+        sums[n][2 * i + 1] = folded(sums[n][2 * i + 1], of_piece[2 * i + 1], factors[i]);
       }
-      result.sum_values(keys + kTile, lane, [&](int n, const float(&values)[4]) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          if (seen[i] <= 0) continue;
-          sums[n][2 * i] = folded(sums[n][2 * i], values[2 * i], factors[i]);
-          sums[n][2 * i + 1] = folded(sums[n][2 * i + 1], values[2 * i + 1], factors[i]);
-        }
-      });
-    }
-    __syncthreads();  // the stage may be filled again
-    if (stages == 1 && index + 1 < pieces) bring_piece(index + 1);
+    });
   }
 
 #pragma unroll
@@ -599,15 +598,6 @@ cudaError_t allow_shared(Kernel kernel, size_t bytes) {
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
 }
 
-// What a block of threads may have on the device that launches.
-cudaError_t shared_limit(size_t& bytes) {
-  int device = 0, limit = 0;
-  if (const cudaError_t failed = cudaGetDevice(&device); failed != cudaSuccess) return failed;
-  const cudaError_t asked = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  bytes = static_cast<size_t>(limit);
-  return asked;
-}
-
 template <typename T, int D>
 cudaError_t issue_pieces(cudaStream_t stream, const AttendLaunch& launch, const Table& table) {
   constexpr size_t kBytes = 2 * kTileBytes<D>;
@@ -619,17 +609,12 @@ cudaError_t issue_pieces(cudaStream_t stream, const AttendLaunch& launch, const 
 
 template <typename T, int D>
 cudaError_t issue_sequence(cudaStream_t stream, const AttendLaunch& launch, const Table& table) {
-  static size_t limit = 0;
-  static const cudaError_t asked = shared_limit(limit);
-  if (asked != cudaSuccess) return asked;
-  const int stages = sequence_bytes<D>(2) <= limit ? 2 : 1;
-  const size_t bytes = sequence_bytes<D>(stages);
-  static const cudaError_t allowed = allow_shared(attend_sequence<T, D>, bytes);
+  static const cudaError_t allowed = allow_shared(attend_sequence<T, D>, kSequenceBytes<D>);
   if (allowed != cudaSuccess) return allowed;
   constexpr uint32_t kTileRows = kSequenceWarps<D> * kRows;
   const uint32_t tiles = (launch.tiles * kRows + kTileRows - 1) / kTileRows;
   const dim3 grid(tiles, launch.shape.kv_heads, launch.spans);
-  return cuda::launch(attend_sequence<T, D>, grid, kSequenceWarps<D> * 32, bytes, stream, launch, table, stages);
+  return cuda::launch(attend_sequence<T, D>, grid, kSequenceWarps<D> * 32, kSequenceBytes<D>, stream, launch, table);
 }
 
 }  // namespace

@@ -38,7 +38,7 @@ constexpr uint64_t kStagingBytes = uint64_t{256} << 20;
 // Rows of a recomputation up to which it leaves multiprocessors to dense work. Where a layer's is so short the step is
 // too, and is bound by reading the weights: its products must not wait behind tiles that hold a multiprocessor for some
 // 50 µs each. A longer one needs the whole device to stay ahead of the link.
-constexpr uint32_t kShortRecompute = 2048;
+constexpr uint32_t kShortRecompute = 1024;
 // Draws that may be outstanding.
 constexpr size_t kDraws = 4096;
 // Runs of tables that a launch takes through the ring at once.
@@ -241,13 +241,11 @@ Status CudaBackend::open() {
   info_.staging_bytes = kStagingBytes;
   info_.numa_node = numa_node_of(options_.device);
 
-  int least = 0, greatest = 0;
-  IOKV_CUDA_TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest));
   IOKV_TRY_ASSIGN(clock_, DeviceClock::make());
   for (size_t i = 0; i < kQueues; ++i) {
     // Of one priority: kernels of either queue go on when those of the other that came before have their blocks running.
     // With less of it a recomputation starves beside a short step's products, which fill the device without a pause.
-    IOKV_TRY_ASSIGN(queues_[i], DeviceQueue::make(greatest, *clock_, failure_));
+    IOKV_TRY_ASSIGN(queues_[i], DeviceQueue::make(*clock_, failure_));
   }
   IOKV_TRY_ASSIGN(products_, Products::make(options_.compute, options_.batch_invariant));
   for (Queue queue : {Queue::dense, Queue::recompute}) {
