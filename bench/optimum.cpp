@@ -303,7 +303,7 @@ CacheLayout summed_layout(const OptimumInstance& instance) {
   const LayoutProblem problem = instance.problem();
   LayerWork work;
   work.rows = work.new_kv = instance.contexts.size();
-  work.attended = tokens_of(instance) + instance.contexts.size();
+  work.attended = work.products = tokens_of(instance) + instance.contexts.size();
   work.kv_host = tokens_of(instance);
   const LayerWork placed = best_whole_placement(profile, problem.shape, work, instance.device_bytes);
   CacheLayout layout;

@@ -4,23 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <utility>
 
 #include "daemon/base/assert.h"
+#include "daemon/base/difference.h"
 
 namespace iokv {
-
-double largest_difference(std::span<const float> values, std::span<const float> reference) {
-  if (values.size() != reference.size()) return std::numeric_limits<double>::infinity();
-  double difference = 0, largest = 0;
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (!std::isfinite(values[i]) || !std::isfinite(reference[i])) return std::numeric_limits<double>::infinity();
-    difference = std::max(difference, std::abs(static_cast<double>(values[i]) - reference[i]));
-    largest = std::max(largest, std::abs(static_cast<double>(reference[i])));
-  }
-  return difference > 0 ? difference / largest : 0;
-}
 
 bool Audit::due(uint64_t plan_id) const {
   if (setting_.share <= 0) return false;

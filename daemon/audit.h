@@ -16,7 +16,6 @@
 #include <span>
 #include <vector>
 
-#include "daemon/base/dtype.h"
 #include "daemon/sched/block_table.h"
 #include "daemon/sched/request.h"
 
@@ -24,16 +23,9 @@ namespace iokv {
 
 struct AuditSetting {
   double share = 0;            // of the steps, 0 to 1
-  double tolerance = 0;        // of largest_difference; 0: every bit the same
+  double tolerance = 0;        // of largest_difference (daemon/base/difference.h); 0: every bit the same
   uint32_t max_tokens = 2048;  // of a context; the blocks and the rows of an audit are bounded by it
 };
-
-// For a device whose kernels are not batch-invariant: what another order of sums may change, relative to the largest logit.
-// f32: 160 roundings of 2^-24. bf16: 16 of 2^-9, of activations, where sums are in f32.
-constexpr double audit_tolerance(DType compute) { return compute == DType::f32 ? 1e-5 : 3e-2; }
-
-// Of the values, relative to the reference's largest; infinite where one is no number or the sizes differ.
-double largest_difference(std::span<const float> values, std::span<const float> reference);
 
 // What did not match.
 struct AuditFinding {

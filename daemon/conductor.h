@@ -165,6 +165,7 @@ class Conductor {
     uint64_t queued_tokens = 0;
     uint32_t max_operations = 0;
     uint32_t operations = 0;                 // admitted, final completion not posted
+    uint64_t plan = 0;                       // the latest with spans of it
     uint32_t parked = 0;                     // sequences with parked outcomes
   };
   // A block that Plans in flight may still name.
@@ -226,6 +227,7 @@ class Conductor {
   void aim_forms();
   BatchLimits limits_of_step() const;
   std::optional<Candidate> candidate_of(const Sequence& sequence) const;
+  void add_link_work(Candidate& candidate, const BlockTable& blocks) const;
   void add_span(Plan& plan, Sequence& sequence, uint32_t rows);
   static void add_runs(Plan& plan, PlanSpan& span, const BlockTable& table);
   void add_draws(Plan& plan, PlanSpan& span, Sequence& sequence);

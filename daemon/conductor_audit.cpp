@@ -70,7 +70,8 @@ std::optional<BlockTable> Conductor::audit_blocks(Blocks wanted) {
   return blocks;
 }
 
-// As many rows as ride along for free, and free_rows in any case, so that it ends; alone kMostRows.
+// As many rows as make the step no longer, or no more than twice as much longer as the first does, and free_rows in any
+// case, so that it ends; alone kMostRows.
 void Conductor::add_audit(Plan& plan) {
   if (audit_.stage() != Stage::running || audit_.rows_left() == 0 || stopping_) return;
   const bool alone = plan.spans.empty();
@@ -78,10 +79,11 @@ void Conductor::add_audit(Plan& plan) {
   uint32_t rows = kMostRows;
   if (!alone) {
     rows = config_.batch.free_rows;
-    if (const StepModel& model = config_.step_model; model.known()) {
+    if (StepModel model = config_.step_model; model.known()) {
+      model.prefill_delay = 0;
       builder_.build(plan);
-      const PromptRow row{static_cast<double>(audit_.tokens().size()), false, true};
-      rows = std::max(rows, prefill_beside(model, plan.work, row, kMostRows).free);
+      const Prompt prompt{.rows = kMostRows, .cached = audit_.cached(), .kv_host = audit_.cached(), .new_kv = true};
+      rows = std::max(rows, PrefillRoom(model, plan.work).rows_of(prompt));
     }
   }
   const auto taken = static_cast<uint32_t>(plan.tokens.size());

@@ -13,6 +13,13 @@ namespace iokv {
 
 using wire::Counter;
 
+namespace {
+
+// Sequences whose tables are on their way while one is read, 20 ns each: as long as memory takes.
+constexpr size_t kAhead = 16;
+
+}  // namespace
+
 void Conductor::plan_steps() {
   while (!idle_plans_.empty()) {
     Plan* plan = idle_plans_.back();
@@ -32,8 +39,10 @@ bool Conductor::build_plan(Plan& plan) {
   const bool several = std::any_of(candidates_.begin(), candidates_.end(),
                                    [=](const Candidate& c) { return c.client != first_client; });
   if (!candidates_.empty()) {
-    for (const Pick& pick : chooser_.choose(candidates_, limits_of_step(), config_.step_model)) {
-      add_span(plan, *sequences_[pick.slot], pick.rows);
+    const std::span<const Pick> picks = chooser_.choose(candidates_, limits_of_step(), config_.step_model);
+    for (size_t i = 0; i < picks.size(); i++) {
+      if (i + kAhead < picks.size()) sequences_[picks[i + kAhead].slot]->blocks.prefetch();
+      add_span(plan, *sequences_[picks[i].slot], picks[i].rows);
     }
     IOKV_ASSERT(!plan.spans.empty());
     choose_audited(plan);
@@ -42,12 +51,9 @@ bool Conductor::build_plan(Plan& plan) {
   if (plan.spans.empty()) return false;
   builder_.build(plan);
   predict(plan);
-  std::vector<uint32_t> clients;
   for (const PlanSpan& span : plan.spans) {
-    if (span.slot != kNoSlot) clients.push_back(span.client_slot);
+    if (span.slot != kNoSlot && std::exchange(clients_[span.client_slot].plan, issued_ + 1) != issued_ + 1) plan.clients++;
   }
-  std::sort(clients.begin(), clients.end());
-  plan.clients = static_cast<uint32_t>(std::unique(clients.begin(), clients.end()) - clients.begin());
   if (several) bump(Counter::steps_multiclient_possible);
   if (several && plan.clients >= 2) bump(Counter::steps_shared);
   return true;
@@ -90,10 +96,14 @@ void Conductor::admit_candidates() {
   std::sort(runnable_.begin(), runnable_.end(),
             [this](const Sequence* a, const Sequence* b) { return more_urgent(*a, *b); });
   aim_forms();
-  for (Sequence* sequence : runnable_) {
+  for (size_t i = 0; i < runnable_.size(); i++) {
+    if (i + kAhead < runnable_.size()) runnable_[i + kAhead]->blocks.prefetch();
+    Sequence& sequence = *runnable_[i];
     // Rows anew: an earlier one may have preempted it.
-    const auto candidate = candidate_of(*sequence);
-    if (candidate && reserve_blocks(*sequence)) candidates_.push_back(*candidate);
+    const auto candidate = candidate_of(sequence);
+    if (!candidate || !reserve_blocks(sequence)) continue;
+    candidates_.push_back(*candidate);
+    add_link_work(candidates_.back(), sequence.blocks);
   }
 }
 
@@ -108,6 +118,7 @@ void Conductor::aim_forms() {
     work.rows++;
     const auto length = static_cast<uint32_t>(sequence->tokens.size());
     work.attended += length;
+    work.products += length;
     work.kv_host += length;
   }
   work.new_kv = work.rows;
@@ -138,20 +149,27 @@ std::optional<Candidate> Conductor::candidate_of(const Sequence& sequence) const
   candidate.decode = rows == 1 && request.max_tokens > 0;
   candidate.priority = std::clamp<int16_t>(static_cast<int16_t>(sequence.priority + request.priority), -100, 100);
   candidate.weight = clients_[sequence.client.slot].weight;
-  candidate.context = length;
+  candidate.cached = sequence.cached;
   candidate.draws_left = request.max_tokens - std::min(request.max_tokens, sequence.sampled + sequence.draws_in_flight);
   candidate.deadline_ns = request.deadline_ns;
   candidate.waits_since = std::max(sequence.last_plan, sequence.started_plan);
   candidate.arrival = sequence.arrival;
-  if (!config_.staging.in_place) {
-    uint32_t left = sequence.cached;
-    for (const BlockRun& run : sequence.blocks.runs()) {
-      const uint32_t tokens = run.resident() ? 0 : std::min(left, run.blocks * kBlockTokens);
-      (run.form == BlockForm::x ? candidate.x_host : candidate.kv_host) += tokens;
-      left -= std::min(left, run.blocks * kBlockTokens);
-    }
-  }
   return candidate;
+}
+
+// What its rows bring over the link, and what they write back: in the form of the block that its next row goes to.
+void Conductor::add_link_work(Candidate& candidate, const BlockTable& blocks) const {
+  if (config_.staging.in_place) return;
+  uint32_t left = candidate.cached;
+  for (const BlockRun& run : blocks.runs()) {
+    const uint32_t tokens = run.blocks * kBlockTokens;
+    if (!run.resident()) (run.form == BlockForm::x ? candidate.x_host : candidate.kv_host) += std::min(left, tokens);
+    if (tokens > left) {
+      (run.form == BlockForm::x ? candidate.new_x : candidate.new_kv) = true;
+      return;
+    }
+    left -= tokens;
+  }
 }
 
 void Conductor::add_span(Plan& plan, Sequence& sequence, uint32_t rows) {
@@ -272,7 +290,7 @@ void Conductor::count(const Plan& plan) {
   add(Counter::dense_busy_ns, busy_ns(Queue::dense));
 }
 
-// Steps of decodes alone: they are what is planned for, and prompts' attention is predicted less well.
+// Steps of decodes alone: drift.h says why.
 void Conductor::watch_drift(const Plan& plan) {
   const bool decodes = plan.tokens.size() == plan.spans.size();
   if (!drift_ || !config_.refit || !decodes || plan.predicted.total_ns <= 0 || plan.measured.step_ns == 0) return;

@@ -131,9 +131,19 @@ std::vector<Setting> settings_of(Config& config) {
          IOKV_TRY_ASSIGN(config.pool_bytes, parse_bytes(text));
          return {};
        }},
-      {"dtype", "auto, f32 or bf16: of weights, activations and cache (auto)",
+      {"backend", "auto takes a GPU where there is one, else the CPU; cuda; cpu (auto)",
+       one_of({{"auto", [&config] { config.backend = BackendChoice::automatic; }},
+               {"cuda", [&config] { config.backend = BackendChoice::cuda; }},
+               {"cpu", [&config] { config.backend = BackendChoice::cpu; }}})},
+      {"gpu", "which GPU, as CUDA numbers them (0)", number(config.gpu, 0, 1023)},
+      {"batch-invariant",
+       "of a GPU. on: a sequence's tokens never depend on what else is computed; off: each batch in the fastest way (on)",
+       one_of({{"on", [&config] { config.batch_invariant = true; }},
+               {"off", [&config] { config.batch_invariant = false; }}})},
+      {"dtype", "auto, f32 (CPU), f16 (GPU) or bf16: of weights, activations and cache (auto)",
        one_of({{"auto", [&config] { config.dtype.reset(); }},
                {"f32", [&config] { config.dtype = DType::f32; }},
+               {"f16", [&config] { config.dtype = DType::f16; }},
                {"bf16", [&config] { config.dtype = DType::bf16; }}})},
       {"threads", "of the CPU backend; 0: one a core (0)", number(config.threads, 0, 1024)},
       {"recompute",
@@ -147,11 +157,14 @@ std::vector<Setting> settings_of(Config& config) {
          IOKV_TRY_ASSIGN(config.device_kv_budget, parse_bytes(text));
          return {};
        }},
-      {"staging-bytes", "device memory that cached tokens pass through on their way (64MiB)",
+      {"staging-bytes", "device memory that cached tokens pass through on their way (64MiB on a CPU, 256MiB on a GPU)",
        [&config](const std::string& text) -> Status {
          IOKV_TRY_ASSIGN(config.staging_bytes, parse_bytes(text));
+         if (config.staging_bytes == 0) return error("0 bytes hold nothing");
          return {};
        }},
+      {"max-rows", "tokens that a step computes at most, prompts' and decoded ones; 0: 256 on a CPU, 2048 on a GPU (0)",
+       number(config.max_rows, 0, 1u << 16)},
       {"max-clients", "connected at once (64)", number(config.max_clients, 1, 4096)},
       {"max-sequences", "open at once, each client (1024)", number(config.max_sequences, 1, 1u << 20)},
       {"max-context", "tokens of a sequence; 0: as the model was trained (0)", number(config.max_context, 0, 1u << 30)},

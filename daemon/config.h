@@ -15,16 +15,26 @@
 
 namespace iokv {
 
+enum class BackendChoice : uint8_t {
+  automatic,  // a GPU where there is one, else the CPU
+  cuda,
+  cpu,
+};
+
 struct Config {
   std::string model;             // directory or .gguf file
   std::string socket;            // empty: see choose_socket_path
   uint64_t pool_bytes = uint64_t{1} << 30;
-  std::optional<DType> dtype;    // nothing: the fastest that the machine computes in
-  uint32_t threads = 0;          // 0: as many as cores that the process may use
+  BackendChoice backend = BackendChoice::automatic;
+  uint32_t gpu = 0;              // as CUDA numbers them
+  bool batch_invariant = true;   // of a GPU; see daemon/backend/cuda/products.h
+  std::optional<DType> dtype;    // nothing: a GPU's by how the weights are stored, a CPU's fastest
+  uint32_t threads = 0;          // of the CPU backend; 0: as many as cores that the process may use
+  uint32_t max_rows = 0;         // of a step; 0: what suits the device
   RecomputeSetting recompute{Recompute::automatic};
   double link_gbps = 0;          // of the CPU backend; 0: it reads the pool in place
   uint64_t device_kv_budget = 0;  // bytes of device memory for copies of cached tokens
-  uint64_t staging_bytes = uint64_t{64} << 20;  // device memory through which cached tokens pass
+  uint64_t staging_bytes = 0;     // device memory through which cached tokens pass; 0: what suits the device
   uint32_t max_clients = 64;
   uint32_t max_sequences = 1024;  // of a client
   uint32_t max_context = 0;      // tokens; 0: as trained

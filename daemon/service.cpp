@@ -77,7 +77,9 @@ Status Service::run() {
     turn();
     if (!load_failure_.empty()) return error(load_failure_);
     if (!stopping_) continue;
-    if (!loaded_ || (plans_out_ == 0 && exchange_.conductor().quiet())) return {};
+    if (loaded_ && (plans_out_ > 0 || !exchange_.conductor().quiet())) continue;
+    if (!device_failure_.empty()) return error(device_failure_);
+    return {};
   }
 }
 
@@ -117,9 +119,10 @@ void Service::sleep() {
 void Service::take_from_device() {
   while (Plan* plan = device_->retired()) {
     plans_out_--;
-    if (!plan->failure.empty()) spdlog::error("a step failed: {}", plan->failure);
     trace_.keep(*plan);
+    const std::string failure = plan->failure;
     exchange_.retire(monotonic_ns(), plan);
+    if (!failure.empty()) lose_device(failure);
   }
   if (loaded_ || !load_failure_.empty()) return;
   const DeviceThread::State state = device_->state();
@@ -139,6 +142,14 @@ void Service::take_from_device() {
     offer_.counters().set(wire::Counter::loading_percent, percent_);
     connections_->set_loading(percent_);
   }
+}
+
+// Nothing that was on it can be trusted, nor that it will answer again: a new process begins with it anew.
+void Service::lose_device(const std::string& failure) {
+  if (device_failure_.empty()) device_failure_ = failure;
+  if (std::exchange(stopping_, true)) return;
+  spdlog::error("a step failed, and every operation ends with a code: {}", failure);
+  exchange_.shut_down(monotonic_ns());
 }
 
 void Service::request_shutdown() {

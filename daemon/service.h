@@ -6,7 +6,7 @@
 //  1. The loop never spins while a Plan is out (the CPU backend needs the cores), nor longer than spin_us after the last
 //     work; it sleeps only after every session was armed and nothing had arrived (session.h, arm).
 //  2. Asleep with nothing to do it has no timer: an idle daemon makes no wake-ups.
-//  3. After SIGTERM or SIGINT every admitted operation completes, with IOKV_ESHUTDOWN if need be, before run returns.
+//  3. After SIGTERM or SIGINT, and once the device is lost, every admitted operation completes, with IOKV_ESHUTDOWN if need be, before run returns.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +41,8 @@ class Service final : private ExchangePorts {
                                                BlockPool& blocks, HostPool& memory, DeviceThread::Load load);
   ~Service();
 
-  // Serves until SIGTERM or SIGINT. Error: the model could not be loaded.
+  // Serves until SIGTERM or SIGINT. Error: the model could not be loaded, or the device was lost meanwhile: every
+  // operation has then ended with a code, and a new process can take the device anew.
   Status run();
 
  private:
@@ -49,6 +50,7 @@ class Service final : private ExchangePorts {
   Status start(DeviceThread::Load load);
   void turn();
   void take_from_device();
+  void lose_device(const std::string& failure);
   void sleep();
   void request_shutdown();
   void publish_counters();
@@ -78,6 +80,7 @@ class Service final : private ExchangePorts {
   bool loaded_ = false;
   uint32_t percent_ = 0;
   std::string load_failure_;
+  std::string device_failure_;
   bool stopping_ = false;
   uint32_t plans_out_ = 0;
   uint64_t spin_until_ns_ = 0;

@@ -67,7 +67,7 @@ class Planner {
   LayerWork resident(uint64_t context, uint64_t kv_device) const {
     LayerWork work;
     work.rows = question_.batch;
-    work.attended = question_.batch * (context + 1);
+    work.attended = work.products = question_.batch * (context + 1);
     work.new_kv = question_.batch;
     if (question_.weights_on_host) work.weight_bytes = layer_weight_bytes(question_.model, question_.element_bytes);
     work.kv_host = tokens(context) - kv_device;

@@ -49,6 +49,7 @@ std::string link_lines(const Profile& profile) {
   direction("h2d", profile.h2d);
   direction("d2h", profile.d2h);
   text += fmt::format("  both ways     {:.3f} times as long each\n", profile.duplex);
+  text += fmt::format("  pieces        {} for each run of bytes of a copy after the first\n", time_text(profile.piece_ns));
   return text;
 }
 
@@ -67,10 +68,17 @@ std::string compute_lines(const ProfileKey& key, const Profile& profile) {
   }
   fmt::format_to(out, "  attention     {} for 1024 tokens: {:.3g} GB/s of K,V\n", time_text(profile.attend.at(1024)),
                  1024.0 * key.kv_bytes() / profile.attend.at(1024));
+  constexpr double kRows = 64 * 1024;
+  fmt::format_to(out, "                {} for 64 rows of a prompt with 1024: {:.3g} GFLOP/s\n",
+                 time_text(profile.attention_ns(1024, kRows)),
+                 4.0 * key.heads * key.head_dim * kRows / profile.attention_ns(1024, kRows));
   fmt::format_to(out, "  dense         {} for 1 row, {} for 16, {} for 256\n", time_text(profile.dense.at(1)),
                  time_text(profile.dense.at(16)), time_text(profile.dense.at(256)));
-  fmt::format_to(out, "  head          {} for 1 row, {} for 16 (of a step, the others of a layer)\n",
-                 time_text(profile.head.at(1)), time_text(profile.head.at(16)));
+  fmt::format_to(out, "                {:.0f} % of it before attention\n", 100 * profile.project_share);
+  fmt::format_to(out, "  head          {} for 1 row, {} for 16 (of a step, the others of a layer), of these {} before the layers\n",
+                 time_text(profile.head.at(1)), time_text(profile.head.at(16)), time_text(profile.embed_ns));
+  fmt::format_to(out, "  kept X        {} for 16 rows that are copied to blocks on the device\n",
+                 time_text(profile.keep_x.at(16.0 * key.x_bytes())));
   fmt::format_to(out, "  contention    {:.2f}: recomputation and dense work {}\n", profile.contention,
                  profile.contention > 0.9   ? "take turns"
                  : profile.contention < 0.1 ? "run beside each other"
@@ -90,7 +98,7 @@ std::string split_lines(const ProfileKey& key, const Profile& profile) {
   for (auto [sequences, tokens] : {std::pair<uint64_t, uint64_t>{1, 1024}, {8, 1024}, {32, 1024}, {4, 8192}}) {
     LayerWork work;
     work.rows = sequences;
-    work.attended = work.kv_host = sequences * tokens;
+    work.attended = work.products = work.kv_host = sequences * tokens;
     fmt::format_to(out, "    {:>2} x {:<5}  the paper's {:>7}, with X waited for {:>7}; streaming {:>7}\n", sequences, tokens,
                    percent(paper_split(profile, shape, tokens, sequences, PaperSchedule::row_by_row), tokens),
                    percent(paper_split(profile, shape, tokens, sequences, PaperSchedule::column_by_column), tokens),
@@ -109,6 +117,7 @@ ordered_json json_of(const std::string& path, const StoredProfile& stored, int64
                          {"dtype", key.dtype},
                          {"iokv", key.iokv},
                          {"link", key.link},
+                         {"paced_bytes_per_s", key.paced_bytes_per_s},
                          {"model",
                           {{"family", key.family},
                            {"layers", key.layers},
@@ -133,8 +142,7 @@ ordered_json json_of(const std::string& path, const StoredProfile& stored, int64
                                                 {"misfit", misfit(curve, measured.samples[i])},
                                                 {"samples", std::move(samples)}};
   }
-  object["duplex"] = measured.profile.duplex;
-  object["contention"] = measured.profile.contention;
+  for (const ProfileNumber& named : kProfileNumbers) object[named.name] = measured.profile.*named.number;
   object["link_slows_dense"] = measured.link_slows_dense;
   object["dense_slows_link"] = measured.dense_slows_link;
   return object;

@@ -41,10 +41,14 @@ struct DeviceInfo {
   std::string name;               // "cpu (avx512_bf16, 2 threads)"
   std::string driver;             // version of what runs it, and empty where there is nothing to tell
   DType compute = DType::f32;     // of activations, weights, X, K and V
+  double paced_bytes_per_s = 0;   // each way, of a link that is slow on purpose; 0: as fast as it is
   bool host_addressable = false;  // operations may read and write the host pool in place: nothing needs to be copied
   uint64_t memory_bytes = 0;      // device memory in all; 0 = the host's
   int numa_node = -1;             // of the host's memory that it reaches fastest; -1: any, or it is not known
   bool batch_invariant = true;    // invariant 1 holds to the bit; else up to the order of sums
+  // What suits the device where the configuration does not say.
+  uint32_t step_rows = 256;                       // of a step: its products would not be faster with more
+  uint64_t staging_bytes = uint64_t{64} << 20;    // through which its link runs at its full rate
 };
 
 // `rows` pieces of `bytes` each, the starts of neighbours a pitch apart. A block's K,V of some of its tokens are such a

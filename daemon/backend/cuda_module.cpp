@@ -21,6 +21,12 @@ std::string executable_directory() {
 }  // namespace
 
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options) {
+  // The driver's library comes with it. Without it there is no use in loading CUDA's others, which takes a while.
+  void* driver = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+  if (driver == nullptr) {
+    const char* why = ::dlerror();
+    return error("CUDA cannot be used: there is no NVIDIA driver (" + std::string(why != nullptr ? why : "libcuda.so.1") + ")");
+  }
   const std::array<std::string, 2> directories = {executable_directory(), IOKV_MODULE_DIRECTORY};
   std::string tried;
   for (const std::string& directory : directories) {

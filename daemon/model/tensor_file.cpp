@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/model/tensor_file.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace iokv {
@@ -18,6 +19,13 @@ Status TensorFile::add(std::string name, Type type, std::vector<uint64_t> shape,
   entry->second = TensorView{entry->first, type.type, type.name, std::move(shape), bytes};
   stored_bytes_ += bytes.size();
   return {};
+}
+
+StoredType TensorFile::main_type() const {
+  std::map<StoredType, uint64_t> bytes;
+  for (const auto& [name, tensor] : tensors_) bytes[tensor.type] += tensor.bytes.size();
+  const auto most = std::ranges::max_element(bytes, {}, [](const auto& entry) { return entry.second; });
+  return most == bytes.end() ? StoredType::other : most->first;
 }
 
 std::optional<uint64_t> element_count(std::span<const uint64_t> shape) {

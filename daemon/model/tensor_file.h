@@ -36,6 +36,8 @@ class TensorFile {
   const std::map<std::string, TensorView, std::less<>>& tensors() const { return tensors_; }
   const std::vector<MappedFile>& files() const { return files_; }
   uint64_t stored_bytes() const { return stored_bytes_; }  // of all tensors
+  // The type that most bytes are stored in; `other` of a file without tensors.
+  StoredType main_type() const;
 
   // For the readers: takes a file whose tensors follow; adds a view into one of the files. A name that is there
   // already is an Error.

@@ -4,7 +4,7 @@
 //
 // Invariants
 //  1. A Plan's results depend on the Plan, the pool's contents and the draws of earlier Plans only.
-//  2. run allocates nothing once the largest step has been seen, except for logits that a Plan keeps.
+//  2. run allocates nothing once the largest step has been seen, except for a Plan's copy of logits that it keeps.
 //  3. When a Plan has run, all that it writes back to the host pool is there.
 #pragma once
 
@@ -18,6 +18,24 @@
 #include "daemon/sched/plan.h"
 
 namespace iokv {
+
+// Pinned host memory for floats that come off the device; grows and never shrinks. The executor's thread.
+class PinnedFloats {
+ public:
+  explicit PinnedFloats(Backend& backend) : backend_(backend) {}
+  ~PinnedFloats() { release(); }
+  PinnedFloats(const PinnedFloats&) = delete;
+  PinnedFloats& operator=(const PinnedFloats&) = delete;
+
+  // At least so many; what was there is lost when it grows. Nothing may be on its way to the old ones.
+  Result<float*> at_least(size_t count);
+
+ private:
+  void release();
+
+  Backend& backend_;
+  std::vector<float> values_;
+};
 
 struct ExecutorLimits {
   uint32_t max_rows = 256;   // of a Plan; <= the model's
@@ -34,8 +52,9 @@ class Executor {
   // which the link is used once this one has no more use for it.
   void run(Plan& plan, const Pipeline::Next& next = {});
 
-  // Whether the device computes: the same tokens in one step and in several must give the same finite logits, bit for
-  // bit. Writes to block 0 of the pool, in the given form.
+  // Whether the device computes: the same tokens in one step and in several must give the same finite logits: bit for
+  // bit, or where the device is not batch-invariant, within what its type rounds to. Writes to block 0 of the pool, in
+  // the given form.
   Status self_test(BlockForm form);
 
   const Model& model() const { return *model_; }
@@ -46,6 +65,7 @@ class Executor {
   Status compute(Plan& plan, const Pipeline::Next& next);
   void fill_in_tokens(Plan& plan);
   Status draw(Plan& plan);
+  Status keep_logits(Plan& plan);
   Result<std::vector<float>> logits_after(std::span<const int32_t> tokens, uint32_t step_rows, BlockForm form);
 
   Backend& backend_;
@@ -53,6 +73,7 @@ class Executor {
   const ExecutorLimits limits_;
   std::unique_ptr<Pipeline> pipeline_;
   std::unique_ptr<DeviceMemory> logits_;  // [max_draws, vocab] f32
+  PinnedFloats kept_;                     // [draws that keep their logits, vocab]
   uint64_t ended_ns_ = 0;                 // of the latest Plan, on the device's clock
   std::vector<int32_t> latest_draw_;      // by sequence slot
   std::vector<uint32_t> logits_rows_;     // [draws]

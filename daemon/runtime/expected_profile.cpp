@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A product of m rows with n·k weights is 2·m·n·k operations and reads n·k elements; attention to a token reads its K,V.
+// A product of m rows with n·k weights is 2·m·n·k operations and reads n·k elements. Attention reads a token's K,V once for
+// a sequence's rows; for each of them it takes 2·h operations for the scores and as many for the sums, h the width of a
+// row's queries.
 #include "daemon/runtime/expected_profile.h"
 
 #include <algorithm>
@@ -64,6 +66,7 @@ Profile expected_profile(const Hardware& hardware, const ModelSpec& spec, uint32
   profile.recompute = products(hardware, key_value, element_bytes, 0);
   const double kv_bytes = cache_shape_of(spec, element_bytes).kv_bytes;
   profile.attend = {hardware.launch_ns, 0, kv_bytes / hardware.memory_bytes_per_s * 1e9};
+  profile.attend_rows = {hardware.launch_ns, 0, 4.0 * spec.q_width() / hardware.matrix_flop_per_s * 1e9};
   // The norm before attention and the one behind it.
   profile.dense = products(hardware, matrices, element_bytes, 2);
   const double project_ns = products(hardware, std::span(matrices).first(1), element_bytes, 1).least_ns;

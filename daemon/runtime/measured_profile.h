@@ -17,13 +17,29 @@ struct ProfileCurve {
   Curve Profile::*curve;
 };
 
-inline constexpr std::array<ProfileCurve, 6> kProfileCurves = {{
+inline constexpr std::array<ProfileCurve, 8> kProfileCurves = {{
     {"h2d", "bytes", &Profile::h2d},
     {"d2h", "bytes", &Profile::d2h},
     {"recompute", "tokens", &Profile::recompute},
     {"attend", "tokens", &Profile::attend},
+    {"attend_rows", "tokens", &Profile::attend_rows},
     {"dense", "rows", &Profile::dense},
     {"head", "rows", &Profile::head},
+    {"keep_x", "bytes", &Profile::keep_x},
+}};
+
+struct ProfileNumber {
+  const char* name;       // in files
+  double Profile::*number;
+  double least, most;
+};
+
+inline constexpr std::array<ProfileNumber, 5> kProfileNumbers = {{
+    {"duplex", &Profile::duplex, 1, 1e18},
+    {"piece_ns", &Profile::piece_ns, 0, 1e18},
+    {"project_share", &Profile::project_share, 0, 1},
+    {"embed_ns", &Profile::embed_ns, 0, 1e18},
+    {"contention", &Profile::contention, 0, 1},
 }};
 
 struct MeasuredProfile {

@@ -21,7 +21,8 @@ Pipeline::Pipeline(Backend& backend, Model& model, const PipelineOptions& option
       kv_row_bytes_(model.spec().head_dim * size_of(backend.info().compute)),
       x_free_(options.staging.x_slots),
       kv_free_(options.staging.kv_slots),
-      appended_(layers_) {}
+      appended_(layers_),
+      appended_before_(layers_) {}
 
 void Pipeline::begin(const Plan& plan) {
   begun_ = backend_.record(Queue::dense);
@@ -33,6 +34,7 @@ void Pipeline::run(const Plan& plan, const Next& next) {
   running_ ^= 1;
   Flight& flight = flights_[running_];
   if (flight.plan != &plan) take_off(flight, plan);
+  std::copy(appended_.begin(), appended_.end(), appended_before_.begin());
   rotations_.clear();
   for (const PlanSpan& span : plan.spans) rotations_.push_back({span.first_row, span.rows, span.first_position, nullptr, 0});
   for (compute_layer_ = 0; compute_layer_ < layers_; ++compute_layer_) {
@@ -133,6 +135,7 @@ void Pipeline::abandon() {
   std::fill(x_free_.begin(), x_free_.end(), Ticket{});
   std::fill(kv_free_.begin(), kv_free_.end(), KvFree{});
   std::fill(appended_.begin(), appended_.end(), Ticket{});
+  std::fill(appended_before_.begin(), appended_before_.end(), Ticket{});
   kept_free_ = {};
   last_append_ = {};
   x_released_ = kv_released_ = 0;
@@ -235,7 +238,12 @@ void Pipeline::wait_for(Flight& flight, uint32_t layer, const PlanOp& op) {
         wait(op.queue, free.d2h);
         break;
       }
-      case PlanWait::For::appended: wait(op.queue, appended_[layer]); break;
+      case PlanWait::For::appended: {
+        // The running Plan's own are of rows that it does not fetch; all of them are ahead of the Plan behind it (may_fetch).
+        const bool running = &flight == &flights_[running_];
+        wait(op.queue, running ? appended_before_[layer] : appended_[layer]);
+        break;
+      }
       case PlanWait::For::kept_x: wait(op.queue, kept_free_[layer % 2]); break;
     }
   }

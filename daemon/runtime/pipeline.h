@@ -147,7 +147,8 @@ class Pipeline {
   uint64_t x_released_ = 0, kv_released_ = 0;
   std::vector<Ticket> x_free_;
   std::vector<KvFree> kv_free_;
-  std::vector<Ticket> appended_;       // [layers] the latest write-back to the layer's part of the pool
+  std::vector<Ticket> appended_;       // [layers] the latest write-back to the layer's part of the pool ...
+  std::vector<Ticket> appended_before_;  // ... and the latest of those of the Plans ahead of the running one
   std::array<Ticket, 2> kept_free_;    // the latest write-back out of each of the model's kept_x
   Ticket last_append_;
   Ticket begun_;                       // before the running Plan's embedding

@@ -18,6 +18,8 @@ constexpr size_t kPatchBytes = size_t{1} << 20;
 // What a row attends to: as long as a conversation's few turns. Attention over it is in pieces of 64 tokens, so a longer
 // one is more of the same.
 constexpr uint32_t kContextTokens = 512;
+// And before the rows of a prompt that are attended for together.
+constexpr uint32_t kMostTokensBefore = 2048;
 
 float* f32(const std::unique_ptr<DeviceMemory>& memory) { return static_cast<float*>(memory->data()); }
 
@@ -60,6 +62,33 @@ void Probe::d2h(size_t size_bytes) {
   backend_.copy(Queue::d2h, host_ + offset, bytes(copied_) + offset, size_bytes);
 }
 
+void Probe::h2d_pieces(uint32_t blocks) {
+  const size_t offset = next_offset(blocks * block_bytes_, up_offset_);
+  add_pieces(bytes(copied_) + offset, host_ + offset, blocks);
+  backend_.copy(Queue::h2d, copies_);
+}
+
+void Probe::d2h_pieces(uint32_t blocks) {
+  const size_t offset = max_copy_bytes() / 2 + next_offset(blocks * block_bytes_, down_offset_);
+  add_pieces(host_ + offset, bytes(copied_) + offset, blocks);
+  backend_.copy(Queue::d2h, copies_);
+}
+
+void Probe::add_pieces(std::byte* to, const std::byte* from, uint32_t blocks) {
+  IOKV_ASSERT(blocks != 0 && blocks <= max_piece_blocks());
+  copies_.clear();
+  for (uint32_t block = 0; block < blocks; ++block) {
+    const size_t at = block * block_bytes_;
+    copies_.push_back({to + at, from + at, piece_bytes(), pieces(1), 2 * piece_bytes(), 2 * piece_bytes()});
+  }
+}
+
+void Probe::keep_x(uint32_t size_bytes) {
+  IOKV_ASSERT(size_bytes != 0 && size_bytes <= max_kept_bytes());
+  const auto blocks = static_cast<uint32_t>((size_bytes + block_bytes_ - 1) / block_bytes_);
+  backend_.copy(Queue::dense, next_blocks(blocks), normed_->data(), size_bytes);
+}
+
 void Probe::recompute(uint32_t tokens) {
   IOKV_ASSERT(tokens != 0 && tokens <= max_tokens_);
   const uint32_t kv_width = spec_.kv_width();
@@ -100,6 +129,19 @@ void Probe::attend(uint32_t attended_tokens) {
     for (uint32_t i = 0; i < blocks_for(Tokens(context)).value; ++i) addresses_.push_back(next_blocks(1));
     spans_.push_back({row, 1, context - 1, 0, std::span<const void* const>(addresses_).subspan(first)});
   }
+  issue_attention();
+}
+
+void Probe::attend_rows(uint32_t products) {
+  IOKV_ASSERT(products >= least_products() && products <= most_products());
+  const uint32_t rows = prompt_rows(), before = (products - least_products() + rows / 2) / rows;
+  addresses_.clear();
+  for (uint32_t i = 0; i < blocks_for(Tokens(before + rows)).value; ++i) addresses_.push_back(next_blocks(1));
+  spans_.assign(1, {0, rows, before, 0, addresses_});
+  issue_attention();
+}
+
+void Probe::issue_attention() {
   AttendArgs args;
   args.shape = spec_.kv_shape();
   args.scale = spec_.attention_scale;
@@ -111,19 +153,8 @@ void Probe::attend(uint32_t attended_tokens) {
 }
 
 void Probe::dense(uint32_t rows) {
-  IOKV_ASSERT(rows != 0 && rows <= limits_.max_rows);
-  const LayerWeights& layer = next_layer();
-  norm(layer.attention_norm, f32(hidden_), normed_->data(), rows);
-  product(layer.qkv, normed_->data(), qkv_->data(), rows, GemmOutput::store);
-  runs_.clear();
-  for (uint32_t row = 0; row < rows; ++row) runs_.push_back({row, 1, positions_[row], next_blocks(1), 0});
-  RopeArgs rope = rope_args();
-  rope.q = qkv_->data();
-  rope.k = bytes(qkv_) + spec_.q_width() * element_bytes_;
-  rope.v = bytes(qkv_) + (spec_.q_width() + spec_.kv_width()) * element_bytes_;
-  rope.q_stride = rope.kv_stride = qkv_width_;
-  rope.runs = runs_;
-  backend_.rope(Queue::dense, rope);
+  project(rows);
+  const LayerWeights& layer = weights_.layers[layer_];
   product(layer.o, attended_->data(), hidden_->data(), rows, GemmOutput::add_f32);
 
   norm(layer.mlp_norm, f32(hidden_), normed_->data(), rows);
@@ -138,7 +169,23 @@ void Probe::dense(uint32_t rows) {
   product(layer.down, activated_->data(), hidden_->data(), rows, GemmOutput::add_f32);
 }
 
-void Probe::head(uint32_t rows) {
+void Probe::project(uint32_t rows) {
+  IOKV_ASSERT(rows != 0 && rows <= limits_.max_rows);
+  const LayerWeights& layer = next_layer();
+  norm(layer.attention_norm, f32(hidden_), normed_->data(), rows);
+  product(layer.qkv, normed_->data(), qkv_->data(), rows, GemmOutput::store);
+  runs_.clear();
+  for (uint32_t row = 0; row < rows; ++row) runs_.push_back({row, 1, positions_[row], next_blocks(1), 0});
+  RopeArgs rope = rope_args();
+  rope.q = qkv_->data();
+  rope.k = bytes(qkv_) + spec_.q_width() * element_bytes_;
+  rope.v = bytes(qkv_) + (spec_.q_width() + spec_.kv_width()) * element_bytes_;
+  rope.q_stride = rope.kv_stride = qkv_width_;
+  rope.runs = runs_;
+  backend_.rope(Queue::dense, rope);
+}
+
+void Probe::embed(uint32_t rows) {
   IOKV_ASSERT(rows != 0 && rows <= limits_.max_draws);
   EmbedArgs embed;
   embed.table = weights_.embedding.get();
@@ -148,6 +195,10 @@ void Probe::head(uint32_t rows) {
   embed.positions = std::span(positions_).first(rows);
   embed.hidden = f32(hidden_);
   backend_.embed(Queue::dense, embed);
+}
+
+void Probe::head(uint32_t rows) {
+  embed(rows);
   norm(weights_.final_norm, f32(hidden_), normed_->data(), rows);
   GemmArgs head;
   head.weight = &weights_.head();
@@ -186,6 +237,7 @@ Probe::Probe(Backend& backend, const ModelSpec& spec, const Weights& weights, co
   limits_.max_draws = std::min(limits_.max_draws, limits_.max_rows);
   context_ = std::min(kContextTokens, spec.max_context);
   max_attended_ = std::min(limits.max_attended, limits.max_rows * context_);
+  most_before_ = std::min(kMostTokensBefore, spec.max_context - prompt_rows());
   const size_t wanted = std::max(blocks_for(Tokens(limits.max_tokens)).value, blocks_for(Tokens(max_attended_)).value);
   blocks_ = static_cast<uint32_t>(std::clamp<size_t>(limits.max_cache_bytes / block_bytes_, 1, wanted));
   if (spec.q_width() % 16 == 0) max_tokens_ = std::min(limits.max_tokens, blocks_ * kBlockTokens);
@@ -231,7 +283,7 @@ Status Probe::take_buffers() {
   std::mt19937 random(2);
   runs_.reserve(std::max(rows, size_t{max_tokens_} / kBlockTokens + 1));
   spans_.reserve(rows);
-  addresses_.reserve(max_attended_ / kBlockTokens + rows);
+  addresses_.reserve(std::max<size_t>(max_attended_, most_before_ + rows) / kBlockTokens + rows + 1);
   sample_rows_.resize(limits_.max_draws);
   drawn_.resize(limits_.max_draws);
   logprobs_.resize(limits_.max_draws);

@@ -8,6 +8,7 @@
 //  2. Operations are issued, not waited for. Values stay finite whatever is issued how often.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -43,6 +44,18 @@ class Probe {
   void d2h(size_t bytes);
   size_t max_copy_bytes() const { return copied_ == nullptr ? 0 : copied_->size_bytes(); }
 
+  // Of each of so many blocks of K,V the first half of the tokens, which are piece_bytes() for each head's K and V: one
+  // copy. 0 < blocks <= max_piece_blocks(), which is 0 where nothing is copied or the buffers hold no block.
+  void h2d_pieces(uint32_t blocks);
+  void d2h_pieces(uint32_t blocks);
+  uint32_t max_piece_blocks() const { return static_cast<uint32_t>(std::min<size_t>(max_copy_bytes() / 2 / block_bytes_, 16)); }
+  uint32_t pieces(uint32_t blocks) const { return blocks * 2 * spec_.kv_heads; }
+  size_t piece_bytes() const { return block_bytes_ / 2 / pieces(1); }
+
+  // On the dense queue, within the device: 0 < bytes <= max_kept_bytes(), as new rows of X are copied to where they stay.
+  void keep_x(uint32_t bytes);
+  uint32_t max_kept_bytes() const { return static_cast<uint32_t>(std::min(cache_->size_bytes(), normed_->size_bytes())); }
+
   // K,V of one layer from X, rope included, on the recompute queue. 0 < tokens <= max_tokens(), which is 0 for a model
   // whose K,V cannot be recomputed (Model::make).
   void recompute(uint32_t tokens);
@@ -54,12 +67,23 @@ class Probe {
   uint32_t max_attended() const { return max_attended_; }
   uint32_t context_tokens() const { return context_; }
 
-  // A layer without attention: norms, products, rope and K,V stored, for rows of as many sequences.
+  // One layer's attention of prompt_rows() rows of one sequence, with so many tokens before them that the tokens which the
+  // rows attend to add up to `products`, rounded to a token before them. least_products(): there are none;
+  // ... most_products(): some thousand.
+  void attend_rows(uint32_t products);
+  uint32_t prompt_rows() const { return std::min(limits_.max_rows, std::max(1u, spec_.max_context / 2)); }
+  uint32_t least_products() const { return prompt_rows() * (prompt_rows() + 1) / 2; }
+  uint32_t most_products() const { return least_products() + prompt_rows() * most_before_; }
+
+  // A layer without attention: norms, products, rope and K,V stored, for rows of as many sequences; and of it what comes
+  // before attention.
   void dense(uint32_t rows);
+  void project(uint32_t rows);
   uint32_t max_rows() const { return limits_.max_rows; }
 
-  // Embedding, final norm, logits and greedy draws.
+  // Embedding, final norm, logits and greedy draws; and of it the embedding.
   void head(uint32_t rows);
+  void embed(uint32_t rows);
   uint32_t max_draws() const { return limits_.max_draws; }
 
  private:
@@ -67,6 +91,8 @@ class Probe {
   Status take_buffers();
   Status take(std::unique_ptr<DeviceMemory>& memory, size_t elements, DType type);
   Status fill(const DeviceMemory& memory, DType type);
+  void issue_attention();
+  void add_pieces(std::byte* to, const std::byte* from, uint32_t blocks);
   const LayerWeights& next_layer();
   std::byte* next_blocks(uint32_t blocks);
   size_t next_offset(size_t bytes, size_t& at) const;
@@ -82,7 +108,7 @@ class Probe {
   const uint32_t qkv_width_;     // (heads + 2·kv_heads)·d
   const size_t block_bytes_;     // of K,V
   uint32_t blocks_ = 0;          // that cache_ holds
-  uint32_t max_tokens_ = 0, max_attended_ = 0, context_ = 0;
+  uint32_t max_tokens_ = 0, max_attended_ = 0, context_ = 0, most_before_ = 0;
 
   // Device buffers of the compute type unless f32; M = max_rows.
   std::unique_ptr<DeviceMemory> hidden_;      // [M, h] f32
@@ -99,6 +125,7 @@ class Probe {
   std::byte* host_ = nullptr;                 // host_bytes, pinned
   size_t host_bytes_ = 0;
 
+  std::vector<CopyRun> copies_;
   std::vector<RopeRun> runs_;
   std::vector<const void*> addresses_;
   std::vector<AttendSpan> spans_;

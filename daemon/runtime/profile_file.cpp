@@ -24,8 +24,8 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr int kFormat = 1;
-// 6 curves of at most 64 samples, each some 50 bytes: 20 KiB. More is not ours.
+constexpr int kFormat = 2;
+// 8 curves of at most 64 samples, each some 50 bytes: 20 KiB. More is not ours.
 constexpr size_t kMostBytes = size_t{1} << 20;
 constexpr const char* kChecksum = ",\n  \"checksum\": \"";
 
@@ -48,6 +48,7 @@ ordered_json json_of(const ProfileKey& key) {
           {"dtype", key.dtype},
           {"iokv", key.iokv},
           {"link", key.link},
+          {"paced_bytes_per_s", key.paced_bytes_per_s},
           {"family", key.family},
           {"layers", key.layers},
           {"hidden", key.hidden},
@@ -77,8 +78,7 @@ std::string body_of(const StoredProfile& stored) {
                                       {"size", kProfileCurves[i].size_unit},
                                       {"samples", std::move(samples)}};
   }
-  file["duplex"] = measured.profile.duplex;
-  file["contention"] = measured.profile.contention;
+  for (const ProfileNumber& named : kProfileNumbers) file[named.name] = measured.profile.*named.number;
   file["link_slows_dense"] = measured.link_slows_dense;
   file["dense_slows_link"] = measured.dense_slows_link;
   std::string text = file.dump(2, ' ', false, ordered_json::error_handler_t::replace);
@@ -99,6 +99,7 @@ ProfileKey key_of(const ordered_json& object) {
   object.at("dtype").get_to(key.dtype);
   object.at("iokv").get_to(key.iokv);
   object.at("link").get_to(key.link);
+  key.paced_bytes_per_s = number(object, "paced_bytes_per_s", 0);
   object.at("family").get_to(key.family);
   auto count = [&](const char* name) { return static_cast<uint32_t>(number(object, name, 0, 1u << 31)); };
   key.layers = count("layers");
@@ -128,8 +129,9 @@ StoredProfile profile_of(const ordered_json& file) {
     }
     if (measured.samples[i].size() > kMostSamples) throw std::out_of_range("too many samples");
   }
-  measured.profile.duplex = number(file, "duplex", 1);
-  measured.profile.contention = number(file, "contention", 0, 1);
+  for (const ProfileNumber& named : kProfileNumbers) {
+    measured.profile.*named.number = number(file, named.name, named.least, named.most);
+  }
   measured.link_slows_dense = number(file, "link_slows_dense", 1);
   measured.profile.link_slowdown = measured.link_slows_dense;
   measured.dense_slows_link = number(file, "dense_slows_link", 1);
@@ -181,6 +183,7 @@ ProfileKey profile_key(const DeviceInfo& device, const ModelSpec& spec) {
   key.dtype = name_of(device.compute);
   key.iokv = IOKV_VERSION;
   key.link = !device.host_addressable;
+  key.paced_bytes_per_s = device.paced_bytes_per_s;
   key.family = spec.family;
   key.layers = spec.layers;
   key.hidden = spec.hidden;
@@ -203,23 +206,28 @@ std::string profile_hash(const Profile& profile) {
     const Curve& curve = profile.*named.curve;
     for (double value : {curve.least_ns, curve.fixed_ns, curve.each_ns}) add(value);
   }
-  add(profile.duplex);
-  add(profile.contention);
+  for (const ProfileNumber& named : kProfileNumbers) add(profile.*named.number);
+  add(profile.link_slowdown);
   return hex(digest.value(), 16);
 }
 
 std::string profile_path(const std::string& state_directory, const ProfileKey& key) {
-  std::string kind;
+  std::string kind, link;
   for (char letter : key.device.substr(0, key.device.find(' '))) {
     const bool plain = (letter >= 'a' && letter <= 'z') || (letter >= '0' && letter <= '9');
     if (letter >= 'A' && letter <= 'Z') kind += static_cast<char>(letter - 'A' + 'a');
     if (plain) kind += letter;
   }
+  if (key.paced_bytes_per_s > 0) {
+    char rate[32];
+    std::snprintf(rate, sizeof rate, "-link%.3g", key.paced_bytes_per_s / 1e9);
+    link = rate;
+  }
   DigestBuilder shape;
   for (uint32_t count : {key.layers, key.hidden, key.heads, key.kv_heads, key.head_dim, key.ffn, key.vocab, key.max_context}) {
     shape.update(std::to_string(count));
   }
-  return state_directory + "/profile-" + kind.substr(0, 16) + "-" + key.family + "-" + std::to_string(key.layers) + "x" +
+  return state_directory + "/profile-" + kind.substr(0, 16) + link + "-" + key.family + "-" + std::to_string(key.layers) + "x" +
          std::to_string(key.hidden) + "-" + key.dtype + "-" + hex(shape.value(), 8) + ".json";
 }
 
@@ -263,6 +271,7 @@ Status check_profile(const StoredProfile& profile, const ProfileKey& key, int64_
   if (other.iokv != key.iokv) return error("was measured by iokv " + other.iokv + ", and this is " + key.iokv);
   if (other.dtype != key.dtype) return error("was measured in " + other.dtype + ", and the daemon computes in " + key.dtype);
   if (other.link != key.link) return error(key.link ? "was measured without a link" : "was measured over a link");
+  if (other.paced_bytes_per_s != key.paced_bytes_per_s) return error("was measured over a link of another rate");
   if (other != key) return error("is of a model of another shape");
   const int64_t age_s = now_unix_s - profile.measured_unix_s;
   if (age_s > life_s) {

@@ -22,6 +22,7 @@ struct ProfileKey {
   std::string dtype;
   std::string iokv;             // version that measured: kernels differ
   bool link = false;            // whether anything has to be copied
+  double paced_bytes_per_s = 0; // of a link that is slow on purpose
   std::string family;
   uint32_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, ffn = 0, vocab = 0, max_context = 0;
 
@@ -42,7 +43,8 @@ struct StoredProfile {
 // 16 hexadecimal digits that tell Profiles apart: equal numbers, equal hash.
 std::string profile_hash(const Profile& profile);
 
-// Names the kind of device, the shape and the type, so that a profile takes the place of the one that it replaces.
+// Names the kind of device, the rate of a paced link, the shape and the type, so that a profile takes the place of the one
+// that it replaces.
 std::string profile_path(const std::string& state_directory, const ProfileKey& key);
 
 // Makes the directory if need be. The Error names the path and the system's reason; nothing is left behind.

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <deque>
 #include <functional>
+#include <utility>
 
 namespace iokv {
 namespace {
@@ -16,6 +17,8 @@ constexpr uint32_t kRatioRounds = 7;
 constexpr uint32_t kRows = 16;
 // A recomputation's fewest tokens: fewer are not a tile of rows to any kernel.
 constexpr uint32_t kTokens = 16;
+// Of rows of X that are copied within the device; fewer take the time of a launch.
+constexpr uint32_t kLeastKeptBytes = 4096;
 // Repetitions within one window, below half of the tickets that a backend remembers.
 constexpr uint32_t kMostRepetitions = 4096;
 // How long one copy of those that keep the link busy takes: some of them are outstanding when a window ends.
@@ -56,7 +59,9 @@ class Profiler {
 
   Status link();
   Status duplex();
+  Status pieces();
   Status compute();
+  Status parts();
   Status contention();
   Status interference();
 
@@ -79,7 +84,7 @@ class Profiler {
   const ProfilerLimits limits_;
   MeasuredProfile result_;
 
-  const Operation h2d_, d2h_, recompute_, attend_, dense_, head_;
+  const Operation h2d_, d2h_, recompute_, attend_, attend_rows_, dense_, head_, keep_x_;
 
   bool beside_link_ = false;     // keep h2d busy during windows
   uint32_t busy_bytes_ = 0;      // of one of the copies that do
@@ -96,17 +101,23 @@ Profiler::Profiler(Backend& backend, Probe& probe, const ProfilerLimits& limits)
                  [this](uint32_t tokens) { probe_.recompute(tokens); }},
       attend_{Queue::dense, std::min(kBlockTokens, probe.max_attended()), probe.max_attended(),
               [this](uint32_t tokens) { probe_.attend(tokens); }},
+      attend_rows_{Queue::dense, probe.least_products(), probe.most_products(),
+                   [this](uint32_t products) { probe_.attend_rows(products); }},
       dense_{Queue::dense, 1, probe.max_rows(), [this](uint32_t rows) { probe_.dense(rows); }},
-      head_{Queue::dense, 1, probe.max_draws(), [this](uint32_t rows) { probe_.head(rows); }} {}
+      head_{Queue::dense, 1, probe.max_draws(), [this](uint32_t rows) { probe_.head(rows); }},
+      keep_x_{Queue::dense, std::min(kLeastKeptBytes, probe.max_kept_bytes()), probe.max_kept_bytes(),
+              [this](uint32_t bytes) { probe_.keep_x(bytes); }} {}
 
 Result<MeasuredProfile> Profiler::run() {
   const uint64_t begun_ns = backend_.now_ns();
   if (probe_.max_copy_bytes() != 0) {
     IOKV_TRY(link());
     IOKV_TRY(duplex());
+    if (probe_.max_piece_blocks() != 0) IOKV_TRY(pieces());
   }
   beside_link_ = busy_bytes_ != 0;
   IOKV_TRY(compute());
+  IOKV_TRY(parts());
   IOKV_TRY(contention());
   IOKV_TRY(let_link_rest());
   beside_link_ = false;
@@ -147,11 +158,45 @@ Status Profiler::duplex() {
   return {};
 }
 
+// Copies of as many bytes in pieces and in one, either way.
+Status Profiler::pieces() {
+  const uint32_t blocks = probe_.max_piece_blocks(), count = probe_.pieces(blocks);
+  const auto bytes = static_cast<uint32_t>(count * probe_.piece_bytes());
+  const Operation up{Queue::h2d, 1, blocks, [this](uint32_t size) { probe_.h2d_pieces(size); }};
+  const Operation down{Queue::d2h, 1, blocks, [this](uint32_t size) { probe_.d2h_pieces(size); }};
+  double ns = 0;
+  for (const auto& [in_pieces, in_one] : {std::pair(&up, &h2d_), std::pair(&down, &d2h_)}) {
+    IOKV_TRY_ASSIGN(const double pieces_ns, least_time(*in_pieces, blocks));
+    IOKV_TRY_ASSIGN(const double one_ns, least_time(*in_one, bytes));
+    ns += std::max(0.0, pieces_ns - one_ns) / 2;
+  }
+  profile().piece_ns = count > 1 ? ns / (count - 1) : 0;
+  return {};
+}
+
 Status Profiler::compute() {
   if (recompute_.most != 0) IOKV_TRY(curve(&Profile::recompute, recompute_));
   IOKV_TRY(curve(&Profile::attend, attend_));
+  IOKV_TRY(curve(&Profile::attend_rows, attend_rows_));
+  // Rows that share what is read take no longer than rows that do not: what says so is noise.
+  Curve& rows = profile().attend_rows;
+  const Curve& alone = profile().attend;
+  rows = {std::min(rows.least_ns, alone.least_ns), std::min(rows.fixed_ns, alone.fixed_ns), std::min(rows.each_ns, alone.each_ns)};
   IOKV_TRY(curve(&Profile::dense, dense_));
-  return curve(&Profile::head, head_);
+  IOKV_TRY(curve(&Profile::head, head_));
+  return curve(&Profile::keep_x, keep_x_);
+}
+
+// Of dense work what comes before attention, and of the head what comes before the layers.
+Status Profiler::parts() {
+  const uint32_t rows = std::min(kRows, head_.most);
+  const Operation project{Queue::dense, 1, dense_.most, [this](uint32_t size) { probe_.project(size); }};
+  const Operation embed{Queue::dense, 1, head_.most, [this](uint32_t size) { probe_.embed(size); }};
+  IOKV_TRY_ASSIGN(const double dense_ns, least_time(dense_, rows));
+  IOKV_TRY_ASSIGN(const double project_ns, least_time(project, rows));
+  if (dense_ns > 0) profile().project_share = std::min(1.0, project_ns / dense_ns);
+  IOKV_TRY_ASSIGN(profile().embed_ns, least_time(embed, rows));
+  return {};
 }
 
 // Dense work and a recomputation that takes about as long, from one beginning: of the shorter one's time, how much does

@@ -23,7 +23,7 @@ struct ProfilerLimits {
   uint32_t rounds = 7;
   // A curve's time. Sizes rise while the next one is expected to take no more than a quarter of it, each is run three
   // times and they double, which makes 1.5 of it at most; then rounds are repeated while there is some left. So all
-  // curves take 2.3 s at most, unless an operation of the least size takes longer than that quarter.
+  // curves take 3 s at most, unless an operation of the least size takes longer than that quarter.
   uint64_t curve_ns = 250'000'000;
   // Short operations are repeated for as long, so that the clock's steps and the first launch do not count.
   uint64_t window_ns = 500'000;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <tuple>
+#include <utility>
 
 #include "daemon/base/assert.h"
 
@@ -30,18 +31,17 @@ auto urgency(const Candidate& candidate, const BatchLimits& limits) {
 
 auto wait(const Candidate& candidate) { return std::tuple(candidate.waits_since, candidate.arrival, candidate.slot); }
 
-void add_decode(LayerWork& work, const Candidate& candidate) {
-  work.rows++;
-  work.attended += candidate.context;
-  work.x_host += candidate.x_host;
-  work.kv_host += candidate.kv_host;
+Prompt prompt_of(const Candidate& candidate) {
+  return {candidate.rows, candidate.cached, candidate.x_host, candidate.kv_host, candidate.new_x, candidate.new_kv};
 }
 
 }  // namespace
 
-std::span<const Pick> BatchChooser::choose(std::span<const Candidate> candidates, const BatchLimits& limits,
+std::span<const Pick> BatchChooser::choose(std::span<const Candidate> candidates, const BatchLimits& given,
                                            const StepModel& model) {
-  IOKV_ASSERT(limits.max_rows >= 2 && limits.max_draws >= 2 && limits.prefill_rows >= 1);
+  IOKV_ASSERT(given.max_rows >= 2 && given.max_draws >= 2 && given.prefill_rows >= 1);
+  BatchLimits limits = given;
+  if (model.known()) limits.prefill_rows = std::min(part_rows_, limits.max_rows);
   steps_++;
   picks_.clear();
   candidates_ = candidates;
@@ -56,22 +56,16 @@ std::span<const Pick> BatchChooser::choose(std::span<const Candidate> candidates
   const uint32_t kept_rows = reading ? std::max(1u, limits.max_rows / 8) : 0;
 
   collect(candidates, bounded ? std::min(limits.prefill_rows, limits.max_rows) : limits.max_rows);
-  limit_greed(limits.free_rows);
-  fill(kDecode, std::min(draws_left_ - kept_draws, rows_left_ - kept_rows), limits);
-  const PrefillRows prefill = prefill_rows(limits, model);
-  for (Share& share : shares_) {
-    share.rows[kPrefill] = std::max(share.rows[kPrefill], std::min(share.prefill_wanted, prefill.free));
+  limit_greed(model.known() ? model.free_rows(limits.max_rows) : limits.free_rows);
+  fill_decodes(std::min(draws_left_ - kept_draws, rows_left_ - kept_rows), limits);
+  if (decodes_.rows > 0 && model.known()) {
+    PrefillRoom room(model, decodes_, owed_ns_ <= 0);
+    fill_prompts(rows_left_, &room, limits);
+    owed_ns_ = room.excess_ns() > 0 ? room.excess_ns() : std::max(0.0, owed_ns_ - room.allowance_ns());
+  } else {
+    fill_prompts(std::min(bounded ? limits.prefill_rows : limits.max_rows, rows_left_), nullptr, limits);
   }
-  fill(kPrefill, std::min(prefill.most, rows_left_), limits);
   return picks_;
-}
-
-// Beside the decodes that have been picked.
-PrefillRows BatchChooser::prefill_rows(const BatchLimits& limits, const StepModel& model) const {
-  if (decodes_.rows == 0) return {0, limits.max_rows};
-  if (!model.known()) return {0, limits.prefill_rows};
-  const PrefillRows rows = prefill_beside(model, decodes_, prompt_row_, rows_left_);
-  return {rows.free, std::max(1u, rows.most)};  // 1: else prompts would wait for as long as anybody decodes
 }
 
 void BatchChooser::join(uint32_t client, uint32_t weight) {
@@ -83,7 +77,6 @@ void BatchChooser::join(uint32_t client, uint32_t weight) {
 // One share a client, with what it wants, and its candidates side by side in order_.
 void BatchChooser::collect(std::span<const Candidate> candidates, uint32_t prefill_rows) {
   shares_.clear();
-  uint64_t prompts = 0, context = 0;
   for (const Candidate& candidate : candidates) {
     if (candidate.client >= accounts_.size()) accounts_.resize(candidate.client + 1);
     Account& account = accounts_[candidate.client];
@@ -96,13 +89,8 @@ void BatchChooser::collect(std::span<const Candidate> candidates, uint32_t prefi
     const Kind kind = candidate.decode ? kDecode : kPrefill;
     share.candidates[kind]++;
     share.rows[kind] += std::min(candidate.rows, prefill_rows);
-    if (candidate.decode) continue;
-    share.prefill_wanted = share.rows[kind] = std::min(share.rows[kind], prefill_rows);
-    prompts++;
-    context += candidate.context;
+    if (!candidate.decode) share.rows[kind] = std::min(share.rows[kind], prefill_rows);
   }
-  prompt_row_ = {};
-  if (prompts > 0) prompt_row_.attended = static_cast<double>(context) / static_cast<double>(prompts);
   uint32_t places = 0;
   for (Share& share : shares_) {
     for (Kind kind : {kDecode, kPrefill}) {
@@ -111,7 +99,7 @@ void BatchChooser::collect(std::span<const Candidate> candidates, uint32_t prefi
     }
   }
   order_.resize(candidates.size());
-  oldest_.reserve(candidates.size());
+  oldest_.resize(candidates.size());
   taken_.assign(candidates.size(), 0);
   turns_.reserve(shares_.size());
   heap_.reserve(shares_.size());
@@ -121,95 +109,120 @@ void BatchChooser::collect(std::span<const Candidate> candidates, uint32_t prefi
   }
 }
 
-// Cuts what each share wants to what it may have.
+// Cuts the rows that each share's decodes want to what it may have.
 void BatchChooser::limit_greed(uint32_t free_rows) {
   std::sort(shares_.begin(), shares_.end(), [](const Share& a, const Share& b) {
-    const uint64_t left = uint64_t{a.wanted()} * b.weight, right = uint64_t{b.wanted()} * a.weight;
+    const uint64_t left = uint64_t{a.rows[kDecode]} * b.weight, right = uint64_t{b.rows[kDecode]} * a.weight;
     return std::tuple(left, a.client) < std::tuple(right, b.client);
   });
   uint64_t sum = 0, before = 0, before_weight = 1, heaviest = 0;
   double cut = 0, cut_weights = 0;
   for (Share& share : shares_) {
-    share.may = share.wanted();
+    share.may = share.rows[kDecode];
+    if (share.may == 0) continue;
     if (heaviest > 0) {
       const uint64_t doubled = sum * std::min<uint64_t>(share.weight, heaviest) / heaviest;
       const uint64_t alike = before * share.weight / before_weight;
-      const uint64_t most = std::max({uint64_t{2}, uint64_t{free_rows}, doubled, alike});  // 2: decode and prompt
+      const uint64_t most = std::max({uint64_t{1}, uint64_t{free_rows}, doubled, alike});
       share.may = static_cast<uint32_t>(std::min<uint64_t>(share.may, most));
     }
     before = share.may;
     before_weight = share.weight;
     sum += share.may;
     heaviest = std::max<uint64_t>(heaviest, share.weight);
-    if (share.may == share.wanted()) continue;
+    if (share.may == share.rows[kDecode]) continue;
     cut += share.may;
     cut_weights += share.weight;
   }
   for (Share& share : shares_) {
-    if (share.may < share.wanted()) {
-      // Whoever wants less than its part leaves the rest to those behind it.
-      const double part = std::min<double>(share.wanted(), cut * share.weight / cut_weights);
-      cut -= part;
-      cut_weights -= share.weight;
-      double& carry = accounts_[share.client].carry;
-      const double rows = std::floor(part + carry);
-      carry = part + carry - rows;
-      share.may = std::min(share.wanted(), std::max(2u, static_cast<uint32_t>(rows)));
-    }
-    const uint32_t may = share.may;
-    const uint32_t decodes = share.rows[kDecode], prefill = share.rows[kPrefill];
-    const uint32_t reading = std::min(prefill, std::max(may / 2, may - std::min(may, decodes)));
-    share.rows[kDecode] = std::min(decodes, may - reading);
-    share.rows[kPrefill] = reading;
+    uint32_t& wanted = share.rows[kDecode];
+    if (share.may == wanted) continue;
+    // Whoever wants less than its part leaves the rest to those behind it.
+    const double part = std::min<double>(wanted, cut * share.weight / cut_weights);
+    cut -= part;
+    cut_weights -= share.weight;
+    double& carry = accounts_[share.client].carry;
+    const double rows = std::floor(part + carry);
+    carry = part + carry - rows;
+    wanted = std::min(wanted, std::max(1u, static_cast<uint32_t>(rows)));
   }
 }
 
-void BatchChooser::fill(Kind kind, uint32_t capacity, const BatchLimits& limits) {
-  divide(kind, capacity);
-  for (const Turn& turn : turns_) serve(shares_[turn.share], kind, limits);
-  settle(kind);
+void BatchChooser::fill_decodes(uint32_t capacity, const BatchLimits& limits) {
+  take_turns(kDecode);
+  uint64_t wanted = 0;
+  for (const Turn& turn : turns_) {
+    Share& share = shares_[turn.share];
+    share.granted[kDecode] = share.rows[kDecode];
+    wanted += share.rows[kDecode];
+  }
+  if (wanted > capacity) grant_by_tag(capacity);
+  for (const Turn& turn : turns_) serve_decodes(shares_[turn.share], limits);
+  settle(kDecode);
 }
 
-// Leaves in turns_ who wants rows of the kind, in the order of their tags, and in `granted` how many each gets.
-void BatchChooser::divide(Kind kind, uint32_t capacity) {
+// Prompt after prompt of the client with the lowest tag, each as much as goes in; who gets less than a whole one has had
+// its turn. nullptr: there is room for all that are within the capacity.
+void BatchChooser::fill_prompts(uint32_t capacity, PrefillRoom* room, const BatchLimits& limits) {
+  take_turns(kPrefill);
+  uint32_t largest = 0;  // packet
+  bool cut = false;
+  heap_.assign(turns_.begin(), turns_.end());
+  while (!heap_.empty() && capacity > 0 && draws_left_ > 0 && (room == nullptr || !room->full())) {
+    std::pop_heap(heap_.begin(), heap_.end(), Later{});
+    Turn& turn = heap_.back();
+    Share& share = shares_[turn.share];
+    uint32_t left = 0;
+    const uint32_t rows = serve_prompt(share, capacity, room, limits, left);
+    largest = std::max(largest, rows);
+    cut |= left > 0;
+    if (rows > 0) share.latest_prompt = turn.tag;
+    capacity -= rows;
+    turn.tag += static_cast<double>(rows) / share.weight;
+    turn.served = steps_;
+    const bool goes_on = rows > 0 && share.taken[kPrefill] < share.candidates[kPrefill];
+    if (goes_on) {
+      std::push_heap(heap_.begin(), heap_.end(), Later{});
+    } else {
+      heap_.pop_back();
+    }
+  }
+  if (largest > 0) part_rows_ = cut ? largest : limits.max_rows;
+  settle(kPrefill);
+}
+
+// Leaves in turns_ who wants rows of the kind, in the order of their tags: a heap.
+void BatchChooser::take_turns(Kind kind) {
   turns_.clear();
-  uint64_t wanted = 0;
   for (uint32_t i = 0; i < shares_.size(); i++) {
     const Share& share = shares_[i];
     if (share.rows[kind] == 0) continue;
     const Lane& lane = accounts_[share.client].lanes[kind];
     turns_.push_back({std::max(lane.tag, now_[kind]), lane.served, i});
-    wanted += share.rows[kind];
   }
-  std::sort(turns_.begin(), turns_.end(), [](const Turn& a, const Turn& b) {
-    return std::tuple(a.tag, a.served, a.share) < std::tuple(b.tag, b.served, b.share);
-  });
-  if (wanted > capacity) return grant_by_tag(kind, capacity);
-  for (const Turn& turn : turns_) shares_[turn.share].granted[kind] = shares_[turn.share].rows[kind];
+  std::sort(turns_.begin(), turns_.end(), [](const Turn& a, const Turn& b) { return Later{}(b, a); });
 }
 
-// Row after row to the lowest tag; among equals to the longest wait. What has been sorted is a heap.
-void BatchChooser::grant_by_tag(Kind kind, uint32_t capacity) {
-  auto later = [](const Turn& a, const Turn& b) {
-    return std::tuple(a.tag, a.served, a.share) > std::tuple(b.tag, b.served, b.share);
-  };
+// Decodes: row after row to the lowest tag; among equals to the longest wait.
+void BatchChooser::grant_by_tag(uint32_t capacity) {
   heap_.assign(turns_.begin(), turns_.end());
+  for (const Turn& turn : turns_) shares_[turn.share].granted[kDecode] = 0;
   while (capacity > 0) {
     if (heap_.size() == 1) {
-      shares_[heap_[0].share].granted[kind] += capacity;  // less than it wants
+      shares_[heap_[0].share].granted[kDecode] += capacity;  // less than it wants
       return;
     }
-    std::pop_heap(heap_.begin(), heap_.end(), later);
+    std::pop_heap(heap_.begin(), heap_.end(), Later{});
     Turn& turn = heap_.back();
     Share& share = shares_[turn.share];
-    share.granted[kind]++;
+    share.granted[kDecode]++;
     capacity--;
     turn.tag += 1.0 / share.weight;
     turn.served = steps_;
-    if (share.granted[kind] == share.rows[kind]) {
+    if (share.granted[kDecode] == share.rows[kDecode]) {
       heap_.pop_back();
     } else {
-      std::push_heap(heap_.begin(), heap_.end(), later);
+      std::push_heap(heap_.begin(), heap_.end(), Later{});
     }
   }
 }
@@ -228,7 +241,7 @@ void BatchChooser::settle(Kind kind) {
     lacking |= share.used[kind] < share.rows[kind];
     if (share.used[kind] == 0) continue;
     lane.served = steps_;
-    served = std::max(served, lane.tag - each);
+    served = std::max(served, kind == kDecode ? lane.tag - each : share.latest_prompt);
     ended = std::max(ended, lane.tag);
   }
   now_[kind] = lacking ? served : ended;
@@ -237,47 +250,68 @@ void BatchChooser::settle(Kind kind) {
   now_[kind] = 0;
 }
 
-// Takes the share's candidates of the kind, the most urgent first but for every kAgedTurns-th, until it has what it was
-// granted.
-void BatchChooser::serve(Share& share, Kind kind, const BatchLimits& limits) {
-  const auto end = order_.begin() + share.end[kind];
-  auto heap_end = end;
-  const auto begin = end - share.candidates[kind];
-  uint32_t left = share.granted[kind], waiting = share.candidates[kind];
-  auto take = [&](uint32_t candidate) {
-    const uint32_t rows = pick(candidates_[candidate], left);
-    taken_[candidate] = 1;
-    waiting--;
-    left -= rows;
-    share.used[kind] += rows;
-  };
-  if (waiting == 1 || (kind == kDecode && left == waiting)) {
-    std::for_each(begin, end, take);
-    return;
+// Takes what was granted: all, or the most urgent.
+void BatchChooser::serve_decodes(Share& share, const BatchLimits& limits) {
+  Lane& lane = accounts_[share.client].lanes[kDecode];
+  const uint32_t granted = share.granted[kDecode], end = share.end[kDecode], candidates = share.candidates[kDecode];
+  if (granted == candidates) {
+    for (uint32_t i = end - candidates; i < end; i++) share.used[kDecode] += pick(candidates_[order_[i]], 1);
   }
+  while (share.used[kDecode] < granted && rows_left_ > 0 && draws_left_ > 0 && share.taken[kDecode] < candidates) {
+    share.used[kDecode] += pick(candidates_[next(share, kDecode, limits)], 1);
+    lane.turns++;
+  }
+}
+
+// Takes of the client's next prompt what goes in; returns how many rows, 0 if the client gets no more in this step, and how
+// many of the prompt are left.
+uint32_t BatchChooser::serve_prompt(Share& share, uint32_t capacity, PrefillRoom* room, const BatchLimits& limits,
+                                    uint32_t& left) {
+  const bool leaves_out = share.candidates[kPrefill] - share.taken[kPrefill] > 1;
+  const Candidate& candidate = candidates_[next(share, kPrefill, limits)];
+  Prompt prompt = prompt_of(candidate);
+  prompt.rows = std::min(prompt.rows, capacity);
+  const uint32_t rows = pick(candidate, room == nullptr ? prompt.rows : room->rows_of(prompt));
+  if (rows == 0) return 0;
+  if (room != nullptr) room->add(prompt, rows);
+  share.used[kPrefill] += rows;
+  if (leaves_out) accounts_[share.client].lanes[kPrefill].turns++;
+  left = candidate.rows - rows;
+  if (left > 0) share.taken[kPrefill] = share.candidates[kPrefill];
+  return rows;
+}
+
+// The most urgent candidate that is left, but every kAgedTurns-th time the one that has waited longest.
+uint32_t BatchChooser::next(Share& share, Kind kind, const BatchLimits& limits) {
+  Heaps& heaps = share.heaps[kind];
+  const auto first = static_cast<ptrdiff_t>(share.end[kind] - share.candidates[kind]);
+  const auto begin = order_.begin() + first, oldest = oldest_.begin() + first;
   auto less_urgent = [&](uint32_t a, uint32_t b) {
     return urgency(candidates_[a], limits) > urgency(candidates_[b], limits);
   };
   auto waits_less = [&](uint32_t a, uint32_t b) { return wait(candidates_[a]) > wait(candidates_[b]); };
-  std::make_heap(begin, end, less_urgent);
-  oldest_.clear();
-  Lane& lane = accounts_[share.client].lanes[kind];
-  while (left > 0 && rows_left_ > 0 && draws_left_ > 0 && waiting > 0) {
-    uint32_t next = *begin;
-    if (lane.turns % kAgedTurns == kAgedTurns - 1) {
-      if (oldest_.empty()) {
-        oldest_.assign(begin, heap_end);
-        std::make_heap(oldest_.begin(), oldest_.end(), waits_less);
-      }
-      std::pop_heap(oldest_.begin(), oldest_.end(), waits_less);
-      next = oldest_.back();
-      oldest_.pop_back();
+  if (!heaps.begun) {
+    heaps = {true, false, share.candidates[kind], 0};
+    std::make_heap(begin, begin + heaps.urgent, less_urgent);
+  }
+  share.taken[kind]++;
+  const bool aged = accounts_[share.client].lanes[kind].turns % kAgedTurns == kAgedTurns - 1;
+  if (aged && !heaps.oldest_begun) {
+    heaps.oldest_begun = true;
+    heaps.oldest = heaps.urgent;
+    std::copy(begin, begin + heaps.urgent, oldest);
+    std::make_heap(oldest, oldest + heaps.oldest, waits_less);
+  }
+  for (;;) {
+    uint32_t candidate = 0;
+    if (aged) {
+      std::pop_heap(oldest, oldest + heaps.oldest, waits_less);
+      candidate = oldest[--heaps.oldest];
     } else {
-      std::pop_heap(begin, heap_end--, less_urgent);
+      std::pop_heap(begin, begin + heaps.urgent, less_urgent);
+      candidate = begin[--heaps.urgent];
     }
-    if (taken_[next] != 0) continue;
-    lane.turns++;
-    take(next);
+    if (std::exchange(taken_[candidate], 1) == 0) return candidate;  // else by the other order
   }
 }
 
@@ -288,7 +322,7 @@ uint32_t BatchChooser::pick(const Candidate& candidate, uint32_t budget) {
   if (candidate.each) rows = std::min(rows, draws_left_);
   if (rows == 0 || draws_left_ == 0) return 0;
   picks_.push_back({candidate.slot, rows});
-  if (candidate.decode) add_decode(decodes_, candidate);
+  if (candidate.decode) decodes_ = with_prompt(decodes_, prompt_of(candidate), rows);
   rows_left_ -= rows;
   draws_left_ -= candidate.each ? rows : 1;
   return rows;

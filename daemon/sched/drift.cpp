@@ -94,10 +94,14 @@ Profile scaled(const Profile& profile, double link_factor, double device_factor)
   Profile result = profile;
   result.h2d = scaled(profile.h2d, link_factor);
   result.d2h = scaled(profile.d2h, link_factor);
+  result.piece_ns = profile.piece_ns * link_factor;
   result.recompute = scaled(profile.recompute, device_factor);
   result.attend = scaled(profile.attend, device_factor);
+  result.attend_rows = scaled(profile.attend_rows, device_factor);
   result.dense = scaled(profile.dense, device_factor);
   result.head = scaled(profile.head, device_factor);
+  result.embed_ns = profile.embed_ns * device_factor;
+  result.keep_x = scaled(profile.keep_x, device_factor);
   return result;
 }
 

@@ -8,6 +8,12 @@
 // suspicion that has lasted for enough steps and long enough becomes a re-fit: the part's rates are scaled by the mean
 // ratio since it began, and predictions are right again.
 //
+// Who observes shows it steps that decode and nothing else (Conductor::watch_drift). There is one factor for all that the
+// device does, and predictions of decodes are what everything is planned by: which form tokens are kept in, how much of a
+// prompt goes in beside them. A step with prompts is mostly products of many rows. Were those a fifth slower than the
+// curve says, on a device whose rates have not changed at all, the factor would follow the mix of prompts and decodes and
+// each would be predicted wrong by what the other one's curve is off.
+//
 // Invariants
 //  1. Steps that deviate by less than the bound never cause a re-fit, however they are ordered: an average of values
 //     within the bound is within it.

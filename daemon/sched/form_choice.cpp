@@ -10,7 +10,7 @@ namespace iokv {
 namespace {
 
 // A sequence goes on in the form of its last block until the pool is off the share by more than this many blocks:
-// stretches of one form are long copies, and each change of form is a pass of its own (plan_build.h).
+// stretches of one form are long copies.
 constexpr double kStretchBlocks = 4;
 
 double ratio(uint64_t part, uint64_t rest) {

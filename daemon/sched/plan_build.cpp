@@ -17,14 +17,6 @@ uint32_t cached_in(const PlanSpan& span, uint32_t first_block, uint32_t blocks) 
   return span.first_position <= begin ? 0 : std::min(span.first_position - begin, blocks * kBlockTokens);
 }
 
-// Whether a run has to be brought in an even pass (X), in an odd one (K,V), or may go in any.
-enum class Parity : uint8_t { even, odd, any };
-Parity parity_of(const PlanSpan& span, const BlockRun& run, uint32_t first_block) {
-  if (cached_in(span, first_block, run.blocks) == 0) return Parity::any;
-  if (run.used_form() == BlockForm::x) return Parity::even;
-  return run.resident() ? Parity::any : Parity::odd;
-}
-
 }  // namespace
 
 const char* name_of(OpKind kind) {
@@ -48,23 +40,8 @@ PlanBuilder::PlanBuilder(const StagingShape& shape) : shape_(shape) {
 
 void PlanBuilder::build(Plan& plan) {
   begin(plan);
-  begin_pass(0);
-  left_.clear();
-  for (uint32_t i = 0; i < plan.spans.size(); ++i) {
-    Cursor cursor{i, plan.spans[i].first_run, 0};
-    if (emit_pass(cursor, 0)) left_.push_back(cursor);
-  }
+  for (uint32_t i = 0; i < plan.spans.size(); ++i) emit_span(i);
   close_round();
-  for (uint32_t pass = 1; !left_.empty(); ++pass) {
-    std::swap(cursors_, left_);
-    begin_pass(pass);
-    left_.clear();
-    for (Cursor& cursor : cursors_) {
-      if (emit_pass(cursor, pass)) left_.push_back(cursor);
-    }
-    // A span has pieces in one pass after the other: in rounds of their own, so that attention merges them in order.
-    close_round();
-  }
   finish();
 }
 
@@ -73,16 +50,20 @@ void PlanBuilder::begin(Plan& plan) {
   plan.rounds.clear(), plan.ops.clear(), plan.parts.clear(), plan.stores.clear(), plan.attends.clear();
   plan.work = {};
   span_round_.assign(plan.spans.size(), 0);
-  cursors_.reserve(plan.spans.size()), left_.reserve(plan.spans.size());  // they change places
   round_open_ = attached_ = fetches_ = reads_in_place_ = false;
   ++build_;
-  shared_used_ = 0;
+  chunks_used_ = 0;
+  extents_.clear();
+  found_ = {};
+  for (Lane& lane : lanes_) lane.parts = &lane.own;
+  lane(Source::kv).parts = &plan.parts;
   add(OpKind::project, Queue::dense).after[0] = wait_for(PlanWait::For::kept_x);
   LayerWork& work = plan.work;
   for (const PlanSpan& span : plan.spans) {
     IOKV_ASSERT(span.rows > 0 && span.runs > 0);
     work.rows += span.rows;
-    work.attended += uint64_t{span.rows} * span.first_position + uint64_t{span.rows} * (span.rows + 1) / 2;
+    work.attended += uint64_t{span.first_position} + span.rows;
+    work.products += uint64_t{span.rows} * span.first_position + uint64_t{span.rows} * (span.rows + 1) / 2;
   }
 }
 
@@ -92,36 +73,34 @@ void PlanBuilder::finish() {
   plan_ = nullptr;
 }
 
-// In even passes most parts are X, in odd ones all are K,V: those go to the Plan at once.
-void PlanBuilder::begin_pass(uint32_t pass) {
-  for (Lane& lane : lanes_) lane.parts = &lane.own;
-  lane(pass % 2 == 0 ? Source::x : Source::kv).parts = &plan_->parts;
+// What the latest round had most of goes to the Plan at once in the next one.
+void PlanBuilder::choose_direct_lane() {
+  const bool x = x_rows_ * 2 > areas_ * kBlockTokens;
+  lane(Source::x).parts = x ? &plan_->parts : &lane(Source::x).own;
+  lane(Source::kv).parts = x ? &lane(Source::kv).own : &plan_->parts;
 }
 
-// The span's runs up to one that has to wait for another pass. true: there is one.
-bool PlanBuilder::emit_pass(Cursor& cursor, uint32_t pass) {
-  const PlanSpan& span = plan_->spans[cursor.span];
-  const Parity now = pass % 2 == 0 ? Parity::even : Parity::odd;
+void PlanBuilder::emit_span(uint32_t span_index) {
+  const PlanSpan& span = plan_->spans[span_index];
   const uint32_t end = span.first_run + span.runs;
+  Cursor cursor{span.first_run, 0};
   while (cursor.run < end) {
+    if (emit_whole_runs(span, span_index, cursor)) continue;
     const BlockRun& run = plan_->runs[cursor.run];
-    const Parity parity = parity_of(span, run, cursor.block);
-    if (parity != Parity::any && parity != now) return true;
-    if (emit_whole_runs(span, cursor, now == Parity::even ? Source::x : Source::kv)) continue;
-    emit_run(span, cursor.span, run, cursor.block);
+    emit_run(span, span_index, run, cursor.block);
     cursor.block += run.blocks;
     ++cursor.run;
   }
   IOKV_ASSERT(cursor.block == blocks_for(Tokens(span.first_position + span.rows)).value);
-  return false;
 }
 
-// Runs that need no thought, at once, as most of a large batch are: cached, in the host pool, of this sequence alone, and
-// with room in the round and its tile. false: the cursor's run is not such a one.
-bool PlanBuilder::emit_whole_runs(const PlanSpan& span, Cursor& cursor, Source source) {
+// Runs that need no thought, at once, as most of a large batch are: cached, in the host pool, of this sequence alone, of
+// one form, and with room in the round and its tile. false: the cursor's run is not such a one.
+bool PlanBuilder::emit_whole_runs(const PlanSpan& span, uint32_t span_index, Cursor& cursor) {
+  const BlockForm form = plan_->runs[cursor.run].form;
+  const Source source = form == BlockForm::kv ? Source::kv : Source::x;
   Lane& to = lane(source);
   if (!round_open_ || to.tiles.empty()) return false;
-  const BlockForm form = source == Source::kv ? BlockForm::kv : BlockForm::x;
   Tile& tile = to.tiles.back();
   const uint32_t full_blocks = span.first_position / kBlockTokens;
   const uint32_t room = std::min({slot_room(), (shape_.tile_tokens - tile.tokens) / kBlockTokens,
@@ -141,7 +120,7 @@ bool PlanBuilder::emit_whole_runs(const PlanSpan& span, Cursor& cursor, Source s
     blocks += run->blocks;
   }
   if (run == first) return false;
-  attend(round(), cursor.span, cursor.block, blocks, areas_, kNoBlock);
+  attend(round(), span_index, cursor.block, blocks, areas_, kNoBlock);
   tile.count += static_cast<uint32_t>(run - first);
   tile.tokens += blocks * kBlockTokens;
   areas_ += blocks;
@@ -166,24 +145,31 @@ void PlanBuilder::emit_resident(const PlanSpan& span, uint32_t span_index, const
   if (stores) emit_stores(span, run, 0, first_block, run.blocks, 0);
 }
 
+// Open addressing: the chunk of `id`, or the empty one where it would go. Half of the entries are empty.
+inline PlanBuilder::Chunk& PlanBuilder::chunk_of(uint32_t id, bool resident) {
+  if (chunks_.empty()) chunks_.resize(1024);
+  const uint32_t key = id / kChunkIds << 1 | (resident ? 1 : 0);
+  const size_t mask = chunks_.size() - 1;
+  for (size_t at = (key * 2654435761u) >> 7 & mask;; at = (at + 1) & mask) {
+    Chunk& chunk = chunks_[at];
+    if (chunk.build != build_ || chunk.key == key) return chunk;
+  }
+}
+
 // Blocks that another span has brought in a round that this one has not passed are attended to there.
 void PlanBuilder::emit_shared(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block) {
   const uint32_t units = units_of(run.used_form());
   const uint32_t id = run.resident() ? run.device_id : run.id;
-  for (uint32_t offset = 0, blocks = 0; offset < run.blocks; offset += blocks) {
-    // found stays valid: nothing is added before it has been used.
-    const Shared found = shared_entry(id + offset * units, run.resident());
-    if (attendable(found, span_index)) {
-      blocks = std::min(found.blocks, run.blocks - offset);
-      attend(found.round, span_index, first_block + offset, blocks, found.area, kNoBlock);
-      continue;
+  for (uint32_t offset = 0; offset < run.blocks;) {
+    const Reached reached = reach(run, id + offset * units, units, run.blocks - offset, span_round_[span_index]);
+    if (reached.missing > 0) {
+      // What comes behind may be out of reach then.
+      emit_blocks(span, span_index, run, offset, first_block + offset, reached.missing);
+      offset += reached.missing;
+    } else {
+      attend(reached.round, span_index, first_block + offset, reached.blocks, reached.area, kNoBlock);
+      offset += reached.blocks;
     }
-    blocks = 1;
-    while (offset + blocks < run.blocks &&
-           !attendable(shared_entry(id + (offset + blocks) * units, run.resident()), span_index)) {
-      ++blocks;
-    }
-    emit_blocks(span, span_index, run, offset, first_block + offset, blocks);
   }
 }
 
@@ -332,6 +318,7 @@ void PlanBuilder::close_round() {
     if (!shape_.in_place) append.after[0] = wait_for(For::operation, store_op);
   }
   round_open_ = false;
+  choose_direct_lane();
 }
 
 // The operations of a lane's tiles; the lane is empty for the next round.
@@ -410,36 +397,65 @@ void PlanBuilder::sort_attends() {
 
 // ---- shared blocks --------------------------------------------------------------------------------------------------
 
-bool PlanBuilder::attendable(const Shared& entry, uint32_t span_index) const {
-  return entry.build == build_ && entry.round >= span_round_[span_index];
+// An extent is out of reach if the span has come further than its round. Of several that have a block the latest counts:
+// it is in the latest round.
+PlanBuilder::Reached PlanBuilder::reach(const BlockRun& run, uint32_t id, uint32_t units, uint32_t blocks,
+                                        uint32_t least_round) {
+  // Who shares blocks comes together: a client's sequences do, and what one of them has found the next one looks for.
+  if (found_.id == id && found_.resident == run.resident() && found_.round >= least_round) {
+    return {0, std::min(found_.blocks, blocks), found_.round, found_.area};
+  }
+  Reached reached{blocks, 0, 0, 0};
+  const uint32_t end = id + blocks * units;
+  for (uint32_t at = id / kChunkIds; at <= (end - 1) / kChunkIds; ++at) {
+    const Chunk& chunk = chunk_of(at * kChunkIds, run.resident());
+    if (chunk.build != build_) continue;
+    for (uint32_t i = chunk.latest; i != kNoExtent; i = extents_[i].next) {
+      const Extent& extent = extents_[i];
+      // Blocks of another form have other ids: what overlaps is of the run's.
+      if (extent.round < least_round || extent.end <= id || extent.id >= end) continue;
+      const uint32_t missing = extent.id <= id ? 0 : (extent.id - id) / units;
+      const uint32_t skipped = extent.id >= id ? 0 : (id - extent.id) / units;
+      if (missing >= reached.missing) continue;
+      const uint32_t has = (extent.end - extent.id) / units;
+      reached = {missing, std::min(has - skipped, blocks - missing), extent.round, extent.area + skipped};
+      if (extent.id == id) found_ = {id, has, extent.round, extent.area, run.resident()};
+    }
+    if (reached.blocks > 0) break;  // chunks behind have later blocks
+  }
+  return reached;
 }
 
 void PlanBuilder::remember(const BlockRun& run, uint32_t id, uint32_t units, uint32_t round, uint32_t area,
                            uint32_t blocks) {
-  for (uint32_t i = 0; i < blocks; ++i) {
-    if ((shared_used_ + 1) * 2 > shared_.size()) grow_shared();
-    Shared& entry = shared_entry(id + i * units, run.resident());
-    if (entry.build != build_) ++shared_used_;
-    entry = {id + i * units, run.resident(), build_, round, area + i, blocks - i};
+  const uint32_t end = id + blocks * units;
+  for (uint32_t at = id / kChunkIds; at <= (end - 1) / kChunkIds; ++at) {
+    if ((chunks_used_ + 1) * 2 > chunks_.size()) grow_chunks();
+    Chunk& chunk = chunk_of(at * kChunkIds, run.resident());
+    if (chunk.build != build_) {
+      chunk = {at << 1 | (run.resident() ? 1 : 0), build_, kNoExtent};
+      ++chunks_used_;
+    }
+    // Those that it covers are of no use any more, so that a chunk has few.
+    for (uint32_t* link = &chunk.latest; *link != kNoExtent;) {
+      const Extent& older = extents_[*link];
+      if (older.id >= id && older.end <= end) {
+        *link = older.next;
+      } else {
+        link = &extents_[*link].next;
+      }
+    }
+    const uint32_t latest = chunk.latest;
+    chunk.latest = static_cast<uint32_t>(extents_.size());
+    extents_.push_back({id, end, round, area, latest});
   }
 }
 
-// Open addressing: the entry of `id`, or the free one where it would go. Half of the entries are free. Eight ids that
-// follow each other are neighbours here, too: runs are looked up block by block until one is found.
-PlanBuilder::Shared& PlanBuilder::shared_entry(uint32_t id, bool resident) {
-  if (shared_.empty()) shared_.resize(1024);
-  const size_t mask = shared_.size() - 1;
-  for (size_t at = ((size_t{id / 8} * 2654435761u + resident) * 8 + id % 8) & mask;; at = (at + 1) & mask) {
-    Shared& entry = shared_[at];
-    if (entry.build != build_ || (entry.id == id && entry.resident == resident)) return entry;
-  }
-}
-
-void PlanBuilder::grow_shared() {
-  std::vector<Shared> old(std::max<size_t>(1024, shared_.size() * 2));
-  std::swap(old, shared_);
-  for (const Shared& entry : old) {
-    if (entry.build == build_) shared_entry(entry.id, entry.resident) = entry;
+void PlanBuilder::grow_chunks() {
+  std::vector<Chunk> old(std::max<size_t>(1024, chunks_.size() * 2));
+  std::swap(old, chunks_);
+  for (const Chunk& chunk : old) {
+    if (chunk.build == build_) chunk_of(chunk.key / 2 * kChunkIds, chunk.key % 2 != 0) = chunk;
   }
 }
 

@@ -2,10 +2,12 @@
 // From spans and the runs of their blocks to the program of a Plan: which blocks cross the link in which round, what is
 // recomputed, and what waits for what. Pure; one object is used by one thread.
 //
-// Order. In pass 0 every span's leading X blocks go, in pass 1 the K,V blocks behind them, in pass 2 X behind those, and
-// so on: all X first, so that recomputation runs while K,V are on the wire, and still the pieces of each span in
-// position order. Resident blocks and new rows take no pass of their own. A block that several spans refer to crosses
-// the link once, where the first of them has it, as long as the others have come no further.
+// Order. One span after the other, each in position order, so that a round holds X and K,V in about the share that the
+// batch has of them: then link and device have as much to do in every round, and neither waits for the other, however
+// small the ring is beside the batch. (All X of the batch first would let the link wait while it is recomputed, and the
+// device while K,V come.) Within a round X goes first, so that recomputation runs while K,V are on the wire. A block that
+// several spans refer to crosses the link once, where the first of them has it, as long as the others have come no
+// further.
 //
 // Waits are as few as order needs: a queue that has waited for something stays behind it, so that of a round only the
 // first operation in a queue waits for the slot, and of the program only the first for earlier write-backs.
@@ -41,9 +43,8 @@ class PlanBuilder {
   const StagingShape& shape() const { return shape_; }
 
  private:
-  // Where a span's blocks have been dealt with up to.
+  // Up to where the span's blocks have been dealt with.
   struct Cursor {
-    uint32_t span = 0;
     uint32_t run = 0;            // of Plan::runs
     uint32_t block = 0;          // of the span
   };
@@ -63,9 +64,9 @@ class PlanBuilder {
 
   void begin(Plan& plan);
   void finish();
-  void begin_pass(uint32_t pass);
-  bool emit_pass(Cursor& cursor, uint32_t pass);
-  bool emit_whole_runs(const PlanSpan& span, Cursor& cursor, Source source);
+  void choose_direct_lane();
+  void emit_span(uint32_t span_index);
+  bool emit_whole_runs(const PlanSpan& span, uint32_t span_index, Cursor& cursor);
   void emit_run(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block);
   void emit_resident(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block);
   void emit_shared(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block);
@@ -88,25 +89,40 @@ class PlanBuilder {
   uint32_t next_op() const { return static_cast<uint32_t>(plan_->ops.size()); }
   uint32_t units_of(BlockForm form) const { return form == BlockForm::kv ? shape_.kv_units : shape_.x_units; }
 
-  // Blocks that have been brought for a span, where others may refer to them: by the id that is used.
-  struct Shared {
-    uint32_t id = kNoBlock;
-    bool resident = false;
-    uint32_t build = 0;          // entries of an older build are empty
+  // Blocks of a shared run that have been brought for a span: they lie behind each other in both memories.
+  struct Extent {
+    uint32_t id = 0, end = 0;    // that are used, of the first block and behind the last one
     uint32_t round = 0, area = 0;
-    uint32_t blocks = 0;         // that lie behind each other in both memories from here on
+    uint32_t next = kNoExtent;   // of the chunk, an older one
   };
-  Shared& shared_entry(uint32_t id, bool resident);
-  bool attendable(const Shared& entry, uint32_t span_index) const;
+  static constexpr uint32_t kNoExtent = UINT32_MAX;
+  // The extents, of either memory, that have blocks among kChunkIds neighbouring ids.
+  struct Chunk {
+    uint32_t key = 0;
+    uint32_t build = 0;          // chunks of an older build are empty
+    uint32_t latest = kNoExtent;
+  };
+  static constexpr uint32_t kChunkIds = 64;
+  // Where a run goes on: so many blocks that nobody has brought, or that are out of reach; behind them some of an extent.
+  struct Reached {
+    uint32_t missing = 0, blocks = 0;
+    uint32_t round = 0, area = 0;
+  };
+  Reached reach(const BlockRun& run, uint32_t id, uint32_t units, uint32_t blocks, uint32_t least_round);
   void remember(const BlockRun& run, uint32_t id, uint32_t units, uint32_t round, uint32_t area, uint32_t blocks);
-  void grow_shared();
+  Chunk& chunk_of(uint32_t id, bool resident);
+  void grow_chunks();
 
   const StagingShape shape_;
   Plan* plan_ = nullptr;
-  std::vector<Cursor> cursors_, left_;
   std::array<Lane, kSources> lanes_;
-  std::vector<Shared> shared_;
-  uint32_t shared_used_ = 0, build_ = 0;
+  std::vector<Chunk> chunks_;
+  std::vector<Extent> extents_;
+  uint32_t chunks_used_ = 0, build_ = 0;
+  struct {
+    uint32_t id = kNoBlock, blocks = 0, round = 0, area = 0;
+    bool resident = false;
+  } found_;                           // the extent that was reached last
   std::vector<uint32_t> span_round_;  // the round of the span's latest piece
   std::vector<PlanAttend> sorted_;
   std::vector<uint32_t> starts_;

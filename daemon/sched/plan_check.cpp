@@ -242,10 +242,12 @@ class Checker {
   void check_work() {
     for (const PlanSpan& span : plan_->spans) {
       work_.rows += span.rows;
-      for (uint32_t row = 0; row < span.rows; ++row) work_.attended += span.first_position + row + 1;
+      work_.attended += span.first_position + span.rows;
+      for (uint32_t row = 0; row < span.rows; ++row) work_.products += span.first_position + row + 1;
     }
     const LayerWork& said = plan_->work;
-    require(said.rows == work_.rows && said.attended == work_.attended, "the work's rows are not the spans'");
+    require(said.rows == work_.rows && said.attended == work_.attended && said.products == work_.products,
+            "the work's rows are not the spans'");
     require(said.x_host == work_.x_host && said.kv_host == work_.kv_host && said.x_device == work_.x_device,
             "the work's tokens are not those of the parts");
     require(said.new_x == work_.new_x && said.new_kv == work_.new_kv, "the work's new tokens are not those written back");

@@ -23,7 +23,10 @@ struct Profile {
   double piece_ns = 0;     // of each run of bytes of a copy after the first
   double duplex = 1;       // >= 1: how much longer copies take while the other direction runs too
   Curve recompute;         // K,V of one layer from X, rope included, by tokens; one product
-  Curve attend;            // one layer's attention, by attended tokens: the contexts of the step's rows, added up
+  // One layer's attention takes the longer of two: reading K,V, by the tokens of the sequences' contexts, each read once
+  // for all of a sequence's rows; and computing, by the tokens that each row attends to, added up over rows. A sequence
+  // that decodes has one row, so both numbers are the same, and of those `attend` takes longer.
+  Curve attend, attend_rows;
   Curve dense;             // the rest of one layer, by rows
   double project_share = 0.25;  // of dense: before attention; 3 of 12 h^2 weights where the ffn is 4 h wide
   Curve head;              // embedding, final norm, logits and draws of a step, by rows
@@ -31,6 +34,10 @@ struct Profile {
   Curve keep_x;            // a copy of X within the device, by bytes: new rows of blocks that stay there
   double link_slowdown = 1;  // >= 1: how much longer the device's curves are, beside a busy h2d, than without one
   double contention = 0;   // 0: recomputation beside dense work costs neither anything; 1: they take turns
+
+  double attention_ns(double attended, double products) const {
+    return std::max(attend.at(attended), attend_rows.at(products));
+  }
 };
 
 // Bytes of one cached token of one layer, as X and as K,V; they are the same on the link, in the pool and on the

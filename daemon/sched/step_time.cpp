@@ -16,6 +16,12 @@ constexpr uint32_t kSteps = 4;
 
 constexpr size_t index_of(Queue queue) { return static_cast<size_t>(queue); }
 
+// Over the rows [cached, length) of a sequence: how many of its first `end` <= length tokens each attends to.
+uint64_t products_until(uint64_t end, uint64_t cached, uint64_t length) {
+  const uint64_t new_tokens = end - std::min(end, cached);  // token cached + i is attended to by all rows but i
+  return end * (length - cached) - new_tokens * (new_tokens - 1) / 2;
+}
+
 template <typename T>
 void raise(T& ended, const T& other) {
   for (size_t queue = 0; queue < kQueues; ++queue) ended[queue] = std::max(ended[queue], other[queue]);
@@ -53,6 +59,7 @@ double StepTimer::run(const Plan& plan, uint32_t layers) {
   x_free_.assign(staging_.x_slots, {});
   kv_free_.assign(staging_.kv_slots, {});
   appended_.assign(layers, {});
+  appended_before_.assign(layers, {});
   kept_free_ = {};
   step_ended_ = {};
   std::array<uint32_t, kSteps> ends{};
@@ -136,16 +143,17 @@ double StepTimer::recompute_ns(const Plan& plan, const PlanOp& op) const {
 }
 
 double StepTimer::attend_ns(const Plan& plan, const PlanOp& op) const {
-  double attended = 0;
+  uint64_t attended = 0, products = 0;
   for (uint32_t i = op.first; i < op.first + op.count; ++i) {
     const PlanAttend& attend = plan.attends[i];
     const PlanSpan& span = plan.spans[attend.span];
-    // A row attends to its own token, too, and to those of half of the other rows on average.
-    const double begin = attend.first_piece * kBlockTokens;
-    const double end = std::min<double>(begin + attend.pieces * kBlockTokens, span.first_position + (span.rows + 1) / 2.0);
-    attended += span.rows * std::max(0.0, end - begin);
+    const uint64_t begin = attend.first_piece * kBlockTokens, end = begin + attend.pieces * kBlockTokens;
+    const uint64_t cached = span.first_position, length = cached + span.rows;
+    attended += std::min(end, length) - begin;
+    // Each row attends to what is cached, to the rows before it and to its own token.
+    products += products_until(std::min(end, length), cached, length) - products_until(begin, cached, length);
   }
-  return profile_.attend.at(attended);
+  return profile_.attention_ns(static_cast<double>(attended), static_cast<double>(products));
 }
 
 // K,V go where they are attended to as part of the product that made them; X is copied.
@@ -171,6 +179,8 @@ double StepTimer::append_ns(const Plan& plan, const PlanOp& op) const {
 // ---- its order ------------------------------------------------------------------------------------------------------
 
 void StepTimer::enqueue_step(const Plan& plan, uint32_t step) {
+  running_step_ = step;
+  std::copy(appended_.begin(), appended_.end(), appended_before_.begin());
   const double head_ns = profile_.head.at(static_cast<double>(plan.work.rows));
   const double embed_ns = std::min(head_ns, profile_.embed_ns);
   append_to(Queue::dense, embed_ns, step_ended_);
@@ -222,7 +232,9 @@ StepTimer::Ended StepTimer::after(const Plan& plan, const Place& place) const {
       case PlanWait::For::operation: raise(after, op_ended_[ended_at({place.step, place.layer, wait.op})]); break;
       case PlanWait::For::x_slot: raise(after, x_free_[x_round(place, op.round) % x_free_.size()]); break;
       case PlanWait::For::kv_slot: raise(after, kv_free_[kv_round(place, op.round) % kv_free_.size()]); break;
-      case PlanWait::For::appended: raise(after, appended_[place.layer]); break;
+      case PlanWait::For::appended:
+        raise(after, (place.step == running_step_ ? appended_before_ : appended_)[place.layer]);
+        break;
       case PlanWait::For::kept_x: raise(after, kept_free_[place.layer % 2]); break;
     }
   }

@@ -90,7 +90,9 @@ class StepTimer {
   uint64_t x_released_ = 0, kv_released_ = 0;   // rounds
   std::vector<Ended> op_ended_;                 // [2 steps][layers][ops]
   std::vector<Ended> x_free_, kv_free_;         // [slots]
-  std::vector<Ended> appended_;                 // [layers]
+  std::vector<Ended> appended_;                 // [layers] ...
+  std::vector<Ended> appended_before_;          // ... by the steps ahead of the one that runs
+  uint32_t running_step_ = 0;
   std::array<Ended, 2> kept_free_{};
   Ended step_ended_{};
 };

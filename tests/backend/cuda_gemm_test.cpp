@@ -2,6 +2,7 @@
 // gemm of the CUDA backend against products in double; with batch_invariant against itself in other cuts, where every
 // bit must agree; and K,V made again from X against K,V that were stored.
 #include <algorithm>
+#include <numeric>
 
 #include "tests/backend/cuda_fixture.h"
 
@@ -27,7 +28,7 @@ void check_products(Backend& backend) {
   const DType compute = backend.info().compute;
   Numbers numbers(401);
   for (Shape shape : {Shape{16, 16}, {17, 3}, {33, 255}, {48, 256}, {100, 264}, {64, 5000}, {768, 512}, {1024, 1024}}) {
-    for (uint32_t rows : {1u, 14u, 65u}) {
+    for (uint32_t rows : {1u, 25u, 65u}) {
       Rows weights(shape.n, shape.k, numbers);
       auto weight = load(backend, shape.n, weights);
       Array x = Array::random(backend, compute, size_t{rows} * shape.k, numbers);
@@ -91,13 +92,13 @@ void rows_and_columns_have_the_bits_of_the_whole_product(void**) {
   each_compute_type([](Backend& backend) {
     const DType compute = backend.info().compute;
     Numbers numbers(402);
-    for (Shape shape : {Shape{3072, 1024}, {1024, 4096}, {960, 576}, {12288, 4096}, {176, 584}}) {
-      for (GemmOutput output : {GemmOutput::store, GemmOutput::add_f32}) {
-        constexpr uint32_t kRows = 700;
-        Rows weights(shape.n, shape.k, numbers, 0.1f);
-        auto weight = load(backend, shape.n, weights);
-        Array x = Array::random(backend, compute, size_t{kRows} * shape.k, numbers);
-        Array bias = Array::random(backend, DType::f32, shape.n, numbers);
+    for (Shape shape : {Shape{3072, 1024}, {1024, 4096}, {960, 576}, {6144, 2048}, {176, 584}, {100, 255}}) {
+      constexpr uint32_t kRows = 700;
+      Rows weights(shape.n, shape.k, numbers, 0.1f);
+      auto weight = load(backend, shape.n, weights);
+      Array x = Array::random(backend, compute, size_t{kRows} * shape.k, numbers);
+      Array bias = Array::random(backend, DType::f32, shape.n, numbers);
+      for (GemmOutput output : {GemmOutput::store, GemmOutput::store_f32, GemmOutput::add_f32}) {
         const DType type = output == GemmOutput::store ? compute : DType::f32;
         auto product = [&](Array& y, uint32_t row, uint32_t rows, uint32_t first, uint32_t columns) {
           GemmArgs args = arguments(*weight, x.at(size_t{row} * shape.k), rows, y.at(), output);
@@ -115,7 +116,9 @@ void rows_and_columns_have_the_bits_of_the_whole_product(void**) {
         };
         Array whole = zeros(size_t{kRows} * shape.n);
         product(whole, 0, kRows, 0, shape.n);
-        for (uint32_t rows : {1u, 2u, 7u, 8u, 32u, 64u, 129u, 500u}) {
+        std::vector<uint32_t> counts = {1, 2, 7, 8, 16, 32, 64, 65, 129, 500};
+        if (shape.n < 1024) counts.resize(66), std::iota(counts.begin(), counts.end(), 1u);
+        for (uint32_t rows : counts) {
           const uint32_t first = numbers.below(kRows - rows + 1);
           Array y = zeros(size_t{rows} * shape.n);
           product(y, first, rows, 0, shape.n);
@@ -124,7 +127,7 @@ void rows_and_columns_have_the_bits_of_the_whole_product(void**) {
             fail();
           }
         }
-        for (uint32_t first : {0u, shape.n / 3 / 16 * 16, shape.n - 64}) {
+        for (uint32_t first : {0u, shape.n / 3 / 16 * 16, (shape.n - 64) / 16 * 16}) {
           const uint32_t columns = first == 0 ? 64 : shape.n - first;
           for (uint32_t rows : {1u, 64u, 700u}) {
             Array y = zeros(size_t{rows} * columns);
@@ -135,6 +138,50 @@ void rows_and_columns_have_the_bits_of_the_whole_product(void**) {
                           first, r);
               fail();
             }
+          }
+        }
+      }
+    }
+  });
+}
+
+// As many rows as a step of prompts has, for which other kernels are the fastest.
+void thousands_of_rows_have_the_bits_of_a_few(void**) {
+  each_compute_type([](Backend& backend) {
+    const DType compute = backend.info().compute;
+    Numbers numbers(404);
+    for (Shape shape : {Shape{2048, 2048}, {1024, 4096}}) {
+      constexpr uint32_t kRows = 4100;
+      Rows weights(shape.n, shape.k, numbers, 0.1f);
+      auto weight = load(backend, shape.n, weights);
+      Array bias = Array::random(backend, DType::f32, shape.n, numbers);
+      Array few = Array::random(backend, compute, size_t{64} * shape.k, numbers);
+      Array x(backend, compute, size_t{kRows} * shape.k);
+      for (uint32_t row = 0; row < kRows; row += 64) {
+        const size_t rows = std::min(64u, kRows - row);
+        backend.copy(Queue::dense, x.at(size_t{row} * shape.k), few.at(), rows * shape.k * size_of(compute));
+      }
+      for (GemmOutput output : {GemmOutput::store, GemmOutput::add_f32}) {
+        const DType type = output == GemmOutput::store ? compute : DType::f32;
+        auto product = [&](const Array& from, uint32_t rows) {
+          Array y(backend, type, size_t{rows} * shape.n);
+          if (output == GemmOutput::add_f32) {
+            for (size_t i = 0; i < y.size(); ++i) y.set(i, 1);
+            y.put();
+          }
+          GemmArgs args = arguments(*weight, from.at(), rows, y.at(), output);
+          args.bias = bias.floats();
+          backend.gemm(Queue::dense, args);
+          y.get();
+          return y;
+        };
+        const Array of_few = product(few, 64);
+        for (uint32_t rows : {1000u, 2049u, kRows}) {
+          const Array many = product(x, rows);
+          for (uint32_t row = 0; row < rows; ++row) {
+            if (many.same(size_t{row} * shape.n, of_few, size_t{row % 64} * shape.n, shape.n)) continue;
+            std::printf("%s, n %u, k %u: row %u of %u has other bits\n", name_of(compute), shape.n, shape.k, row, rows);
+            fail();
           }
         }
       }
@@ -204,6 +251,7 @@ int main() {
       cmocka_unit_test(every_output_is_the_dot_product_plus_bias),
       cmocka_unit_test(the_same_without_batch_invariance),
       cmocka_unit_test(rows_and_columns_have_the_bits_of_the_whole_product),
+      cmocka_unit_test(thousands_of_rows_have_the_bits_of_a_few),
       cmocka_unit_test(recomputed_k_and_v_have_the_bits_of_the_stored),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);

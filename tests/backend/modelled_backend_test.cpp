@@ -696,7 +696,7 @@ void streamed_layers_take_what_the_planner_predicts(void**) {
     const ModelSpec spec = model_of(row.model);
     LayerWork work;
     work.rows = work.new_kv = 16;
-    work.attended = 16384;
+    work.attended = work.products = 16384;
     work.x_host = row.x_host;
     work.kv_host = row.kv_host;
     work.x_device = row.x_device;

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "daemon/backend/cpu/cpu_backend.h"
+#include "daemon/base/difference.h"
 #include "daemon/model/model_files.h"
 #include "daemon/pool/host_pool.h"
 #include "daemon/runtime/executor.h"

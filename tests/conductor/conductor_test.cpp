@@ -176,7 +176,8 @@ void prompts_of_clients_are_read_by_weight(void**) {
   }
   // The first Plan was out already.
   assert_int_equal(rows[1] + rows[2], 39 * 12);
-  assert_true(rows[2] >= 3 * rows[1] - 4 && rows[2] <= 3 * rows[1] + 4);
+  // Step by step one of them has all 12 rows: what they got for their weight differs by 12 and a third of it at most.
+  assert_true(rows[2] + 48 >= 3 * rows[1] && rows[2] <= 3 * rows[1] + 48);
 }
 
 // Three that are more urgent by priority could take both rows of all 29 steps that there is time for.

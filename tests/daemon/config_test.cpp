@@ -44,7 +44,8 @@ void assert_refused(Result<CommandLine> result, const char* mentions) {
 
 void options_set_what_they_say(void**) {
   auto line = read({"--model", "m", "--pool-bytes", "3GiB", "--dtype", "f32", "--recompute", "always", "--max-clients", "7",
-                    "--profile", "off", "--state-directory", "/state", "--audit", "0.25", "--trace-steps", "5"});
+                    "--profile", "off", "--state-directory", "/state", "--audit", "0.25", "--trace-steps", "5", "--backend",
+                    "cuda", "--gpu", "3", "--batch-invariant", "off", "--max-rows", "512", "--staging-bytes", "1MiB"});
   assert_true(static_cast<bool>(line));
   assert_string_equal(line->config.model.c_str(), "m");
   assert_int_equal(line->config.pool_bytes, uint64_t{3} << 30);
@@ -55,6 +56,11 @@ void options_set_what_they_say(void**) {
   assert_string_equal(line->config.state_directory.c_str(), "/state");
   assert_true(line->config.audit == 0.25);
   assert_int_equal(line->config.trace_steps, 5);
+  assert_true(line->config.backend == BackendChoice::cuda);
+  assert_int_equal(line->config.gpu, 3);
+  assert_false(line->config.batch_invariant);
+  assert_int_equal(line->config.max_rows, 512);
+  assert_int_equal(line->config.staging_bytes, 1 << 20);
 }
 
 void the_command_line_beats_the_file(void**) {
@@ -81,7 +87,9 @@ void weights_are_a_users_by_name_or_uid(void**) {
 void mistakes_are_named_with_their_place(void**) {
   assert_refused(read({}), "--model");
   assert_refused(read({"--model", "m", "--pool-bytes", "many"}), "--pool-bytes: \"many\"");
-  assert_refused(read({"--model", "m", "--dtype", "f16"}), "bf16");
+  assert_refused(read({"--model", "m", "--dtype", "f64"}), "bf16");
+  assert_refused(read({"--model", "m", "--backend", "tpu"}), "cpu, cuda");
+  assert_refused(read({"--model", "m", "--staging-bytes", "0"}), "--staging-bytes");
   assert_refused(read({"--model", "m", "--max-clients", "0"}), "from 1 to");
   assert_refused(read({"--model", "m", "--nonsense"}), "nonsense");
   assert_refused(read({"--model", "m", "--model", "n"}), "--model");

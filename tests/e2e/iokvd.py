@@ -26,6 +26,8 @@ BUILD = Path(os.environ.get("IOKV_BUILD", ROOT / "build" / "release"))
 IOKVD = BUILD / "daemon" / "iokvd"
 TOOL = BUILD / "tools" / "iokv"
 MODEL = ROOT / "tests" / "golden" / os.environ.get("IOKV_TEST_MODEL", "llama_gqa")
+# Tests say what a CPU does, also where there is a GPU.
+BACKEND = os.environ.get("IOKV_TEST_BACKEND", "cpu")
 LIMIT_S = 60.0
 
 
@@ -46,8 +48,9 @@ class Daemon:
         self.socket = str(socket or self.directory / "iokv.sock")
         self._lines: queue.Queue[str | None] = queue.Queue()
         self.output: list[str] = []
+        backend = [] if "--backend" in arguments else ["--backend", BACKEND]
         self.process = subprocess.Popen(
-            [str(IOKVD), "--model", str(model), "--socket", self.socket, *arguments],
+            [str(IOKVD), "--model", str(model), "--socket", self.socket, *backend, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

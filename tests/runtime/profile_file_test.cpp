@@ -41,6 +41,7 @@ DeviceInfo device() {
   info.name = "cpu (avx2, 2 threads, link 0.5 GB/s)";
   info.driver = "550.54";
   info.compute = DType::bf16;
+  info.paced_bytes_per_s = 0.5e9;
   return info;
 }
 
@@ -51,7 +52,7 @@ StoredProfile stored(uint64_t seed = 1) {
   made.measured_unix_s = kNow;
   made.measured.profile = random_profile(random);
   made.measured.took_ns = 1.25e9;
-  made.measured.link_slows_dense = 1.1;
+  made.measured.link_slows_dense = made.measured.profile.link_slowdown = 1.1;
   for (auto& samples : made.measured.samples) {
     for (int i = 0; i < 5; ++i) samples.push_back({static_cast<double>(1 << i), 1e9 / static_cast<double>(random() % 1000 + 1)});
   }
@@ -84,6 +85,9 @@ void what_is_written_comes_back_to_the_bit(void**) {
     assert_int_equal(read->measured_unix_s, kNow);
     assert_true(profile_hash(read->measured.profile) == profile_hash(written.measured.profile));
     assert_true(read->measured.profile.dense.each_ns == written.measured.profile.dense.each_ns);
+    for (const ProfileNumber& named : kProfileNumbers) {
+      assert_true(read->measured.profile.*named.number == written.measured.profile.*named.number);
+    }
     assert_true(read->measured.took_ns == written.measured.took_ns);
     assert_true(read->measured.link_slows_dense == written.measured.link_slows_dense);
     for (size_t i = 0; i < kProfileCurves.size(); ++i) {
@@ -161,6 +165,7 @@ void another_device_model_or_time_says_so(void**) {
   refused([](StoredProfile& other) { other.key.dtype = "f32"; }, "measured in f32");
   refused([](StoredProfile& other) { other.key.ffn = 97; }, "another shape");
   refused([](StoredProfile& other) { other.key.link = false; }, "without a link");
+  refused([](StoredProfile& other) { other.key.paced_bytes_per_s = 2e9; }, "a link of another rate");
   refused([](StoredProfile& other) { other.measured_unix_s = kNow - 31 * kDay; }, "stale: measured 31 days ago");
   refused([](StoredProfile& other) { other.measured_unix_s = kNow + 2 * kDay; }, "in the future");
 }
@@ -189,12 +194,16 @@ void equal_profiles_have_equal_hashes(void**) {
 void each_shape_and_kind_of_device_has_its_place(void**) {
   ProfileKey key = profile_key(device(), spec());
   const std::string path = profile_path("/state", key);
-  assert_true(path.starts_with("/state/profile-cpu-llama-3x64-bf16-"));
+  assert_true(path.starts_with("/state/profile-cpu-link0.5-llama-3x64-bf16-"));
+  key.paced_bytes_per_s = 2e9;
+  assert_true(profile_path("/state", key).starts_with("/state/profile-cpu-link2-llama-3x64-bf16-"));
+  key.paced_bytes_per_s = 0.5e9;
   key.device = "cpu (portable, 1 thread)";
   assert_true(profile_path("/state", key) == path);
   key.vocab = 129;
   assert_true(profile_path("/state", key) != path);
   key.device = "NVIDIA/../H200 SXM";
+  key.paced_bytes_per_s = 0;
   assert_true(profile_path("/state", key).starts_with("/state/profile-nvidiah200-llama"));
 }
 

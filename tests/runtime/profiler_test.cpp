@@ -43,7 +43,12 @@ class TimedBackend final : public Backend {
   void unpin(void*) override {}
   void copy(Queue queue, std::span<const CopyRun> runs) override {
     for (const CopyRun& run : runs) {
-      if (queue == Queue::h2d || queue == Queue::d2h) run_for(queue, 400 + 0.02 * static_cast<double>(run.total_bytes()));
+      const double bytes = static_cast<double>(run.total_bytes());
+      if (queue == Queue::dense) {
+        run_for(queue, 40 + 0.01 * bytes);
+      } else {
+        run_for(queue, (&run == runs.data() ? 400 : 70) + 70.0 * (run.rows - 1) + 0.02 * bytes);
+      }
     }
   }
   Ticket record(Queue queue) override {
@@ -61,13 +66,18 @@ class TimedBackend final : public Backend {
 
   void gemm(Queue queue, const GemmArgs& args) override { run_for(queue, 500 + 10.0 * args.rows); }
   void attend(Queue queue, const AttendArgs& args) override {
-    double tokens = 0;
-    for (const AttendSpan& span : args.spans) tokens += span.first_position + 1;
-    run_for(queue, std::max(2000.0, 300 + 5 * tokens));
+    double tokens = 0, products = 0;
+    for (const AttendSpan& span : args.spans) {
+      tokens += span.first_position + span.rows;
+      for (uint32_t row = 0; row < span.rows; ++row) products += span.first_position + row + 1;
+    }
+    run_for(queue, std::max(2000.0, 300 + std::max(5 * tokens, 0.5 * products)));
   }
-  void embed(Queue, const EmbedArgs&) override {}
+  void embed(Queue queue, const EmbedArgs&) override { run_for(queue, 200); }
   void norm(Queue, const NormArgs&) override {}
-  void rope(Queue, const RopeArgs&) override {}
+  void rope(Queue queue, const RopeArgs&) override {
+    if (queue == Queue::dense) run_for(queue, 1000);
+  }
   void activate(Queue, const ActivateArgs&) override {}
   void sample(Queue, const SampleArgs&) override {}
 
@@ -103,9 +113,15 @@ void modelled_times_are_found(void**) {
     assert_near("recompute 4096", profile.recompute.at(4096), 500 + 10 * 4096, 0.01);
     assert_near("attend 64", profile.attend.at(64), 2000, 0.01);
     assert_near("attend 32768", profile.attend.at(32768), 300 + 5 * 32768, 0.01);
-    assert_near("dense 1", profile.dense.at(1), 4 * (500 + 10), 0.01);  // qkv, o, gate and up, down
-    assert_near("dense 256", profile.dense.at(256), 4 * (500 + 2560), 0.01);
-    assert_near("head 64", profile.head.at(64), 500 + 640, 0.01);
+    assert_near("attend of rows 131072", profile.attend_rows.at(131'072), 300 + 0.5 * 131'072, 0.01);
+    assert_near("64 rows of a prompt", profile.attention_ns(1024, 65'536), 300 + 0.5 * 65'536, 0.01);
+    assert_near("dense 1", profile.dense.at(1), 1000 + 4 * (500 + 10), 0.01);  // qkv, o, gate and up, down
+    assert_near("dense 256", profile.dense.at(256), 1000 + 4 * (500 + 2560), 0.01);
+    assert_near("before attention", profile.project_share, 1660.0 / 3640, 0.01);  // qkv and rope of 16 rows
+    assert_near("head 64", profile.head.at(64), 200 + 500 + 640, 0.01);
+    assert_near("before the layers", profile.embed_ns, 200, 0.01);
+    assert_near("a piece of a copy", profile.piece_ns, 70, 0.01);
+    assert_near("X kept", profile.keep_x.at(65536), 40 + 655.36, 0.01);
     assert_near("duplex", profile.duplex, take_turns ? 2 : 1, 0.02);
     assert_near("contention", 1 + profile.contention, take_turns ? 2 : 1, 0.02);
     assert_near("dense beside the link", measured.link_slows_dense, 1, 0.01);
@@ -162,7 +178,7 @@ void predicted_steps_take_about_as_long(void**) {
   const CacheShape shape{spec.layers, 4 * spec.hidden, 8 * spec.kv_width()};
   LayerWork work;
   work.rows = kSequences;
-  work.attended = kSequences * kTokens;
+  work.attended = work.products = kSequences * kTokens;
   ProfilerLimits limits;  // the step's whole cache, as near to the processor as in the step
   limits.probe.max_cache_bytes = size_t{spec.layers} * kSequences * kTokens * shape.kv_bytes;
   double ratio = INFINITY;

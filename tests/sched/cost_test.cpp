@@ -89,6 +89,21 @@ void both_directions_slow_each_other(void**) {
   assert_near(cost.d2h_ns, 10000);
 }
 
+// 3 rows of a prompt behind 100 tokens: 103 are read, 101 + 102 + 103 are computed with.
+void attention_reads_or_computes(void**) {
+  const CacheShape shape = cache_shape(2, 1, 1);
+  Profile profile;
+  profile.attend.each_ns = 10;
+  LayerWork work;
+  work.attended = 103;
+  work.products = 306;
+  assert_near(streaming_cost(profile, shape, work).total_ns, 2 * 1030);
+  profile.attend_rows.each_ns = 3;
+  assert_near(streaming_cost(profile, shape, work).total_ns, 2 * 1030);
+  profile.attend_rows.each_ns = 4;
+  assert_near(streaming_cost(profile, shape, work).total_ns, 2 * 1224);
+}
+
 void contention_lies_between_beside_and_in_turns(void**) {
   const CacheShape shape = cache_shape(1, 1, 1);
   Profile profile;
@@ -113,7 +128,8 @@ int main() {
   const CMUnitTest tests[] = {
       cmocka_unit_test(opt_67b_takes_what_the_link_needs), cmocka_unit_test(the_serial_model_is_the_papers),
       cmocka_unit_test(small_operations_take_their_least), cmocka_unit_test(copies_count),
-      cmocka_unit_test(both_directions_slow_each_other),   cmocka_unit_test(contention_lies_between_beside_and_in_turns),
+      cmocka_unit_test(both_directions_slow_each_other),   cmocka_unit_test(attention_reads_or_computes),
+      cmocka_unit_test(contention_lies_between_beside_and_in_turns),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

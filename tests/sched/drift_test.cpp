@@ -180,6 +180,27 @@ void corrections_have_an_end(void**) {
   assert_true(machine.drift.link_factor() == DriftLimits{}.most_factor);
 }
 
+void all_times_are_of_the_link_or_the_device(void**) {
+  Profile profile;
+  double Profile::*const shares[] = {&Profile::duplex, &Profile::project_share, &Profile::link_slowdown, &Profile::contention};
+  Curve Profile::*const link[] = {&Profile::h2d, &Profile::d2h};
+  Curve Profile::*const device[] = {&Profile::recompute, &Profile::attend, &Profile::attend_rows, &Profile::dense, &Profile::head,
+                                    &Profile::keep_x};
+  // A Profile is these numbers and no other.
+  static_assert(sizeof(Profile) == 8 * sizeof(Curve) + 6 * sizeof(double));
+  for (auto curve : link) profile.*curve = {1, 2, 3};
+  for (auto curve : device) profile.*curve = {1, 2, 3};
+  profile.piece_ns = profile.embed_ns = 1;
+  const Profile result = scaled(profile, 2, 3);
+  auto assert_curve = [](const Curve& curve, double factor) {
+    assert_true(curve.least_ns == factor && curve.fixed_ns == 2 * factor && curve.each_ns == 3 * factor);
+  };
+  for (auto curve : link) assert_curve(result.*curve, 2);
+  for (auto curve : device) assert_curve(result.*curve, 3);
+  assert_true(result.piece_ns == 2 && result.embed_ns == 3);
+  for (auto share : shares) assert_true(result.*share == profile.*share);
+}
+
 }  // namespace
 }  // namespace iokv
 
@@ -197,6 +218,7 @@ int main() {
       cmocka_unit_test(what_says_nothing_changes_nothing),
       cmocka_unit_test(a_step_longer_than_its_parts_is_no_rate_s_fault),
       cmocka_unit_test(corrections_have_an_end),
+      cmocka_unit_test(all_times_are_of_the_link_or_the_device),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

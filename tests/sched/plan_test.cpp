@@ -22,7 +22,7 @@ size_t count_of(const Plan& plan, OpKind kind) {
 // What the runs say that has to be done: each block once, whoever refers to it.
 struct Demand {
   uint64_t x = 0, kv = 0, resident_x = 0, new_x = 0, new_kv = 0;
-  std::vector<uint32_t> areas;  // by pass
+  uint32_t areas = 0;
 };
 
 Demand demand_of(const Plan& plan, const StagingShape& shape) {
@@ -30,12 +30,9 @@ Demand demand_of(const Plan& plan, const StagingShape& shape) {
   std::set<std::pair<uint32_t, bool>> brought;
   for (const PlanSpan& span : plan.spans) {
     uint32_t position = 0;
-    size_t pass = 0;
     for (uint32_t r = span.first_run; r < span.first_run + span.runs; ++r) {
       const BlockRun& run = plan.runs[r];
       const BlockForm form = run.used_form();
-      const bool any = position >= span.first_position || (run.resident() && form == BlockForm::kv);
-      if (!any && pass % 2 != (form == BlockForm::kv)) ++pass;
       for (uint32_t b = 0; b < run.blocks; ++b, position += kBlockTokens) {
         const uint32_t end = std::min(span.first_position + span.rows, position + kBlockTokens);
         const uint32_t cached = span.first_position - std::min(span.first_position, position);
@@ -46,8 +43,7 @@ Demand demand_of(const Plan& plan, const StagingShape& shape) {
         const uint32_t units = form == BlockForm::x ? shape.x_units : shape.kv_units;
         const uint32_t id = (run.resident() ? run.device_id : run.id) + b * units;
         if (!brought.insert({id, run.resident()}).second) continue;
-        demand.areas.resize(std::max(demand.areas.size(), pass + 1));
-        ++demand.areas[pass];
+        ++demand.areas;
         if (run.kv_id != kNoBlock) {
           demand.x += std::min(tokens, run.x_tokens);
           demand.kv += tokens - std::min(tokens, run.x_tokens);
@@ -68,11 +64,10 @@ void expect_demand(const Plan& plan, const StagingShape& shape) {
   assert_int_equal(plan.work.x_device, demand.resident_x);
   assert_int_equal(plan.work.new_x, demand.new_x);
   assert_int_equal(plan.work.new_kv, demand.new_kv);
-  uint32_t expected = 0, taken = 0, extra = 0;
-  for (uint32_t areas : demand.areas) expected += ceil_of(areas, shape.slot_blocks);
+  uint32_t taken = 0, extra = 0;
   for (const PlanRound& round : plan.rounds) (round.areas > 0 ? taken : extra) += 1;
-  assert_int_equal(taken, expected);
-  assert_in_range(extra, 0, demand.areas.size() + 1);  // for resident blocks alone
+  assert_int_equal(taken, ceil_of(demand.areas, shape.slot_blocks));
+  assert_in_range(extra, 0, 1);  // for resident blocks alone
   for (uint32_t r = 0; r < plan.rounds.size(); ++r) {
     uint32_t x_tiles = 0, x = 0, kv_tiles = 0, kv = 0, products = 0, resident = 0;
     for (const PlanOp& op : plan.ops) {
@@ -157,22 +152,28 @@ void blocks_that_are_split_keep_it_one_product(void**) {
   const Plan plan = decode(roomy(), 8, 3, 2, true).next;
   assert_int_equal(count_of(plan, OpKind::fetch_x), 1);
   assert_int_equal(count_of(plan, OpKind::recompute), 1);
-  assert_int_equal(count_of(plan, OpKind::fetch_kv), 2);  // of the split blocks, beside their X, and of the others
+  assert_int_equal(count_of(plan, OpKind::fetch_kv), 1);
   assert_int_equal(plan.work.x_host, 8 * (2 * kBlockTokens + 20));
   assert_int_equal(plan.work.kv_host, 8 * (kBlockTokens - 20 + 2 * kBlockTokens - 1));
 }
 
-void x_comes_before_all_k_and_v(void**) {
+// Of a batch many times as large as the ring, X and K,V in every round as in the whole: whoever is short of one of them in
+// a round waits, link or device.
+void every_round_has_its_share_of_both(void**) {
   StagingShape shape = roomy();
-  shape.slot_blocks = 5;
-  shape.tile_tokens = 128;
-  const Plan plan = decode(shape, 7, 3, 4).next;
-  bool kv = false;
-  for (const PlanOp& op : plan.ops) {
-    kv |= op.kind == OpKind::fetch_kv;
-    assert_false(kv && op.kind == OpKind::fetch_x);
+  shape.slot_blocks = 16;
+  shape.tile_tokens = 16 * kBlockTokens;
+  const Plan plan = decode(shape, 24, 3, 5).next;
+  assert_int_equal(plan.rounds.size(), 24 * 8 / 16);
+  for (const PlanRound& round : plan.rounds) {
+    assert_int_equal(round.areas, 16);
+    assert_int_equal(round.x_rows, 2 * 3 * kBlockTokens);
   }
-  assert_int_equal(plan.rounds.size(), ceil_of(7 * 3, 5) + ceil_of(7 * 4, 5));
+  // Within a round X first, so that it is recomputed while K,V come.
+  for (size_t i = 1; i < plan.ops.size(); ++i) {
+    const PlanOp &before = plan.ops[i - 1], &op = plan.ops[i];
+    assert_false(before.kind == OpKind::fetch_kv && op.kind == OpKind::fetch_x && before.round == op.round);
+  }
 }
 
 void a_common_prefix_crosses_the_link_once(void**) {
@@ -228,14 +229,37 @@ void rounds_are_as_few_as_blocks_and_slots_allow(void**) {
       shape.slot_blocks = slot;
       shape.tile_tokens = slot * kBlockTokens;
       const Plan plan = decode(shape, sequences, 3, 5).next;
-      const uint32_t x_rounds = ceil_of(3 * sequences, slot), kv_rounds = ceil_of(5 * sequences, slot);
-      assert_int_equal(plan.rounds.size(), x_rounds + kv_rounds);
-      assert_int_equal(count_of(plan, OpKind::recompute), x_rounds);
-      assert_int_equal(count_of(plan, OpKind::fetch_kv), kv_rounds);
+      assert_int_equal(plan.rounds.size(), ceil_of(8 * sequences, slot));
+      const size_t with_x = static_cast<size_t>(std::ranges::count_if(plan.rounds, [](auto& r) { return r.x_rows > 0; }));
+      assert_int_equal(count_of(plan, OpKind::fetch_x), with_x);
+      assert_int_equal(count_of(plan, OpKind::recompute), with_x);
       assert_int_equal(plan.work.new_kv, sequences);
       assert_int_equal(plan.work.attended, sequences * 8 * kBlockTokens);
     }
   }
+}
+
+// X in blocks of one unit, and K,V of two right behind them: what was brought of the one is not taken for the other.
+void shared_blocks_of_two_forms_are_told_apart(void**) {
+  StagingShape shape = roomy();
+  shape.kv_units = 2;
+  Plan plan;
+  for (uint32_t s = 0; s < 2; ++s) {
+    PlanSpan span;
+    span.slot = span.first_row = s;
+    span.rows = 1;
+    span.first_position = 4 * kBlockTokens;
+    span.first_run = static_cast<uint32_t>(plan.runs.size());
+    span.runs = 3;
+    plan.spans.push_back(span);
+    plan.runs.push_back({.id = 4, .blocks = 3, .form = BlockForm::x, .shared = true});
+    plan.runs.push_back({.id = 7, .blocks = 1, .form = BlockForm::kv, .shared = true});
+    plan.runs.push_back({.id = 20 + 2 * s, .blocks = 1});
+  }
+  PlanBuilder(shape).build(plan);
+  assert_string_equal(check_plans(pointers_to({plan}), shape, 2).c_str(), "");
+  assert_int_equal(plan.work.x_host, 3 * kBlockTokens);
+  assert_int_equal(plan.work.kv_host, kBlockTokens);
 }
 
 }  // namespace
@@ -247,10 +271,11 @@ int main() {
       cmocka_unit_test(random_plans_are_sound_and_do_no_more_than_needed),
       cmocka_unit_test(all_clients_x_is_one_product),
       cmocka_unit_test(blocks_that_are_split_keep_it_one_product),
-      cmocka_unit_test(x_comes_before_all_k_and_v),
+      cmocka_unit_test(every_round_has_its_share_of_both),
       cmocka_unit_test(a_common_prefix_crosses_the_link_once),
       cmocka_unit_test(a_prefix_that_is_partly_resident_crosses_once),
       cmocka_unit_test(rounds_are_as_few_as_blocks_and_slots_allow),
+      cmocka_unit_test(shared_blocks_of_two_forms_are_told_apart),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

@@ -31,8 +31,13 @@ inline Profile random_profile(std::mt19937_64& random) {
   profile.duplex = between(1, 1.5);
   profile.recompute = {between(1, 1e5), between(10, 1e4), between(1, 1e4)};
   profile.attend = {between(1, 1e4), between(10, 1e4), between(0.1, 100)};
+  profile.attend_rows = {0, between(1, profile.attend.fixed_ns), between(0.01, profile.attend.each_ns)};
   profile.dense = {between(1e3, 1e6), between(10, 1e4), between(10, 1e5)};
   profile.head = profile.dense;
+  profile.embed_ns = between(0.01, 1) * profile.head.least_ns;
+  profile.piece_ns = between(10, 500);
+  profile.project_share = std::uniform_real_distribution<>(0, 1)(random);
+  profile.keep_x = {between(1, 1e4), between(10, 1e4), between(0.0001, 0.01)};
   profile.contention = std::uniform_real_distribution<>(0, 1)(random);
   return profile;
 }

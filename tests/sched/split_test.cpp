@@ -72,7 +72,7 @@ void the_best_split_beats_every_other(void**) {
     const uint64_t least = random() % 2 ? 0 : random() % (most + 1);
     LayerWork work;
     work.rows = random() % 8;
-    work.attended = tokens * work.rows;
+    work.attended = work.products = tokens * work.rows;
     work.x_device = random() % 100;
     work.new_kv = random() % (level ? 2 : 100);
     work.weight_bytes = level ? 0 : random() % 3 * 100'000;

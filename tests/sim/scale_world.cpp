@@ -23,13 +23,6 @@ constexpr uint32_t kMaxContext = 32'768;
 constexpr uint64_t kPoolBytes = uint64_t{256} << 30;
 constexpr uint32_t kElementBytes = 2;
 constexpr uint32_t kMaxRows = 8192, kMaxDraws = 64;
-// 2,048 rows of a prompt take 38 ms, where loaded steps take 0.1 to 1 s for the contexts that decodes bring. With the
-// default of 8 a prompt goes in by tens of rows a step and has its own context brought for each: first tokens came after
-// 20 s on the average, at half the load.
-constexpr uint32_t kFreeRows = 2048;
-// The cost model has each row of a prompt read all K,V before it, as rows of different sequences do: for contexts of
-// thousands of tokens that is tens of times what it takes. So far above 1, or prompts would stand still beside decodes.
-constexpr double kPrefillDelay = 64;
 constexpr int32_t kEndToken = 2;
 constexpr uint32_t kEndOneIn = 512;  // draws
 constexpr uint64_t kReapNs = 100'000;  // from a completion to its client's answer, when nothing else happens
@@ -67,8 +60,6 @@ ConductorConfig conductor_config(const ScaleOptions& options) {
   config.recompute.mode = Recompute::automatic;
   config.batch.max_rows = kMaxRows;
   config.batch.max_draws = kMaxDraws;
-  config.batch.free_rows = kFreeRows;
-  config.step_model.prefill_delay = kPrefillDelay;
   config.staging = staging_shape();
   config.step_model.profile = expected_profile(hardware(), model_spec(), kElementBytes);
   config.step_model.shape = cache_shape_of(model_spec(), kElementBytes);
@@ -133,8 +124,6 @@ class ScaleWorld::ExecutedPlans {
 
 ScaleWorld::ScaleWorld(const ScaleOptions& options)
     : options_(options),
-      spec_(model_spec()),
-      hardware_(hardware()),
       config_(conductor_config(options)),
       pool_(pool_shape()),
       conductor_(std::make_unique<Conductor>(config_, pool_, static_cast<Effects&>(*this))), executed_(std::make_unique<ExecutedPlans>()) {
@@ -222,7 +211,7 @@ void ScaleWorld::issue(Plan* plan) {
   measure_waits(*plan);
   measure_runs(*plan);
   plan->started_ns = std::max(now_ns_, device_free_ns_);
-  const double lasts = lasts_ns(*plan);
+  const double lasts = streaming_cost(config_.step_model.profile, config_.step_model.shape, plan->work).total_ns;
   plan->ended_ns = plan->started_ns + static_cast<uint64_t>(lasts);
   device_free_ns_ = plan->ended_ns;
   if (rushed_.empty()) {
@@ -237,22 +226,6 @@ void ScaleWorld::issue(Plan* plan) {
     report_.executed++;
   }
   out_.push_back(plan);
-}
-
-// The rows of a prompt read the K,V before them once, together: their attention takes that or its arithmetic. The profile
-// knows attention by the tokens of rows that decode, and plan.work counts each row's.
-double ScaleWorld::lasts_ns(const Plan& plan) const {
-  const Hardware& device = hardware_;
-  const double read_ns = config_.step_model.shape.kv_bytes / device.memory_bytes_per_s * 1e9;
-  const double compute_ns = 4.0 * spec_.heads * spec_.head_dim / device.matrix_flop_per_s * 1e9;
-  LayerWork work = plan.work;
-  double attended = 0;
-  for (const PlanSpan& span : plan.spans) {
-    const double end = span.first_position + span.rows;
-    attended += std::max(end, span.rows * end * compute_ns / read_ns);
-  }
-  work.attended = static_cast<uint64_t>(attended);
-  return streaming_cost(config_.step_model.profile, config_.step_model.shape, work).total_ns;
 }
 
 void ScaleWorld::retire() {
@@ -281,7 +254,7 @@ void ScaleWorld::measure_waits(const Plan& plan) {
     const bool goes_on = served.generation == span.generation && served.epoch == span.epoch;
     if (goes_on && !crowd_->has_stalled_since(span.client_slot, served.at_ns)) {
       report_.longest_between_ns = std::max(report_.longest_between_ns, now_ns_ - served.at_ns);
-      report_.longest_between_plans = std::max(report_.longest_between_plans, plan.id - served.plan - 1);
+      if (span.decode) report_.longest_between_plans = std::max(report_.longest_between_plans, plan.id - served.plan - 1);
     }
     served = {span.generation, span.epoch, plan.id, now_ns_};
   }

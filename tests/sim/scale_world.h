@@ -66,15 +66,12 @@ class ScaleWorld final : private Effects {
   void tell(decltype(Event::what) what);
   void pass();
   void retire();
-  double lasts_ns(const Plan& plan) const;
   void measure_waits(const Plan& plan);
   void measure_runs(const Plan& plan);
   void end_of_tenth();
   double rush();
 
   const ScaleOptions options_;
-  const ModelSpec spec_;
-  const Hardware hardware_;
   ConductorConfig config_;
   BlockPool pool_;
   std::unique_ptr<Conductor> conductor_;

@@ -340,6 +340,7 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options) {
   }
   info.name += ")";
   info.compute = options.compute;
+  info.paced_bytes_per_s = options.link_bytes_per_s;
   info.host_addressable = h2d == nullptr;
   const cpu::Kernels& kernels = cpu::kernels_for(isa, options.compute);
   return std::unique_ptr<Backend>(

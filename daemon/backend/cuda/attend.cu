@@ -10,12 +10,11 @@
 //     operations nor the choice of kernel shows.
 //  2. K and V of tokens that no row of a warp or block of threads may see are zeros here, whatever the memory holds;
 //     scores past a row's own position are replaced, not multiplied away.
-//
-// Layouts of m16n8k16, with g = lane / 4 and c = lane % 4: of A and of the accumulators a thread has rows g and g + 8;
-// of a tile of 8 columns it has columns 2c and 2c + 1.
 #include <cmath>
 
 #include "daemon/backend/cuda/element.cuh"
+#include "daemon/backend/cuda/instructions.cuh"
+#include "daemon/backend/cuda/launch.cuh"
 
 namespace iokv::cuda {
 namespace {
@@ -36,62 +35,13 @@ constexpr int kPitch = D + 8;
 template <int D>
 constexpr size_t kTileBytes = size_t{2} * kTokens * kPitch<D>;  // of a piece's K, or V
 
-// ---- instructions ---------------------------------------------------------------------------------------------------
-
-__device__ inline uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
-// 16 bytes, or as many zeros where there is nothing to be read.
-__device__ inline void copy_async(void* to, const void* from, bool there) {
-  const int bytes = there ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
-               : "memory");
-}
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kOutstanding>
-__device__ inline void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kOutstanding) : "memory");
-}
-
-__device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
-__device__ inline void load_matrices_transposed(uint32_t (&to)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
-
-template <typename T>
-__device__ inline void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
-template <>
-__device__ inline void multiply_add<__half>(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-template <>
-__device__ inline void multiply_add<__nv_bfloat16>(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
+// ---- a row's state --------------------------------------------------------------------------------------------------
 
 __device__ inline float power_of_two(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-
-// ---- a row's state --------------------------------------------------------------------------------------------------
 
 // Of a row: the sum of weights, relative to the largest score so far. Scores are in powers of two.
 struct Softmax {
@@ -142,17 +92,30 @@ __device__ inline int visible(uint32_t position, uint32_t piece) {
 // ---- copies to shared memory ----------------------------------------------------------------------------------------
 
 // K or V of a piece's head, [64][d] in memory, [64][kPitch] here; zeros from token `seen` and from element d on.
-template <typename T, int D>
-__device__ inline void bring(T* to, const T* from, uint32_t d, int seen, bool aligned, int thread, int threads) {
+template <typename T, int D, int kCopiers>
+__device__ inline void bring(T* to, const T* from, uint32_t d, int seen, bool aligned, int thread) {
+  constexpr int kVectors = D / 8;
+  if (aligned && seen == kTokens && d == D) {
+    // Nearly all of them: one instruction a copy.
+    if constexpr (kCopiers % kVectors == 0) {
+      constexpr int kAtOnce = kCopiers / kVectors;  // tokens
+      const uint32_t shared_to = shared_address(to + thread / kVectors * kPitch<D> + thread % kVectors * 8);
+      const T* mine = from + thread * 8;
+#pragma unroll
+      for (int token = 0; token < kTokens; token += kAtOnce) {
+        copy_async(shared_to + static_cast<uint32_t>(token * kPitch<D> * 2), mine + token * D);
+      }
+      return;
+    }
+  }
   if (aligned) {
-    constexpr int kVectors = D / 8;
-    for (int i = thread; i < kTokens * kVectors; i += threads) {
+    for (int i = thread; i < kTokens * kVectors; i += kCopiers) {
       const int token = i / kVectors, at = i % kVectors * 8;
       const bool there = token < seen && at < static_cast<int>(d);
       copy_async(to + token * kPitch<D> + at, there ? from + token * d + at : from, there);
     }
   } else {
-    for (int i = thread; i < kTokens * D; i += threads) {
+    for (int i = thread; i < kTokens * D; i += kCopiers) {
       const int token = i / D, at = i % D;
       const bool there = token < seen && at < static_cast<int>(d);
       to[token * kPitch<D> + at] = there ? from[token * d + at] : Element<T>::narrow(0.0f);
@@ -174,7 +137,8 @@ struct Piece {
   uint32_t weights[kTokenTiles][2];   // pairs of tokens of row g, and of row g + 8
   float largest[2], sums[2];          // of rows g and g + 8
 
-  // queries(step, a) gives A of 16 elements of d.
+  // queries(step, a) gives A of 16 elements of d. What a step reads is asked for before the step ahead of it computes:
+  // with two warps a scheduler nothing else hides how long that takes.
   template <typename Queries>
   __device__ void score(const Queries& queries, const T* keys, int lane) {
 #pragma unroll
@@ -183,16 +147,22 @@ struct Piece {
       for (int i = 0; i < 4; ++i) scores[tile][i] = 0;
     }
     const T* row = keys + (lane / 16 * 8 + lane % 8) * kPitch<D> + lane / 8 % 2 * 8;
-#pragma unroll
-    for (int step = 0; step < D / 16; ++step) {
-      uint32_t a[4];
-      queries(step, a);
+    uint32_t a[2][4], b[2][kTokenTiles / 2][4];
+    auto load = [&](int step) {
+      queries(step, a[step % 2]);
 #pragma unroll
       for (int two = 0; two < kTokenTiles / 2; ++two) {
-        uint32_t b[4];
-        load_matrices(b, row + two * 16 * kPitch<D> + step * 16);
-        multiply_add<T>(scores[2 * two], a, b[0], b[1]);
-        multiply_add<T>(scores[2 * two + 1], a, b[2], b[3]);
+        load_matrices(b[step % 2][two], row + two * 16 * kPitch<D> + step * 16);
+      }
+    };
+    load(0);
+#pragma unroll
+    for (int step = 0; step < D / 16; ++step) {
+      if (step + 1 < D / 16) load(step + 1);
+#pragma unroll
+      for (int two = 0; two < kTokenTiles / 2; ++two) {
+        multiply_add<T>(scores[2 * two], a[step % 2], b[step % 2][two][0], b[step % 2][two][1]);
+        multiply_add<T>(scores[2 * two + 1], a[step % 2], b[step % 2][two][2], b[step % 2][two][3]);
       }
     }
   }
@@ -232,32 +202,43 @@ struct Piece {
   // use(n, values): columns 8n .. 8n + 7 of the weighted sums of V, as a thread has them of an accumulator.
   template <typename Use>
   __device__ void sum_values(const T* values, int lane, const Use& use) {
-    constexpr int kTogether = 4;  // tiles of 8 columns: as many chains of products that do not wait for each other
+    // Pairs of tiles of 8 columns: as many chains of products that do not wait for each other.
+    constexpr int kPairs = D / 16, kTogether = kPairs < 4 ? kPairs : 4, kSteps = kTokens / 16;
+    constexpr int kTurns = (kPairs + kTogether - 1) / kTogether * kSteps;
     const T* row = values + lane % 16 * kPitch<D> + lane / 16 * 8;
+    uint32_t b[2][kTogether][4];
+    auto load = [&](int turn) {
+      const int first = turn / kSteps * kTogether, step = turn % kSteps;
 #pragma unroll
-    for (int first = 0; first < D / 8; first += kTogether) {
-      float sums_of[kTogether][4];
-#pragma unroll
-      for (int n = 0; n < kTogether; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) sums_of[n][i] = 0;
+      for (int pair = 0; pair < kTogether; ++pair) {
+        if (first + pair >= kPairs) continue;
+        load_matrices_transposed(b[turn % 2][pair], row + step * 16 * kPitch<D> + (first + pair) * 16);
       }
+    };
+    float sums_of[2 * kTogether][4];
+    load(0);
 #pragma unroll
-      for (int step = 0; step < kTokens / 16; ++step) {
-        const uint32_t a[4] = {weights[2 * step][0], weights[2 * step][1], weights[2 * step + 1][0],
-                               weights[2 * step + 1][1]};
+    for (int turn = 0; turn < kTurns; ++turn) {
+      const int first = turn / kSteps * kTogether, step = turn % kSteps;
+      if (turn + 1 < kTurns) load(turn + 1);
+      if (step == 0) {
 #pragma unroll
-        for (int two = 0; two < kTogether / 2; ++two) {
-          if (first + 2 * two >= D / 8) continue;
-          uint32_t b[4];
-          load_matrices_transposed(b, row + step * 16 * kPitch<D> + (first + 2 * two) * 8);
-          multiply_add<T>(sums_of[2 * two], a, b[0], b[1]);
-          multiply_add<T>(sums_of[2 * two + 1], a, b[2], b[3]);
+        for (int n = 0; n < 2 * kTogether; ++n) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) sums_of[n][i] = 0;
         }
       }
+      const uint32_t a[4] = {weights[2 * step][0], weights[2 * step][1], weights[2 * step + 1][0], weights[2 * step + 1][1]};
 #pragma unroll
-      for (int n = 0; n < kTogether; ++n) {
-        if (first + n < D / 8) use(first + n, sums_of[n]);
+      for (int pair = 0; pair < kTogether; ++pair) {
+        if (first + pair >= kPairs) continue;
+        multiply_add<T>(sums_of[2 * pair], a, b[turn % 2][pair][0], b[turn % 2][pair][1]);
+        multiply_add<T>(sums_of[2 * pair + 1], a, b[turn % 2][pair][2], b[turn % 2][pair][3]);
+      }
+      if (step + 1 < kSteps) continue;
+#pragma unroll
+      for (int n = 0; n < 2 * kTogether; ++n) {
+        if (first + n / 2 < kPairs) use(2 * first + n, sums_of[n]);
       }
     }
   }
@@ -276,6 +257,8 @@ __device__ inline uint32_t query_pair(const T* row, uint32_t at, uint32_t d, boo
 // Grid: pieces, KV heads, tiles of 16 query rows. partials of a span: [pieces][kv_heads · group · rows][padded d].
 template <typename T, int D>
 __global__ void __launch_bounds__(32) attend_pieces(AttendLaunch launch, const __grid_constant__ Table table) {
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
   extern __shared__ uint4 shared[];
   T* keys = reinterpret_cast<T*>(shared);
   T* values = keys + kTokens * kPitch<D>;
@@ -291,9 +274,9 @@ __global__ void __launch_bounds__(32) attend_pieces(AttendLaunch launch, const _
   if (seen <= 0) return;  // merging does not look at it either
 
   const T* from = keys_of<T>(item.block, kv_head, d);
-  bring<T, D>(keys, from, d, seen, launch.aligned, lane, 32);
+  bring<T, D, 32>(keys, from, d, seen, launch.aligned, lane);
   commit_copies();
-  bring<T, D>(values, from + size_t{kTokens} * d, d, seen, launch.aligned, lane, 32);
+  bring<T, D, 32>(values, from + size_t{kTokens} * d, d, seen, launch.aligned, lane);
   commit_copies();
 
   uint32_t queries[D / 16][4];
@@ -352,6 +335,8 @@ constexpr int kMergeWarps = 4;
 // A warp a row and head: its results in position order, behind what earlier operations left.
 template <typename T>
 __global__ void __launch_bounds__(kMergeWarps * 32) attend_merge(AttendLaunch launch, const __grid_constant__ Table table) {
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
   const uint32_t index = blockIdx.x * kMergeWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
   const uint32_t heads = launch.shape.heads, kv_heads = launch.shape.kv_heads, group = heads / kv_heads;
   const uint32_t d = launch.shape.head_dim, stride = padded(d);
@@ -408,12 +393,13 @@ __global__ void __launch_bounds__(kMergeWarps * 32) attend_merge(AttendLaunch la
   }
   if (span.last != 0) {
     T* out = query.out<T>(launch);
+    const float of_sum = __frcp_rn(softmax.sum);
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const uint32_t at = lane * 4 + part * 128 + i;
-        if (at < d) out[at] = Element<T>::narrow(__fdiv_rn(sums[part][i], softmax.sum));
+        if (at < d) out[at] = Element<T>::narrow(__fmul_rn(sums[part][i], of_sum));
       }
     }
     return;
@@ -433,53 +419,69 @@ __global__ void __launch_bounds__(kMergeWarps * 32) attend_merge(AttendLaunch la
 
 // ---- in sequence: a warp 16 rows ------------------------------------------------------------------------------------
 
-// 64 query rows share what is brought; 32 where two pieces of 256-wide heads would not leave room for more.
+// 64 query rows share what is brought; 32 where a piece of 256-wide heads would not leave room for more.
 template <int D>
 constexpr int kSequenceWarps = D <= 128 ? 4 : 2;
 
+// K and V of one piece, and the queries. V comes while scores are computed and the next piece's K while V is summed:
+// so little memory lets three blocks share a multiprocessor, whose warps wait for shuffles and exponentials in turn.
 template <int D>
-constexpr size_t sequence_bytes(int stages) {
-  return stages * 2 * kTileBytes<D> + size_t{2} * kSequenceWarps<D> * kRows * kPitch<D>;
-}
+constexpr size_t kSequenceBytes = 2 * kTileBytes<D> + size_t{2} * kSequenceWarps<D> * kRows * kPitch<D>;
+template <int D>
+constexpr int kSequenceBlocks = D <= 128 ? 3 : 1;
 
 // Grid: tiles of query rows, KV heads, spans.
 template <typename T, int D>
-__global__ void __launch_bounds__(kSequenceWarps<D> * 32)
-    attend_sequence(AttendLaunch launch, const __grid_constant__ Table table, int stages) {
+__global__ void __launch_bounds__(kSequenceWarps<D> * 32, kSequenceBlocks<D>)
+    attend_sequence(AttendLaunch launch, const __grid_constant__ Table table) {
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
   extern __shared__ uint4 shared[];
   constexpr int kTileRows = kSequenceWarps<D> * kRows, kThreads = kSequenceWarps<D> * 32;
   constexpr int kTile = kTokens * kPitch<D>;
   T* queries = reinterpret_cast<T*>(shared);
-  T* tiles = queries + kTileRows * kPitch<D>;  // [stages][K, V]
+  T* keys = queries + kTileRows * kPitch<D>;
+  T* values = keys + kTile;
   const AttendTableSpan* spans = entries<AttendTableSpan>(table);
   const AttendTableSpan span = spans[blockIdx.z];
   const void* const* blocks = reinterpret_cast<const void* const*>(spans + launch.spans) + span.first_address;
   const uint32_t d = launch.shape.head_dim, kv_head = blockIdx.y, group = launch.shape.heads / launch.shape.kv_heads;
-  const uint32_t rows = span.rows * group, first = blockIdx.x * kTileRows;
+  // The last rows see the most and begin first.
+  const uint32_t rows = span.rows * group, first = (gridDim.x - 1 - blockIdx.x) * kTileRows;
   if (first >= rows) return;
   const uint32_t end = min(first + kTileRows, rows), last_position = span.first_position + (end - 1) / group;
   const uint32_t reached = last_position / kTokens + 1;
   const uint32_t pieces = reached > span.first_piece ? min(span.pieces, reached - span.first_piece) : 0;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
 
-  auto bring_piece = [&](uint32_t index) {
+  // K of a piece, or V.
+  auto bring_half = [&](T* to, uint32_t index, uint32_t half) {
     const int seen = min(visible(last_position, span.first_piece + index), kTokens);
-    const T* from = keys_of<T>(blocks[index], kv_head, d);
-    T* to = tiles + index % static_cast<uint32_t>(stages) * 2 * kTile;
-    bring<T, D>(to, from, d, seen, launch.aligned, thread, kThreads);
-    bring<T, D>(to + kTile, from + size_t{kTokens} * d, d, seen, launch.aligned, thread, kThreads);
+    const T* from = keys_of<T>(blocks[index], kv_head, d) + size_t{half} * kTokens * d;
+    bring<T, D, kThreads>(to, from, d, seen, launch.aligned, thread);
     commit_copies();
   };
-  if (pieces > 0) bring_piece(0);
-  for (int i = thread; i < kTileRows * D; i += kThreads) {
-    const uint32_t r = first + static_cast<uint32_t>(i / D), at = static_cast<uint32_t>(i % D);
-    T value = Element<T>::narrow(0.0f);
-    if (r < rows && at < d) {
-      const QueryRow query(launch, span, kv_head, r);
-      value = static_cast<const T*>(launch.q)[size_t{query.row} * launch.q_stride + query.head * d + at];
+  const T* q = static_cast<const T*>(launch.q);
+  if (launch.eights) {
+    for (int i = thread; i < kTileRows * (D / 8); i += kThreads) {
+      const uint32_t r = first + static_cast<uint32_t>(i / (D / 8)), at = static_cast<uint32_t>(i % (D / 8) * 8);
+      const bool there = r < rows && at < d;
+      const QueryRow query(launch, span, kv_head, there ? r : first);
+      copy_async(queries + i / (D / 8) * kPitch<D> + at,
+                 q + size_t{query.row} * launch.q_stride + query.head * d + (there ? at : 0), there);
     }
-    queries[i / D * kPitch<D> + at] = value;
+  } else {
+    for (int i = thread; i < kTileRows * D; i += kThreads) {
+      const uint32_t r = first + static_cast<uint32_t>(i / D), at = static_cast<uint32_t>(i % D);
+      T value = Element<T>::narrow(0.0f);
+      if (r < rows && at < d) {
+        const QueryRow query(launch, span, kv_head, r);
+        value = q[size_t{query.row} * launch.q_stride + query.head * d + at];
+      }
+      queries[i / D * kPitch<D> + at] = value;
+    }
   }
+  if (pieces > 0) bring_half(keys, 0, 0);  // the queries are of its group of copies
 
   // The state of rows g and g + 8 of the warp, in the layout of accumulators.
   Softmax softmax[2];
@@ -509,38 +511,35 @@ __global__ void __launch_bounds__(kSequenceWarps<D> * 32)
   }
 
   for (uint32_t index = 0; index < pieces; ++index) {
-    if (stages > 1 && index + 1 < pieces) {
-      bring_piece(index + 1);
-      wait_for_copies<1>();
-    } else {
-      wait_for_copies<0>();
-    }
-    __syncthreads();  // everybody's copies, and the queries
-    const uint32_t piece = span.first_piece + index;
-    const int start = static_cast<int>(piece * kTokens);
+    const int start = static_cast<int>((span.first_piece + index) * kTokens);
     const int seen[2] = {row_position[0] + 1 - start, row_position[1] + 1 - start};
-    if (__any_sync(kAll, seen[0] > 0 || seen[1] > 0)) {
-      const T* keys = tiles + index % static_cast<uint32_t>(stages) * 2 * kTile;
+    const bool sees = __any_sync(kAll, seen[0] > 0 || seen[1] > 0);
+    wait_for_copies<0>();
+    __syncthreads();  // everybody's copies of K, and V has been read
+    bring_half(values, index, 1);
+    Piece<T, D> result;
+    if (sees) {
       const T* query_row = queries + (warp * kRows + lane % 16) * kPitch<D> + lane / 16 * 8;
-      Piece<T, D> result;
       result.score([&](int step, uint32_t(&a)[4]) { load_matrices(a, query_row + step * 16); }, keys, lane);
       result.weigh(launch.scale, seen, lane);
-      Softmax::Factors factors[2];
+    }
+    wait_for_copies<0>();
+    __syncthreads();  // everybody's copies of V, and K has been read
+    if (index + 1 < pieces) bring_half(keys, index + 1, 0);
+    if (!sees) continue;
+    Softmax::Factors factors[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (seen[i] > 0) factors[i] = softmax[i].fold(result.largest[i], result.sums[i]);
+    }
+    result.sum_values(values, lane, [&](int n, const float(&of_piece)[4]) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        if (seen[i] > 0) factors[i] = softmax[i].fold(result.largest[i], result.sums[i]);
+        if (seen[i] <= 0) continue;
+        sums[n][2 * i] = folded(sums[n][2 * i], of_piece[2 * i], factors[i]);
+        sums[n][2 * i + 1] = folded(sums[n][2 * i + 1], of_piece[2 * i + 1], factors[i]);
       }
-      result.sum_values(keys + kTile, lane, [&](int n, const float(&values)[4]) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          if (seen[i] <= 0) continue;
-          sums[n][2 * i] = folded(sums[n][2 * i], values[2 * i], factors[i]);
-          sums[n][2 * i + 1] = folded(sums[n][2 * i + 1], values[2 * i + 1], factors[i]);
-        }
-      });
-    }
-    __syncthreads();  // the stage may be filled again
-    if (stages == 1 && index + 1 < pieces) bring_piece(index + 1);
+    });
   }
 
 #pragma unroll
@@ -550,11 +549,17 @@ __global__ void __launch_bounds__(kSequenceWarps<D> * 32)
     const QueryRow query(launch, span, kv_head, r);
     if (span.last != 0) {
       T* out = query.out<T>(launch);
+      const float part = __frcp_rn(softmax[i].sum);
 #pragma unroll
       for (int n = 0; n < D / 8; ++n) {
         const uint32_t at = static_cast<uint32_t>(n * 8 + lane % 4 * 2);
-        if (at < d) out[at] = Element<T>::narrow(__fdiv_rn(sums[n][2 * i], softmax[i].sum));
-        if (at + 1 < d) out[at + 1] = Element<T>::narrow(__fdiv_rn(sums[n][2 * i + 1], softmax[i].sum));
+        const float low = __fmul_rn(sums[n][2 * i], part), high = __fmul_rn(sums[n][2 * i + 1], part);
+        if (launch.eights && at < d) {
+          *reinterpret_cast<uint32_t*>(out + at) = pack<T>(low, high);
+        } else {
+          if (at < d) out[at] = Element<T>::narrow(low);
+          if (at + 1 < d) out[at + 1] = Element<T>::narrow(high);
+        }
       }
       continue;
     }
@@ -593,39 +598,23 @@ cudaError_t allow_shared(Kernel kernel, size_t bytes) {
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
 }
 
-// What a block of threads may have on the device that launches.
-cudaError_t shared_limit(size_t& bytes) {
-  int device = 0, limit = 0;
-  if (const cudaError_t failed = cudaGetDevice(&device); failed != cudaSuccess) return failed;
-  const cudaError_t asked = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  bytes = static_cast<size_t>(limit);
-  return asked;
-}
-
 template <typename T, int D>
 cudaError_t issue_pieces(cudaStream_t stream, const AttendLaunch& launch, const Table& table) {
   constexpr size_t kBytes = 2 * kTileBytes<D>;
   static const cudaError_t allowed = allow_shared(attend_pieces<T, D>, kBytes);
   if (allowed != cudaSuccess) return allowed;
   const dim3 grid(launch.items, launch.shape.kv_heads, launch.tiles);
-  attend_pieces<T, D><<<grid, 32, kBytes, stream>>>(launch, table);
-  return cudaGetLastError();
+  return cuda::launch(attend_pieces<T, D>, grid, 32, kBytes, stream, launch, table);
 }
 
 template <typename T, int D>
 cudaError_t issue_sequence(cudaStream_t stream, const AttendLaunch& launch, const Table& table) {
-  static size_t limit = 0;
-  static const cudaError_t asked = shared_limit(limit);
-  if (asked != cudaSuccess) return asked;
-  const int stages = sequence_bytes<D>(2) <= limit ? 2 : 1;
-  const size_t bytes = sequence_bytes<D>(stages);
-  static const cudaError_t allowed = allow_shared(attend_sequence<T, D>, bytes);
+  static const cudaError_t allowed = allow_shared(attend_sequence<T, D>, kSequenceBytes<D>);
   if (allowed != cudaSuccess) return allowed;
   constexpr uint32_t kTileRows = kSequenceWarps<D> * kRows;
   const uint32_t tiles = (launch.tiles * kRows + kTileRows - 1) / kTileRows;
   const dim3 grid(tiles, launch.shape.kv_heads, launch.spans);
-  attend_sequence<T, D><<<grid, kSequenceWarps<D> * 32, bytes, stream>>>(launch, table, stages);
-  return cudaGetLastError();
+  return cuda::launch(attend_sequence<T, D>, grid, kSequenceWarps<D> * 32, kSequenceBytes<D>, stream, launch, table);
 }
 
 }  // namespace
@@ -639,7 +628,9 @@ cudaError_t launch_attend_pieces(cudaStream_t stream, DType type, const AttendLa
 
 cudaError_t launch_attend_merge(cudaStream_t stream, DType type, const AttendLaunch& launch, const Table& table) {
   const unsigned blocks = (launch.rows * launch.shape.heads + kMergeWarps - 1) / kMergeWarps;
-  return with_type(type, [&]<typename T>(T) { attend_merge<T><<<blocks, kMergeWarps * 32, 0, stream>>>(launch, table); });
+  return with_type(type, [&]<typename T>(T) {
+    return cuda::launch(attend_merge<T>, blocks, kMergeWarps * 32, 0, stream, launch, table);
+  });
 }
 
 cudaError_t launch_attend_sequence(cudaStream_t stream, DType type, const AttendLaunch& launch, const Table& table) {

@@ -24,13 +24,21 @@ namespace iokv {
 namespace cuda {
 namespace {
 
-// Results of pieces, until they are merged: 64 rows x 32 heads x 64 pieces of 128-wide heads are 71 MB. An operation
+// Results of pieces, until they are merged: 64 rows x 32 heads x 32 pieces of 128-wide heads are 34 MB. An operation
 // that has more is issued a few spans at a time, and a span that has more by itself is computed in sequence.
-constexpr size_t kPartialBytes = size_t{128} << 20;
+constexpr size_t kPartialBytes = size_t{64} << 20;
 // Query rows of a KV head up to which a span's pieces are computed apart: K,V are read once for each 16 of them, mostly
 // from the second-level cache. With more, rows are enough for the device to be busy.
 constexpr uint32_t kSplitRows = 64;
 constexpr uint32_t kTileRows = 16;
+// Products run at the device's full rate from some thousand rows on.
+constexpr uint32_t kStepRows = 2048;
+// Slots of some 20 MiB are copied at 98 % of the link's rate.
+constexpr uint64_t kStagingBytes = uint64_t{256} << 20;
+// Rows of a recomputation up to which it leaves multiprocessors to dense work. Where a layer's is so short the step is
+// too, and is bound by reading the weights: its products must not wait behind tiles that hold a multiprocessor for some
+// 50 µs each. A longer one needs the whole device to stay ahead of the link.
+constexpr uint32_t kShortRecompute = 1024;
 // Draws that may be outstanding.
 constexpr size_t kDraws = 4096;
 // Runs of tables that a launch takes through the ring at once.
@@ -131,7 +139,7 @@ class CudaBackend final : public Backend {
   struct Scratch {
     std::unique_ptr<TableRing> tables;
     Products::Scratch products;
-    float* partials = nullptr;
+    float* partials = nullptr;   // of the dense queue, the one that attends
     ~Scratch();
   };
   struct PendingDraws {
@@ -229,28 +237,31 @@ Status CudaBackend::open() {
   info_.compute = options_.compute;
   info_.memory_bytes = properties.totalGlobalMem;
   info_.batch_invariant = options_.batch_invariant;
+  info_.step_rows = kStepRows;
+  info_.staging_bytes = kStagingBytes;
   info_.numa_node = numa_node_of(options_.device);
 
-  int least = 0, greatest = 0;
-  IOKV_CUDA_TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest));
   IOKV_TRY_ASSIGN(clock_, DeviceClock::make());
   for (size_t i = 0; i < kQueues; ++i) {
-    const int priority = static_cast<Queue>(i) == Queue::recompute ? least : greatest;
-    IOKV_TRY_ASSIGN(queues_[i], DeviceQueue::make(priority, *clock_, failure_));
+    // Of one priority: kernels of either queue go on when those of the other that came before have their blocks running.
+    // With less of it a recomputation starves beside a short step's products, which fill the device without a pause.
+    IOKV_TRY_ASSIGN(queues_[i], DeviceQueue::make(*clock_, failure_));
   }
   IOKV_TRY_ASSIGN(products_, Products::make(options_.compute, options_.batch_invariant));
   for (Queue queue : {Queue::dense, Queue::recompute}) {
     IOKV_TRY(open(scratch_[static_cast<size_t>(queue)], stream(queue)));
   }
+  IOKV_CUDA_TRY(cudaMalloc(reinterpret_cast<void**>(&scratch_[static_cast<size_t>(Queue::dense)].partials), kPartialBytes));
   IOKV_CUDA_TRY(cudaHostAlloc(reinterpret_cast<void**>(&draws_), kDraws * sizeof(Draw), cudaHostAllocMapped));
   return {};
 }
 
 Status CudaBackend::open(Scratch& scratch, cudaStream_t stream) {
   IOKV_TRY_ASSIGN(scratch.tables, TableRing::make(stream));
-  IOKV_CUDA_TRY(cudaMalloc(&scratch.products.workspace, Products::kWorkspaceBytes));
+  if (products_->workspace_bytes() > 0) {
+    IOKV_CUDA_TRY(cudaMalloc(&scratch.products.workspace, products_->workspace_bytes()));
+  }
   IOKV_CUDA_TRY(cudaMalloc(&scratch.products.bias, Products::kMostColumns * size_of(info_.compute)));
-  IOKV_CUDA_TRY(cudaMalloc(reinterpret_cast<void**>(&scratch.partials), kPartialBytes));
   return {};
 }
 
@@ -348,7 +359,9 @@ void CudaBackend::gemm(Queue queue, const GemmArgs& args) {
   IOKV_ASSERT(args.first_column % 16 == 0 && args.first_column <= args.weight->n &&
               args.columns <= args.weight->n - args.first_column && args.y_stride >= args.columns);
   if (args.rows == 0 || args.columns == 0 || !ready()) return;
-  products_->multiply(stream(queue), scratch(queue).products, args, weights(args.weight).row(args.first_column), failure_);
+  const bool beside = queue == Queue::recompute && args.rows <= kShortRecompute;
+  products_->multiply(stream(queue), scratch(queue).products, args, weights(args.weight).row(args.first_column), beside,
+                      failure_);
 }
 
 void CudaBackend::rope(Queue queue, const RopeArgs& args) {
@@ -438,6 +451,7 @@ AttendLaunch CudaBackend::attend_launch(const AttendArgs& args, std::span<const 
   launch.spans = static_cast<uint32_t>(spans.size());
   launch.aligned = shape.head_dim % 8 == 0;
   launch.pairs = shape.head_dim % 2 == 0 && args.q_stride % 2 == 0 && is_aligned(args.q, 4);
+  launch.eights = shape.head_dim % 8 == 0 && args.q_stride % 8 == 0 && is_aligned(args.q, 16) && is_aligned(args.out, 16);
   uint32_t most_rows = 0;
   for (const AttendSpan& span : spans) {
     most_rows = std::max(most_rows, span.rows * (shape.heads / shape.kv_heads));
@@ -492,6 +506,7 @@ void CudaBackend::attend_split(Queue queue, const AttendArgs& args, std::span<co
     attend_spans_.push_back(entry);
   }
   launch.items = static_cast<uint32_t>(attend_items_.size());
+  IOKV_ASSERT(scratch.partials != nullptr);
   launch.partials = scratch.partials;
   launch.partial_sums = scratch.partials + size_t{partials} * ((args.shape.head_dim + 15) / 16 * 16);
   const Table& table = attend_table(scratch, attend_items_);

@@ -77,15 +77,10 @@ __device__ inline const Entry* entries(const Table& table) {
   return static_cast<const Entry*>(table.device != nullptr ? table.device : static_cast<const void*>(table.bytes));
 }
 
-// Calls launch with a value of the element type.
+// What a launch with a value of the element type returns.
 template <typename Launch>
 cudaError_t with_type(DType type, const Launch& launch) {
-  if (type == DType::f16) {
-    launch(__half{});
-  } else {
-    launch(__nv_bfloat16{});
-  }
-  return cudaGetLastError();
+  return type == DType::f16 ? launch(__half{}) : launch(__nv_bfloat16{});
 }
 
 }  // namespace iokv::cuda

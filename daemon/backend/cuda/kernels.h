@@ -68,8 +68,32 @@ cudaError_t launch_convert(cudaStream_t stream, DType type, const float* from, v
 // y[row, column] += bias[column]; y is of T, or f32.
 cudaError_t launch_add_bias(cudaStream_t stream, DType type, void* y, uint32_t y_stride, const float* bias, uint32_t rows,
                             uint32_t columns);
+// Numbers of either sign and of sizes from 2^-8 to 1, the same for the same seed.
+cudaError_t launch_fill_random(cudaStream_t stream, DType type, void* to, size_t count, uint32_t seed);
+// *differences += words of 4 bytes that differ; it is device memory, or pinned memory of the host.
+cudaError_t launch_count_differences(cudaStream_t stream, const void* a, const void* b, size_t bytes, uint32_t* differences);
 // to = from, for tables: `from` is pinned host memory that the device reads, both 16-byte aligned.
 cudaError_t launch_read_host(cudaStream_t stream, void* to, const void* from, size_t bytes);
+
+// ---- products of few rows (narrow_product.cu) -----------------------------------------------------------------------
+
+// Rows that read the weights once; more are computed so many at a time.
+constexpr uint32_t kNarrowRows = 64;
+
+// y[:, 0:columns] = x · weightᵀ + bias, as GemmArgs::output says; every array begins at its first element.
+struct NarrowLaunch {
+  const void* weight = nullptr;    // [columns, k] of T
+  const void* x = nullptr;         // [rows, k] of T
+  const float* bias = nullptr;     // [columns] or null
+  void* y = nullptr;
+  uint32_t rows = 0, columns = 0, k = 0, y_stride = 0;
+  GemmOutput output = GemmOutput::store;
+  bool aligned = false;            // rows of weight and x may be read 16 bytes at a time
+  bool round_bias = false;         // to T before it is added
+  bool bias_last = false;          // (sum + y) + bias, else (sum + bias) + y
+  uint32_t tiles = 0, stages = 0;  // the launcher's own
+};
+cudaError_t launch_narrow_product(cudaStream_t stream, DType type, const NarrowLaunch& launch);
 
 // ---- attention (attend.cu) ------------------------------------------------------------------------------------------
 
@@ -90,6 +114,7 @@ struct AttendLaunch {
   uint32_t rows = 0;           // of all spans, for merging
   bool aligned = false;        // blocks and heads may be read 16 bytes at a time
   bool pairs = false;          // pairs of queries may be read 4 bytes at a time
+  bool eights = false;         // queries may be read, and results written, 16 bytes at a time
 };
 // A span of AttendArgs. Its query rows are r = (row - first_row)·group + (head % group), for each KV head.
 struct AttendTableSpan {

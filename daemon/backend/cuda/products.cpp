@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -13,14 +15,21 @@
 namespace iokv::cuda {
 namespace {
 
-// Rows that the kernel of a batch-invariant product is chosen for: decoding is bound by reading the weights at any
-// number up to some 200, and from then on larger tiles pay.
-constexpr uint32_t kInvariantRows = 256;
+// Rows that kernels are tried for when it is found out what is done with a matrix's bias.
+constexpr uint32_t kUsualRows = 256;
 // Ways that are remembered; a step's number of rows makes one for each of a layer's products. Some 500 bytes each.
 constexpr size_t kMostWays = 8192;
 // No kernel of cuBLASLt asks for a larger one.
 constexpr uint32_t kBestAlignment = 16;
 constexpr int kAnswers = 16;
+
+// A trial's operands: weights of up to 2048 outputs (512 where k is 16384: a few tiles of any kernel), up to 128 rows of
+// x, and y twice.
+constexpr size_t kTrialWeightBytes = size_t{16} << 20, kTrialRowBytes = size_t{4} << 20, kTrialOutputBytes = size_t{1} << 20;
+constexpr uint32_t kTrialRows = 128, kTrialColumns = 2048;
+constexpr size_t kTrialBiasBytes = kTrialColumns * sizeof(float);
+constexpr size_t kTrialBytes = kTrialWeightBytes + kTrialRowBytes + 2 * kTrialOutputBytes + kTrialBiasBytes;
+static_assert(kTrialRows * kTrialColumns * sizeof(float) <= kTrialOutputBytes);
 
 uint32_t alignment_of(const void* pointer, size_t stride_bytes) {
   const uintptr_t bits = reinterpret_cast<uintptr_t>(pointer) | stride_bytes | kBestAlignment;
@@ -69,8 +78,28 @@ bool splits_sums(const cublasLtMatmulAlgo_t& algorithm) {
 
 Result<std::unique_ptr<Products>> Products::make(DType compute, bool batch_invariant) {
   std::unique_ptr<Products> products(new Products(compute, batch_invariant));
-  IOKV_CUDA_TRY(cublasLtCreate(&products->handle_));
+  IOKV_TRY(products->open());
   return products;
+}
+
+Status Products::open() {
+  IOKV_CUDA_TRY(cublasLtCreate(&handle_));
+  int device = 0;
+  IOKV_CUDA_TRY(cudaGetDevice(&device));
+  IOKV_CUDA_TRY(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device));
+  if (!batch_invariant_) return {};
+  IOKV_CUDA_TRY(cudaStreamCreateWithFlags(&trial_.stream, cudaStreamNonBlocking));
+  IOKV_CUDA_TRY(cudaMalloc(reinterpret_cast<void**>(&trial_.memory), kTrialBytes));
+  IOKV_CUDA_TRY(cudaMalloc(&trial_.scratch.bias, kTrialColumns * size_of(compute_)));
+  IOKV_CUDA_TRY(cudaHostAlloc(reinterpret_cast<void**>(&trial_.differences), sizeof(uint32_t), cudaHostAllocMapped));
+  return {};
+}
+
+Products::Trial::~Trial() {
+  if (stream != nullptr) (void)cudaStreamDestroy(stream);
+  if (memory != nullptr) (void)cudaFree(memory);
+  if (scratch.bias != nullptr) (void)cudaFree(scratch.bias);
+  if (differences != nullptr) (void)cudaFreeHost(differences);
 }
 
 Products::~Products() {
@@ -79,31 +108,62 @@ Products::~Products() {
 }
 
 void Products::multiply(cudaStream_t stream, const Scratch& scratch, const GemmArgs& args, const void* weight,
-                        Failure& failure) {
+                        bool beside, Failure& failure) {
   if (failure.happened()) return;
-  auto found = way_for(shape_of(args, weight));
-  if (!found) return failure.note(std::move(found.failure()));
-  const Way& way = **found;
-  const float* bias = args.bias == nullptr ? nullptr : args.bias + args.first_column;
-  if (way.bias == Bias::element) {
-    IOKV_ASSERT(args.columns <= kMostColumns);
-    if (!failure.check("bias", launch_convert(stream, compute_, bias, scratch.bias, args.columns))) return;
+  Shape shape = shape_of(args, weight);
+  shape.beside = beside;
+  const Operands operands = {weight, args.x, args.bias == nullptr ? nullptr : args.bias + args.first_column, args.y};
+  const Way* way = nullptr;
+  if (args.rows > kNarrowRows) {
+    auto found = way_for(shape);
+    if (!found) return failure.note(std::move(found.failure()));
+    way = *found;
   }
-  if (way.bias == Bias::f32 || way.bias == Bias::element) {
-    const void* pointer = way.bias == Bias::f32 ? bias : scratch.bias;
-    if (!failure.check("bias", set(way.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, pointer))) return;
-  }
-  const float one = 1, zero = 0;
-  const float* beta = args.output == GemmOutput::add_f32 ? &one : &zero;
-  if (!failure.check("cublasLtMatmul", cublasLtMatmul(handle_, way.operation, &one, weight, way.weight, args.x, way.x, beta,
-                                                      args.y, way.y, args.y, way.y, &way.algorithm, scratch.workspace,
-                                                      kWorkspaceBytes, stream))) {
+  if (way != nullptr && !way->ours) {
+    if (Status issued = run(stream, scratch, *way, shape, operands); !issued) failure.note(std::move(issued.failure()));
     return;
   }
-  if (way.bias == Bias::after) {
-    const DType type = args.output == GemmOutput::store ? compute_ : DType::f32;
-    failure.check("bias", launch_add_bias(stream, type, args.y, args.y_stride, bias, args.rows, args.columns));
+  auto order = order_of(shape);
+  if (!order) return failure.note(std::move(order.failure()));
+  failure.check("a product", launch_narrow_product(stream, compute_, narrow(shape, operands, *order)));
+}
+
+Status Products::run(cudaStream_t stream, const Scratch& scratch, const Way& way, const Shape& shape,
+                     const Operands& operands) {
+  if (way.bias == Bias::element) {
+    IOKV_ASSERT(shape.columns <= kMostColumns);
+    IOKV_CUDA_TRY(launch_convert(stream, compute_, operands.bias, scratch.bias, shape.columns));
   }
+  if (way.bias == Bias::f32 || way.bias == Bias::element) {
+    const void* pointer = way.bias == Bias::f32 ? operands.bias : scratch.bias;
+    IOKV_CUDA_TRY(set(way.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, pointer));
+  }
+  const float one = 1, zero = 0;
+  const float* beta = shape.output == GemmOutput::add_f32 ? &one : &zero;
+  IOKV_CUDA_TRY(cublasLtMatmul(handle_, way.operation, &one, operands.weight, way.weight, operands.x, way.x, beta, operands.y,
+                               way.y, operands.y, way.y, &way.algorithm, scratch.workspace, workspace_bytes(), stream));
+  if (way.bias == Bias::after) {
+    const DType type = shape.output == GemmOutput::store ? compute_ : DType::f32;
+    IOKV_CUDA_TRY(launch_add_bias(stream, type, operands.y, shape.y_stride, operands.bias, shape.rows, shape.columns));
+  }
+  return {};
+}
+
+NarrowLaunch Products::narrow(const Shape& shape, const Operands& operands, Order order) const {
+  NarrowLaunch launch;
+  launch.weight = operands.weight;
+  launch.x = operands.x;
+  launch.bias = operands.bias;
+  launch.y = operands.y;
+  launch.rows = shape.rows;
+  launch.columns = shape.columns;
+  launch.k = shape.k;
+  launch.y_stride = shape.y_stride;
+  launch.output = shape.output;
+  launch.aligned = shape.x_alignment == kBestAlignment && shape.weight_alignment == kBestAlignment;
+  launch.round_bias = order.round_bias;
+  launch.bias_last = order.bias_last;
+  return launch;
 }
 
 Products::Shape Products::shape_of(const GemmArgs& args, const void* weight) const {
@@ -126,7 +186,7 @@ size_t Products::ShapeHash::operator()(const Shape& shape) const {
   size_t hash = 0;
   const uint32_t words[] = {shape.outputs, shape.columns, shape.rows, shape.k, shape.y_stride,
                             shape.x_alignment << 16 | shape.weight_alignment << 8 | shape.y_alignment,
-                            static_cast<uint32_t>(shape.output) * 2 + (shape.bias ? 1u : 0u)};
+                            static_cast<uint32_t>(shape.output) * 4 + (shape.beside ? 2u : 0u) + (shape.bias ? 1u : 0u)};
   for (uint32_t word : words) hash = (hash ^ word) * 0x9e3779b97f4a7c15u + (hash >> 29);
   return hash;
 }
@@ -137,30 +197,109 @@ Result<const Products::Way*> Products::way_for(const Shape& shape) {
   IOKV_TRY_ASSIGN(const Kernel kernel, choose(shape));
   IOKV_TRY_ASSIGN(Way way, describe(shape, kernel.bias));
   way.algorithm = kernel.algorithm;
+  way.ours = kernel.ours;
   return &ways_.emplace(shape, std::move(way)).first->second;
 }
 
-Result<Products::Kernel> Products::choose(const Shape& shape) {
-  if (!batch_invariant_) return ask(shape);
-  // The same for every number of rows and every range of outputs.
-  Shape weight = shape;
-  weight.columns = shape.outputs;
-  weight.rows = kInvariantRows;
-  weight.y_stride = (shape.outputs + 7) / 8 * 8;
-  if (auto found = kernels_.find(weight); found != kernels_.end()) return found->second;
-  IOKV_TRY_ASSIGN(const Kernel kernel, ask(weight));
-  kernels_.emplace(weight, kernel);
-  return kernel;
+// All outputs of a matrix, for that many rows, as aligned as can be.
+Products::Shape Products::whole_matrix(const Shape& shape, uint32_t rows) {
+  Shape whole = shape;
+  whole.columns = shape.outputs;
+  whole.rows = rows;
+  whole.y_stride = (shape.outputs + 7) / 8 * 8;
+  whole.x_alignment = whole.weight_alignment = shape.k % 8 == 0 ? kBestAlignment : 1;
+  whole.y_alignment = kBestAlignment;
+  return whole;
 }
 
-// The first way to treat the bias for which there is a kernel.
-Result<Products::Kernel> Products::ask(const Shape& shape) const {
+Result<Products::Kernel> Products::choose(const Shape& shape) {
+  if (!batch_invariant_) {
+    IOKV_TRY_ASSIGN(const std::vector<Kernel> kernels, ask(shape));
+    return kernels.front();
+  }
+  // About as many rows: a kernel's speed hardly changes within a power of two.
+  Shape asked = whole_matrix(shape, std::bit_ceil(shape.rows));
+  asked.x_alignment = shape.x_alignment;
+  asked.weight_alignment = shape.weight_alignment;
+  asked.y_alignment = shape.y_alignment;
+  if (auto found = kernels_.find(asked); found != kernels_.end()) return found->second;
+  IOKV_TRY_ASSIGN(const Order order, order_of(shape));
+  IOKV_TRY_ASSIGN(const std::vector<Kernel> kernels, ask(asked));
+  Kernel chosen;
+  chosen.ours = true;
+  for (const Kernel& kernel : kernels) {
+    IOKV_TRY_ASSIGN(const bool same, agrees(asked, kernel, order));
+    if (!same) continue;
+    chosen = kernel;
+    break;
+  }
+  kernels_.emplace(asked, chosen);
+  return chosen;
+}
+
+// The order in which a kernel of cuBLASLt treats the bias, if one agrees with ours in everything else.
+Result<Products::Order> Products::order_of(const Shape& shape) {
+  if (!batch_invariant_ || !shape.bias) return Order{};
+  Shape asked = whole_matrix(shape, kUsualRows);
+  asked.beside = false;
+  if (auto found = orders_.find(asked); found != orders_.end()) return found->second;
+  Order chosen;
+  IOKV_TRY_ASSIGN(const std::vector<Kernel> kernels, ask(asked));
+  bool found = false;
+  for (size_t i = 0; i < kernels.size() && !found; ++i) {
+    for (bool bias_last : {false, true}) {
+      if (bias_last && shape.output != GemmOutput::add_f32) continue;
+      const Order order{kernels[i].bias == Bias::element, bias_last};
+      IOKV_TRY_ASSIGN(found, agrees(asked, kernels[i], order));
+      if (!found) continue;
+      chosen = order;
+      break;
+    }
+  }
+  orders_.emplace(asked, chosen);
+  return chosen;
+}
+
+// Whether a kernel gives the bits of ours for some rows and outputs of random numbers.
+Result<bool> Products::agrees(const Shape& asked, const Kernel& kernel, Order order) {
+  const size_t row_bytes = asked.k * size_of(compute_);
+  Shape shape = asked;
+  shape.rows = static_cast<uint32_t>(std::min<size_t>(kTrialRows, kTrialRowBytes / row_bytes));
+  shape.columns = static_cast<uint32_t>(std::min<size_t>({asked.outputs, kTrialColumns, kTrialWeightBytes / row_bytes}));
+  if (shape.rows == 0 || shape.columns == 0) return false;  // k is larger than any model's
+  shape.y_stride = (shape.columns + 7) / 8 * 8;
+  shape.x_alignment = shape.weight_alignment = asked.k % 8 == 0 ? kBestAlignment : 1;
+  IOKV_TRY_ASSIGN(Way way, describe(shape, kernel.bias));
+  way.algorithm = kernel.algorithm;
+
+  std::byte* weight = trial_.memory;
+  std::byte* x = weight + kTrialWeightBytes;
+  std::byte* ys[2] = {x + kTrialRowBytes, x + kTrialRowBytes + kTrialOutputBytes};
+  auto* bias = reinterpret_cast<float*>(ys[1] + kTrialOutputBytes);
+  const cudaStream_t stream = trial_.stream;
+  IOKV_CUDA_TRY(launch_fill_random(stream, compute_, weight, size_t{shape.columns} * shape.k, 1));
+  IOKV_CUDA_TRY(launch_fill_random(stream, compute_, x, size_t{shape.rows} * shape.k, 2));
+  IOKV_CUDA_TRY(launch_fill_random(stream, DType::f32, bias, shape.columns, 3));
+  for (std::byte* y : ys) IOKV_CUDA_TRY(launch_fill_random(stream, DType::f32, y, kTrialOutputBytes / sizeof(float), 4));
+  Operands operands = {weight, x, shape.bias ? bias : nullptr, ys[0]};
+  IOKV_CUDA_TRY(launch_narrow_product(stream, compute_, narrow(shape, operands, order)));
+  operands.y = ys[1];
+  IOKV_TRY(run(stream, trial_.scratch, way, shape, operands));
+  *trial_.differences = 0;
+  IOKV_CUDA_TRY(launch_count_differences(stream, ys[0], ys[1], kTrialOutputBytes, trial_.differences));
+  IOKV_CUDA_TRY(cudaStreamSynchronize(stream));
+  return *trial_.differences == 0;
+}
+
+// Kernels for a shape, the fastest first; one at least unless they have to be batch-invariant. The first way to treat
+// the bias for which there are any.
+Result<std::vector<Products::Kernel>> Products::ask(const Shape& shape) const {
   constexpr std::array<Bias, 1> kWithout = {Bias::none};
   constexpr std::array<Bias, 3> kWith = {Bias::f32, Bias::element, Bias::after};
   const std::span<const Bias> ways = shape.bias ? std::span<const Bias>(kWith) : std::span<const Bias>(kWithout);
   Preference preference;
   IOKV_CUDA_TRY(preference.created());
-  IOKV_CUDA_TRY(preference.set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes));
+  IOKV_CUDA_TRY(preference.set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes()));
   IOKV_CUDA_TRY(preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, shape.weight_alignment));
   IOKV_CUDA_TRY(preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, shape.x_alignment));
   IOKV_CUDA_TRY(preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, shape.y_alignment));
@@ -169,6 +308,7 @@ Result<Products::Kernel> Products::ask(const Shape& shape) const {
     const uint32_t none = CUBLASLT_REDUCTION_SCHEME_NONE;
     IOKV_CUDA_TRY(preference.set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, none));
   }
+  std::vector<Kernel> kernels;
   for (Bias bias : ways) {
     // An f32 result takes an f32 bias and no other.
     if (bias == Bias::element && shape.output != GemmOutput::store) continue;
@@ -182,9 +322,11 @@ Result<Products::Kernel> Products::ask(const Shape& shape) const {
     for (int i = 0; i < count; ++i) {
       const auto& answer = answers[static_cast<size_t>(i)];
       if (answer.state != CUBLAS_STATUS_SUCCESS || (batch_invariant_ && splits_sums(answer.algo))) continue;
-      return Kernel{answer.algo, bias};
+      kernels.push_back({answer.algo, bias, false});
     }
+    if (!kernels.empty()) return kernels;
   }
+  if (batch_invariant_) return kernels;
   return error("cuBLASLt has no kernel for a product of " + std::to_string(shape.rows) + " x " + std::to_string(shape.k) +
                " with " + std::to_string(shape.columns) + " x " + std::to_string(shape.k));
 }
@@ -199,6 +341,10 @@ Result<Products::Way> Products::describe(const Shape& shape, Bias bias) const {
     const auto type = static_cast<int32_t>(bias == Bias::f32 ? CUDA_R_32F : element());
     IOKV_CUDA_TRY(set(way.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS));
     IOKV_CUDA_TRY(set(way.operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type));
+  }
+  if (shape.beside) {
+    const int32_t half = std::max(1, multiprocessors_ / 2);
+    IOKV_CUDA_TRY(set(way.operation, CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET, half));
   }
   IOKV_CUDA_TRY(cublasLtMatrixLayoutCreate(&way.weight, element(), shape.k, shape.columns, shape.k));
   IOKV_CUDA_TRY(cublasLtMatrixLayoutCreate(&way.x, element(), shape.k, shape.rows, shape.k));
@@ -219,6 +365,7 @@ Products::Way::Way(Way&& other) noexcept
       x(std::exchange(other.x, nullptr)),
       y(std::exchange(other.y, nullptr)),
       algorithm(other.algorithm),
-      bias(other.bias) {}
+      bias(other.bias),
+      ours(other.ours) {}
 
 }  // namespace iokv::cuda

@@ -2,6 +2,7 @@
 // Kernels that treat rows by themselves: embedding, norms, rotary embedding with K,V stored, activations, and what
 // products need beside cuBLAS. All of them are bound by memory.
 #include "daemon/backend/cuda/element.cuh"
+#include "daemon/backend/cuda/launch.cuh"
 
 namespace iokv::cuda {
 namespace {
@@ -37,6 +38,8 @@ __device__ float block_sum(float value) {
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) embed(EmbedLaunch launch, const __grid_constant__ Table table) {
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
   const EmbedRow row = entries<EmbedRow>(table)[blockIdx.x];
   const T* token = static_cast<const T*>(launch.table) + size_t{row.token} * launch.columns;
   const T* position = static_cast<const T*>(launch.positions) + size_t{row.position} * launch.columns;
@@ -50,8 +53,54 @@ __global__ void __launch_bounds__(kThreads) embed(EmbedLaunch launch, const __gr
 
 // ---- norm -----------------------------------------------------------------------------------------------------------
 
+// A row's columns are a thread's four at a time, every kThreads · 4th; up to kEach times they stay in registers.
+template <typename T, bool kLayer, int kEach>
+__global__ void __launch_bounds__(kThreads) norm_fours(NormArgs args) {
+  let_next_kernel_begin();
+  const auto columns = static_cast<float>(args.columns);
+  auto column = [](int i) { return (static_cast<uint32_t>(i) * kThreads + threadIdx.x) * 4; };
+  auto there = [&](int i) { return column(i) < args.columns; };
+  auto load = [](const float* from) { return *reinterpret_cast<const float4*>(from); };
+  // Weights do not change: they are asked for before x is there.
+  float4 weight[kEach], bias[kEach], x[kEach];
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    if (!there(i)) continue;
+    weight[i] = load(args.weight + column(i));
+    bias[i] = args.bias != nullptr ? load(args.bias + column(i)) : float4{};
+  }
+  wait_for_earlier_kernels();
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    x[i] = there(i) ? load(args.x + size_t{blockIdx.x} * args.columns + column(i)) : float4{};
+    sum += (x[i].x + x[i].y) + (x[i].z + x[i].w);
+  }
+  const float mean = kLayer ? block_sum(sum) / columns : 0.0f;
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    if (!there(i)) continue;
+    x[i].x -= mean, x[i].y -= mean, x[i].z -= mean, x[i].w -= mean;
+    squares += (x[i].x * x[i].x + x[i].y * x[i].y) + (x[i].z * x[i].z + x[i].w * x[i].w);
+  }
+  const float factor = 1.0f / sqrtf(block_sum(squares) / columns + args.epsilon);
+  T* y = static_cast<T*>(args.y) + size_t{blockIdx.x} * args.columns;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    if (!there(i)) continue;
+    uint2 bits;
+    bits.x = pack<T>(x[i].x * factor * weight[i].x + bias[i].x, x[i].y * factor * weight[i].y + bias[i].y);
+    bits.y = pack<T>(x[i].z * factor * weight[i].z + bias[i].z, x[i].w * factor * weight[i].w + bias[i].w);
+    *reinterpret_cast<uint2*>(y + column(i)) = bits;
+  }
+}
+
+// Of any width.
 template <typename T, bool kLayer>
 __global__ void __launch_bounds__(kThreads) norm(NormArgs args) {
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
   const float* x = args.x + size_t{blockIdx.x} * args.columns;
   T* y = static_cast<T*>(args.y) + size_t{blockIdx.x} * args.columns;
   const auto columns = static_cast<float>(args.columns);
@@ -74,6 +123,18 @@ __global__ void __launch_bounds__(kThreads) norm(NormArgs args) {
   }
 }
 
+// The way depends on what a row is, not on how many there are.
+template <typename T, bool kLayer>
+cudaError_t issue_norm(cudaStream_t stream, const NormArgs& args) {
+  const uintptr_t sixteens = reinterpret_cast<uintptr_t>(args.x) | reinterpret_cast<uintptr_t>(args.weight) |
+                             reinterpret_cast<uintptr_t>(args.bias);
+  const bool fours = args.columns % 4 == 0 && sixteens % 16 == 0 && reinterpret_cast<uintptr_t>(args.y) % 8 == 0;
+  constexpr uint32_t kAtOnce = kThreads * 4;
+  if (fours && args.columns <= 4 * kAtOnce) return launch(norm_fours<T, kLayer, 4>, args.rows, kThreads, 0, stream, args);
+  if (fours && args.columns <= 8 * kAtOnce) return launch(norm_fours<T, kLayer, 8>, args.rows, kThreads, 0, stream, args);
+  return launch(norm<T, kLayer>, args.rows, kThreads, 0, stream, args);
+}
+
 // ---- activate -------------------------------------------------------------------------------------------------------
 
 template <Activation kKind>
@@ -94,6 +155,8 @@ __device__ float activated(float x) {
 // An element of y depends on its own of x only, so that y may be x.
 template <typename T, Activation kKind>
 __global__ void __launch_bounds__(kThreads) activate(ActivateArgs args) {
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
   constexpr bool kGated = kKind == Activation::silu_glu;
   const T* x = static_cast<const T*>(args.x);
   T* y = static_cast<T*>(args.y);
@@ -110,6 +173,8 @@ __global__ void __launch_bounds__(kThreads) activate(ActivateArgs args) {
 // As above, eight elements a thread: columns are a multiple of 8, rows are aligned.
 template <typename T, Activation kKind>
 __global__ void __launch_bounds__(kThreads) activate_eights(ActivateArgs args) {
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
   constexpr bool kGated = kKind == Activation::silu_glu;
   const T* x = static_cast<const T*>(args.x);
   T* y = static_cast<T*>(args.y);
@@ -131,15 +196,14 @@ __global__ void __launch_bounds__(kThreads) activate_eights(ActivateArgs args) {
 }
 
 template <typename T, Activation kKind>
-void issue_activate(cudaStream_t stream, const ActivateArgs& args) {
+cudaError_t issue_activate(cudaStream_t stream, const ActivateArgs& args) {
   const size_t total = size_t{args.rows} * args.columns;
   const bool aligned = args.columns % 8 == 0 && reinterpret_cast<uintptr_t>(args.x) % 16 == 0 &&
                        reinterpret_cast<uintptr_t>(args.y) % 16 == 0;
   if (aligned) {
-    activate_eights<T, kKind><<<striding_blocks(total / 8), kThreads, 0, stream>>>(args);
-  } else {
-    activate<T, kKind><<<striding_blocks(total), kThreads, 0, stream>>>(args);
+    return launch(activate_eights<T, kKind>, striding_blocks(total / 8), kThreads, 0, stream, args);
   }
+  return launch(activate<T, kKind>, striding_blocks(total), kThreads, 0, stream, args);
 }
 
 // ---- rope -----------------------------------------------------------------------------------------------------------
@@ -200,6 +264,8 @@ __device__ void rotate_head(const T* from, T* to, uint32_t d, uint32_t half, con
 // A block of threads a row: its angles once, then its heads.
 template <typename T, bool kAligned>
 __global__ void __launch_bounds__(kThreads) rope(RopeLaunch launch, const __grid_constant__ Table table) {
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
   __shared__ float cosines[kLargestHeadDim / 2], sines[kLargestHeadDim / 2];
   const uint32_t item = blockIdx.x;
   const RopeTableRun run = run_of(entries<RopeTableRun>(table), launch.runs, item);
@@ -251,6 +317,8 @@ __global__ void __launch_bounds__(kThreads) rope(RopeLaunch launch, const __grid
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) convert(const float* from, T* to, size_t count) {
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
   for (size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x; i < count; i += size_t{gridDim.x} * kThreads) {
     to[i] = Element<T>::narrow(from[i]);
   }
@@ -258,6 +326,8 @@ __global__ void __launch_bounds__(kThreads) convert(const float* from, T* to, si
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) add_bias(T* y, uint32_t y_stride, const float* bias, uint32_t columns) {
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
   T* row = y + size_t{blockIdx.y} * y_stride;
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < columns; i += gridDim.x * kThreads) {
     if constexpr (sizeof(T) == 4) {
@@ -268,7 +338,42 @@ __global__ void __launch_bounds__(kThreads) add_bias(T* y, uint32_t y_stride, co
   }
 }
 
+__device__ uint32_t scrambled(uint32_t x) {
+  x = (x ^ (x >> 16)) * 0x7feb352du;
+  x = (x ^ (x >> 15)) * 0x846ca68bu;
+  return x ^ (x >> 16);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) fill_random(T* to, size_t count, uint32_t seed) {
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
+  for (size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x; i < count; i += size_t{gridDim.x} * kThreads) {
+    const uint32_t bits = scrambled(static_cast<uint32_t>(i) ^ scrambled(seed));
+    // A sign, 23 bits of fraction, and one of eight exponents.
+    const float value = __uint_as_float((bits & 0x80000000u) | ((119 + (bits >> 28 & 7)) << 23) | (bits & 0x7fffffu));
+    if constexpr (sizeof(T) == 4) {
+      to[i] = value;
+    } else {
+      to[i] = Element<T>::narrow(value);
+    }
+  }
+}
+
+__global__ void __launch_bounds__(kThreads) count_differences(const uint32_t* a, const uint32_t* b, size_t count,
+                                                              uint32_t* differences) {
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
+  uint32_t different = 0;
+  for (size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x; i < count; i += size_t{gridDim.x} * kThreads) {
+    different += a[i] != b[i] ? 1 : 0;
+  }
+  if (different != 0) atomicAdd_system(differences, different);
+}
+
 __global__ void __launch_bounds__(kThreads) read_host(uint4* to, const uint4* from, size_t count) {
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
   for (size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x; i < count; i += size_t{gridDim.x} * kThreads) {
     to[i] = from[i];
   }
@@ -277,16 +382,14 @@ __global__ void __launch_bounds__(kThreads) read_host(uint4* to, const uint4* fr
 }  // namespace
 
 cudaError_t launch_embed(cudaStream_t stream, DType type, const EmbedLaunch& launch, const Table& rows) {
-  return with_type(type, [&]<typename T>(T) { embed<T><<<launch.rows, kThreads, 0, stream>>>(launch, rows); });
+  return with_type(type, [&]<typename T>(T) {
+    return cuda::launch(embed<T>, launch.rows, kThreads, 0, stream, launch, rows);
+  });
 }
 
 cudaError_t launch_norm(cudaStream_t stream, DType type, const NormArgs& args) {
   return with_type(type, [&]<typename T>(T) {
-    if (args.kind == NormKind::layer) {
-      norm<T, true><<<args.rows, kThreads, 0, stream>>>(args);
-    } else {
-      norm<T, false><<<args.rows, kThreads, 0, stream>>>(args);
-    }
+    return args.kind == NormKind::layer ? issue_norm<T, true>(stream, args) : issue_norm<T, false>(stream, args);
   });
 }
 
@@ -298,22 +401,19 @@ cudaError_t launch_activate(cudaStream_t stream, DType type, const ActivateArgs&
       case Activation::gelu_tanh: return issue_activate<T, Activation::gelu_tanh>(stream, args);
       case Activation::silu_glu: return issue_activate<T, Activation::silu_glu>(stream, args);
     }
+    return cudaErrorInvalidValue;
   });
 }
 
 cudaError_t launch_rope(cudaStream_t stream, DType type, const RopeLaunch& launch, const Table& runs) {
   return with_type(type, [&]<typename T>(T) {
-    if (launch.aligned) {
-      rope<T, true><<<launch.items, kThreads, 0, stream>>>(launch, runs);
-    } else {
-      rope<T, false><<<launch.items, kThreads, 0, stream>>>(launch, runs);
-    }
+    return cuda::launch(launch.aligned ? rope<T, true> : rope<T, false>, launch.items, kThreads, 0, stream, launch, runs);
   });
 }
 
 cudaError_t launch_convert(cudaStream_t stream, DType type, const float* from, void* to, size_t count) {
   return with_type(type, [&]<typename T>(T) {
-    convert<T><<<striding_blocks(count), kThreads, 0, stream>>>(from, static_cast<T*>(to), count);
+    return cuda::launch(convert<T>, striding_blocks(count), kThreads, 0, stream, from, static_cast<T*>(to), count);
   });
 }
 
@@ -325,22 +425,35 @@ cudaError_t launch_add_bias(cudaStream_t stream, DType type, void* y, uint32_t y
     const uint32_t now = rows - first < kGridRows ? rows - first : kGridRows;
     const dim3 grid(blocks_of(columns, kThreads), now);
     const size_t at = size_t{first} * y_stride;
-    if (type == DType::f32) {
-      add_bias<<<grid, kThreads, 0, stream>>>(static_cast<float*>(y) + at, y_stride, bias, columns);
-    } else if (type == DType::f16) {
-      add_bias<<<grid, kThreads, 0, stream>>>(static_cast<__half*>(y) + at, y_stride, bias, columns);
-    } else {
-      add_bias<<<grid, kThreads, 0, stream>>>(static_cast<__nv_bfloat16*>(y) + at, y_stride, bias, columns);
-    }
+    auto issue = [&]<typename T>(T* to) {
+      return cuda::launch(add_bias<T>, grid, kThreads, 0, stream, to + at, y_stride, bias, columns);
+    };
+    const cudaError_t issued = type == DType::f32   ? issue(static_cast<float*>(y))
+                               : type == DType::f16 ? issue(static_cast<__half*>(y))
+                                                    : issue(static_cast<__nv_bfloat16*>(y));
+    if (issued != cudaSuccess) return issued;
   }
-  return cudaGetLastError();
+  return cudaSuccess;
+}
+
+cudaError_t launch_fill_random(cudaStream_t stream, DType type, void* to, size_t count, uint32_t seed) {
+  auto issue = [&]<typename T>(T) {
+    return cuda::launch(fill_random<T>, striding_blocks(count), kThreads, 0, stream, static_cast<T*>(to), count, seed);
+  };
+  return type == DType::f32 ? issue(0.0f) : with_type(type, issue);
+}
+
+cudaError_t launch_count_differences(cudaStream_t stream, const void* a, const void* b, size_t bytes,
+                                     uint32_t* differences) {
+  const size_t count = bytes / sizeof(uint32_t);
+  return cuda::launch(count_differences, striding_blocks(count), kThreads, 0, stream, static_cast<const uint32_t*>(a),
+                      static_cast<const uint32_t*>(b), count, differences);
 }
 
 cudaError_t launch_read_host(cudaStream_t stream, void* to, const void* from, size_t bytes) {
   const size_t count = (bytes + 15) / 16;
-  read_host<<<striding_blocks(count), kThreads, 0, stream>>>(static_cast<uint4*>(to), static_cast<const uint4*>(from),
-                                                             count);
-  return cudaGetLastError();
+  return cuda::launch(read_host, striding_blocks(count), kThreads, 0, stream, static_cast<uint4*>(to),
+                      static_cast<const uint4*>(from), count);
 }
 
 }  // namespace iokv::cuda

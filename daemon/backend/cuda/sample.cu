@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "daemon/backend/cuda/element.cuh"
+#include "daemon/backend/cuda/launch.cuh"
 
 namespace iokv::cuda {
 namespace {
@@ -227,6 +228,8 @@ class Row {
 
 __global__ void __launch_bounds__(kThreads) sample(const float* all_logits, uint32_t vocab, Draw* draws,
                                                    const __grid_constant__ Table table) {
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
   __shared__ Shared shared;
   const SampleTableRow params = entries<SampleTableRow>(table)[blockIdx.x];
   const float* logits = all_logits + size_t{params.logits_row} * vocab;
@@ -261,8 +264,7 @@ __global__ void __launch_bounds__(kThreads) sample(const float* all_logits, uint
 
 cudaError_t launch_sample(cudaStream_t stream, const float* logits, uint32_t vocab, uint32_t rows, Draw* draws,
                           const Table& table) {
-  sample<<<rows, kThreads, 0, stream>>>(logits, vocab, draws, table);
-  return cudaGetLastError();
+  return launch(sample, rows, kThreads, 0, stream, logits, vocab, draws, table);
 }
 
 }  // namespace iokv::cuda

@@ -1,0 +1,477 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decoding on a GPU with the cache in host memory, beside what the link, the memory and the GPU's products allow, and
+beside transformers and FlexGen: the real daemon with real clients, models of known shapes with random fp16 weights.
+
+Rates of the link, of device memory and of a large product are measured in the same run (through torch, or where that is
+missing from the daemon's profile), and every floor is computed from them. Peers run after the daemon, each in a process
+of its own; one that fails says why and ends nothing.
+
+--rehearse runs every row with tiny shapes on the CPU behind a slow link: it shows that this program runs, nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import big_model
+import gpu_rows
+import iokvd
+from big_model import SHAPES, Shape
+from gpu_chart import chart
+from gpu_floor import Rates, cache_bytes
+from gpu_report import HEAD, cells_of, judged, line_of, merge_parts, print_notes
+from gpu_rows import Effort, Place
+from gpu_workers import Answer, Peers, Request, measure_rates
+from iokvd import ROOT, TOOL, Daemon
+from measure import Figures, machine, output_of, report
+
+GIB = 1 << 30
+RESULTS = Path(__file__).with_name("results")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    case: str
+    model: str
+    kind: str  # a key of MEASURE
+    batch: int
+    context: int
+    limit: float | None = None     # of the ratio to the floor
+    h200_ms: float | None = None   # where the goal is a time on an H200; `limit` is its ratio to the floor there
+    recompute: str = "auto"
+    budget: str = "none"           # of device memory for cached tokens: none, half of K,V, all, or bytes
+    peers: tuple[tuple[str, str], ...] = ()  # of PEERS, and the figure of its answer
+    part_of: str = ""              # of a case that has several settings
+
+
+STEPS = (("transformers_offloaded", "step_ms"), ("flexgen", "step_ms"))
+LLAMA_STEPS = (("transformers_offloaded", "step_ms"),)
+
+ROWS = [
+    Row("offload_32x1024", "opt-6.7b", "decode", 32, 1024, 1.02, peers=STEPS),
+    Row("offload_32x1024_never", "opt-6.7b", "decode", 32, 1024, 1.02, recompute="never", peers=STEPS),
+    Row("offload_64x512", "opt-6.7b", "decode", 64, 512, 1.02, peers=(*STEPS, ("flexgen_4bit", "step_ms"))),
+    Row("offload_1x1024", "opt-6.7b", "decode", 1, 1024, 6.5 / 4.9, 6.5, peers=STEPS),
+    Row("resident_32x1024", "opt-6.7b", "decode", 32, 1024, 9 / 7.1, 9.0, budget="all",
+        peers=(("transformers_resident", "step_ms"), ("transformers_graphs", "step_ms"))),
+    Row("prefill_32x1024", "opt-6.7b", "prefill", 32, 1024, 0.70 / 0.60, 700.0,
+        peers=(("transformers_resident", "prefill_ms"), ("flexgen", "prefill_ms"))),
+    Row("llama2_7b_4x8192", "llama-2-7b", "decode", 4, 8192, 1.03, peers=LLAMA_STEPS),
+    Row("llama3_8b_32x4096", "llama-3-8b", "decode", 32, 4096, 1.03, peers=LLAMA_STEPS),
+    Row("llama3_8b_1x65536", "llama-3-8b", "decode", 1, 65536, 1.05, peers=LLAMA_STEPS),
+    Row("half_resident_32x1024", "opt-6.7b", "decode", 32, 1024, 1.08, budget="half"),
+    Row("fragmented_32x1024", "opt-6.7b", "fragmented", 32, 1024, 1.05),
+    Row("serving_64", "opt-6.7b", "serving", 64, 8192, 1 / 0.90),
+    Row("processes_8x4", "opt-6.7b", "processes", 32, 1024, 1 / 0.97),
+    Row("processes_8x4_resident", "opt-6.7b", "processes", 32, 1024, 1 / 0.97, budget="all", part_of="processes_8x4"),
+]
+MOST_POSITIONS = {"opt-6.7b": 8192 + 2048, "llama-2-7b": 16384, "llama-3-8b": 65536 + 4096}
+PROCESSES, SERVING_LEAST = 8, 64
+SERVING_POOL = 40 * GIB  # where all clients' longest contexts would need more
+POOL_MORE = 64 << 20     # for parts of frames (daemon/pool/block_pool.h)
+BLOCK_TOKENS = 64
+
+# Tiny shapes of the same kinds, for --rehearse.
+REHEARSED = {
+    "opt-6.7b": Shape("opt-tiny", "opt", 4, 128, 4, 4, 512, 512, 2048),
+    "llama-2-7b": Shape("llama-tiny", "llama", 4, 128, 4, 4, 352, 512, 8192),
+    "llama-3-8b": Shape("llama-gqa-tiny", "llama", 4, 128, 8, 2, 448, 512, 8192, 500000.0),
+}
+REHEARSAL_GBPS = 0.1
+REHEARSAL_EFFORT = Effort(rounds=3, steps=4, lives=64, life_tokens=64, serving_warm_s=1.0, serving_s=4.0,
+                           serving_pause_s=0.01, answer_tokens=16.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a daemon is started with: rows of the same go to the same one."""
+
+    shape: Shape
+    recompute: str
+    budget_bytes: int
+    pool_bytes: int
+    apart: str = ""  # a row that leaves the pool otherwise than it was
+
+
+# ---- the machine ----------------------------------------------------------------------------------------------------
+
+
+def nvidia(query: str) -> str:
+    """Of the first GPU; empty where there is none."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+        return subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).splitlines()[0].strip()
+    return ""
+
+
+def device_used_bytes() -> int:
+    used = nvidia("memory.used")
+    return int(used) << 20 if used else 0
+
+
+def commit() -> str:
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+        return subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()
+    return os.environ.get("IOKV_COMMIT", "unknown")
+
+
+def rates_of_profile(state: Path) -> tuple[Rates, Answer]:
+    """What `iokv profile` has measured: copies, attention over large contexts, recomputation of many tokens."""
+    command = [str(TOOL), "profile", "--json", "--state-directory", str(state)]
+    profile = json.loads(subprocess.check_output(command, text=True))[0]
+    curves, model = profile["curves"], profile["model"]
+    kv_width = model["kv_heads"] * model["head_dim"]
+    rates = Rates(1e9 / curves["h2d"]["each_ns"], 4e9 * kv_width / curves["attend"]["each_ns"],
+                  4e9 * model["hidden"] * kv_width / curves["recompute"]["each_ns"])
+    return rates, {**dataclasses.asdict(rates), "from": f"iokv profile {profile['hash']}", "device": profile["device"]}
+
+
+# ---- a run ----------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """Directories, the machine's rates, and what has been measured so far."""
+
+    def __init__(self, given: argparse.Namespace, work: Path, rows: list[Row]) -> None:
+        self.given, self.work, self.rows = given, work, rows
+        self.effort = self._effort()
+        self.rates: Rates | None = None
+        self.measured_rates: Answer = {}
+        self.results: list[Figures] = []
+        self.earlier: list[Figures] = []
+        self.begun = datetime.datetime.now(datetime.UTC)
+        self._model: tuple[Shape, Path] | None = None
+
+    def _effort(self) -> Effort:
+        effort = REHEARSAL_EFFORT if self.given.rehearse else Effort()
+        changes = {name: getattr(self.given, name) for name in ("rounds", "steps", "lives", "serving_s")}
+        return dataclasses.replace(effort, **{name: value for name, value in changes.items() if value is not None})
+
+    def measure_rates(self) -> None:
+        if self.given.python and not self.given.rehearse:
+            begun = time.monotonic()
+            self.rates, self.measured_rates = measure_rates(self.given.python, self.work / "rates.log")
+            self.measured_rates["from"] = "torch"
+            print(f"{self.measured_rates['device']}: link {self.rates.link / 1e9:.1f} GB/s, memory "
+                  f"{self.rates.memory / 1e9:.0f} GB/s, fp16 product {self.rates.product / 1e12:.0f} TFLOP/s "
+                  f"(torch, {time.monotonic() - begun:.0f} s)", flush=True)
+
+    def model(self, shape: Shape) -> Path:
+        """One at a time: the weights lie in memory."""
+        if self._model is None or self._model[0] != shape:
+            if self._model is not None:
+                shutil.rmtree(self._model[1])
+            directory = Path(self.given.weights or self.work) / f"iokv-{shape.name}"
+            begun = time.monotonic()
+            size = big_model.make(directory, shape)
+            print(f"{shape.name}: {size / 1e9:.2f} GB of random weights in {time.monotonic() - begun:.1f} s", flush=True)
+            self._model = shape, directory
+        return self._model[1]
+
+    def drop_model(self) -> None:
+        if self._model is not None:
+            shutil.rmtree(self._model[1], ignore_errors=True)
+            self._model = None
+
+    def options(self, settings: Settings) -> list[str]:
+        options = ["--recompute", settings.recompute, "--pool-bytes", str(settings.pool_bytes), "--log-level", "info",
+                   "--max-clients", "128", "--state-directory", str(self.work / f"state-{settings.shape.name}")]
+        if settings.budget_bytes:
+            options += ["--device-kv-budget", str(settings.budget_bytes)]
+        if self.given.rehearse:
+            options += ["--link-gbps", f"{REHEARSAL_GBPS:g}", "--dtype", "bf16", "--threads", "1"]
+        else:
+            options += ["--backend", "cuda", "--dtype", "f16"]
+        return [*options, *str(self.given.daemon_options).split()]
+
+    def earlier_rows(self) -> list[Figures]:
+        """With --add: what the file has besides the rows of this run."""
+        if not self.given.add or not self.given.json.exists():
+            return []
+        found: list[Figures] = json.loads(self.given.json.read_text())["rows"]
+        return [row for row in found if row["case"] not in {case_of(row.case) for row in self.rows}]
+
+    def save(self) -> None:
+        every = sorted(self.earlier + self.results, key=lambda found: place_of(found["case"]))
+        text = json.dumps({
+            "date": self.begun.isoformat(timespec="seconds"), "commit": commit(),
+            "device": self.measured_rates.get("device", ""), "driver": nvidia("driver_version"),
+            "host": machine(), "rehearsal": self.given.rehearse, "rates": self.measured_rates,
+            "effort": dataclasses.asdict(self.effort), "rows": every,
+        }, indent=2, default=str)
+        self.given.json.write_text(text + "\n")
+        if every:
+            self.given.json.with_suffix(".svg").write_text(chart(every, self.title()))
+
+    def title(self) -> str:
+        return (f"{self.measured_rates.get('device', 'no GPU')}, link {self.rates.link / 1e9:.1f} GB/s, "
+                f"{self.begun:%Y-%m-%d}, {commit()}" if self.rates else "")
+
+
+def place_of(case: str) -> int:
+    """In ROWS; what is not there comes last."""
+    return next((i for i, row in enumerate(ROWS) if row.case == case), len(ROWS))
+
+
+def case_of(case: str) -> str:
+    """That a part belongs to."""
+    return next((row.part_of for row in ROWS if row.case == case and row.part_of), case)
+
+
+def settings_of(row: Row, shape: Shape, effort: Effort) -> Settings:
+    # Whole blocks of all that a sequence grows to, and one more.
+    grown = row.context + gpu_rows.WARM_UP + effort.rounds * effort.steps
+    longest = (-(-grown // BLOCK_TOKENS) + 1) * BLOCK_TOKENS
+    needed = cache_bytes(shape, row.batch * longest) * (2 if row.kind == "processes" else 1)
+    pool = needed
+    if row.kind == "serving":
+        pool = min(needed, SERVING_POOL)
+    if row.kind == "fragmented":
+        pool = round(needed / 0.7)
+    if row.budget == "half":
+        budget = cache_bytes(shape, row.batch * row.context) // 2
+    else:
+        budget = {"none": 0, "all": needed}.get(row.budget, -1)
+        budget = int(row.budget) if budget < 0 else budget
+    apart = row.case if row.kind == "fragmented" else ""
+    return Settings(shape, row.recompute, budget, round(1.05 * pool) + POOL_MORE, apart)
+
+
+def groups_of(rows: list[Row], shape_of: Callable[[Row], Shape], effort: Effort) -> list[tuple[Settings, list[Row]]]:
+    """Rows by daemon, those of a model together: its pool and its budget for all are those of the row that needs most."""
+    groups: dict[tuple[object, ...], tuple[Settings, list[Row]]] = {}
+    models = list(dict.fromkeys(row.model for row in rows))
+    for row in sorted(rows, key=lambda row: models.index(row.model)):
+        settings = settings_of(row, shape_of(row), effort)
+        key = (settings.shape, settings.recompute, row.budget, settings.apart)
+        if key in groups:
+            before, members = groups[key]
+            larger = {name: max(getattr(before, name), getattr(settings, name)) for name in ("pool_bytes", "budget_bytes")}
+            groups[key] = dataclasses.replace(settings, **larger), [*members, row]
+        else:
+            groups[key] = settings, [row]
+    return list(groups.values())
+
+
+def measure_row(row: Row, place: Place) -> Figures:
+    if row.kind == "prefill":
+        return gpu_rows.measure_prefill(place, row.batch, row.context)
+    if row.kind == "fragmented":
+        return gpu_rows.measure_fragmented(place, row.batch, row.context)
+    if row.kind == "serving":
+        return gpu_rows.measure_serving(place, row.batch, min(SERVING_LEAST, row.context // 4), row.context)
+    if row.kind == "processes":
+        return gpu_rows.measure_processes(place, min(PROCESSES, row.batch), row.batch, row.context)
+    return gpu_rows.measure_decode(place, row.batch, row.context)
+
+
+def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
+    model = run.model(settings.shape)
+    used_before = device_used_bytes()
+    begun = time.monotonic()
+    try:
+        daemon = Daemon(*run.options(settings), model=model)
+    except iokvd.DaemonFailed as failure:
+        for row in rows:
+            run.results.append({"case": row.case, "failed": str(failure)[-1500:]})
+        print(f"iokvd did not start for {', '.join(row.case for row in rows)}: {failure}", flush=True)
+        return
+    with daemon:
+        print(f"iokvd with {settings.shape.name}, recompute {settings.recompute}, {settings.budget_bytes / GIB:.1f} GiB of the "
+              f"device, pool of {settings.pool_bytes / GIB:.1f} GiB: ready in {time.monotonic() - begun:.1f} s", flush=True)
+        if run.rates is None:
+            if run.given.python and not run.given.rehearse:
+                raise SystemExit("the rates must have been measured before")
+            run.rates, run.measured_rates = rates_of_profile(run.work / f"state-{settings.shape.name}")
+            if run.given.rehearse:
+                run.measured_rates["read_bandwidth"] = float(output_of("read_bandwidth"))
+        place = Place(daemon, settings.shape, run.rates, settings.recompute, settings.budget_bytes, run.effort)
+        for row in rows:
+            begun = time.monotonic()
+            found: Figures = {"case": row.case}
+            try:
+                found |= measure_row(row, place)
+            except Exception as failure:  # the others are still of interest
+                found["failed"] = f"{type(failure).__name__}: {failure}"
+                found["daemon"] = daemon.output[-8:]
+            if used_before and "failed" not in found:
+                context = run.measured_rates.get("context_bytes", 0)
+                beyond = device_used_bytes() - used_before - daemon.status()["weights_bytes"] - settings.budget_bytes
+                found |= {"device_memory_beyond_bytes": beyond, "of_which_context_bytes": context}
+            found["settings"] = {"recompute": settings.recompute, "device_kv_budget": settings.budget_bytes,
+                                 "pool_bytes": settings.pool_bytes}
+            found["run"] = {"date": run.begun.isoformat(timespec="seconds"), "commit": commit(),
+                            **dataclasses.asdict(run.rates)}
+            found |= judged(found, row.limit, row.h200_ms, str(run.measured_rates.get("device")))
+            run.results.append(found)
+            print(f"  {row.case}: {line_of(found)} ({time.monotonic() - begun:.1f} s)", flush=True)
+            run.save()
+            if daemon.process.poll() is not None:
+                print(f"iokvd has ended: {daemon.output[-3:]}", flush=True)
+                break
+
+
+# ---- peers ----------------------------------------------------------------------------------------------------------
+
+
+def ask_peers(run: Run, rows: list[Row], shape_of: Callable[[Row], Shape]) -> None:
+    """Adds to each result what its row's peers took."""
+    given = run.given
+    wanted = set(given.peers.split(",")) if given.peers not in ("all", "none") else None
+    requests: dict[tuple[str, str], Request] = {}
+    for row in rows:
+        for peer, _ in row.peers:
+            if wanted is None or peer in wanted:
+                requests[row.case, peer] = Request(peer, shape_of(row), row.batch, row.context)
+    figures = {(row.case, peer): figure for row in rows for peer, figure in row.peers}
+    peers = Peers(given.python, given.flexgen, run.work, given.peer_steps)
+    # What compiles comes last: it takes longest.
+    for request, answer in peers.ask(sorted(requests.values(), key=lambda one: one.peer == "transformers_graphs")):
+        for found in run.results:
+            case = found["case"], request.peer
+            if requests.get(case) == request:
+                figure = {"ms": answer[figures[case]]} if figures[case] in answer else {}
+                found.setdefault("peers", {})[request.peer] = {**answer, **figure}
+        run.save()
+
+
+# ---- the command line -----------------------------------------------------------------------------------------------
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench gpu", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [row.case for row in ROWS if not row.part_of]
+    parser.add_argument("--rows", default="all", help=f"some of: {', '.join(names)} (all)")
+    parser.add_argument("--shape", metavar="L,H,HEADS,KV,FFN,VOCAB", help="one row of any shape instead")
+    parser.add_argument("--family", choices=("opt", "llama"), default="llama", help="of --shape (llama)")
+    parser.add_argument("--batch", type=int, default=32, help="of --shape (32)")
+    parser.add_argument("--context", type=int, default=1024, help="of --shape (1024)")
+    parser.add_argument("--device-kv-budget", default="none", help="of --shape: bytes, half, all or none (none)")
+    parser.add_argument("--recompute", default="auto", help="of --shape: never, always, auto or a share (auto)")
+    parser.add_argument("--peers", default="all", help="all, none, or some of transformers_offloaded, transformers_resident, "
+                                                       "transformers_graphs, flexgen, flexgen_4bit (all)")
+    parser.add_argument("--peer-steps", type=int, default=10, help="decode steps of a peer (10)")
+    parser.add_argument("--python", default=os.environ.get("IOKV_TRANSFORMERS"),
+                        help="a Python with torch and transformers ($IOKV_TRANSFORMERS)")
+    parser.add_argument("--flexgen", type=Path, default=os.environ.get("IOKV_FLEXGEN"),
+                        help="a folder with the package flexgen or its wheel ($IOKV_FLEXGEN)")
+    parser.add_argument("--weights", type=Path, help="where the weights lie meanwhile (/dev/shm where they fit)")
+    parser.add_argument("--rounds", type=int, help="of each row, of which the median counts (5)")
+    parser.add_argument("--steps", type=int, help="of a round (16)")
+    parser.add_argument("--lives", type=int, help="of sequences in the pool that is to be fragmented (10000)")
+    parser.add_argument("--serving-s", type=float, help="that serving is measured for (60)")
+    parser.add_argument("--daemon-options", default="", help="more options of iokvd")
+    parser.add_argument("--json", type=Path, metavar="FILE",
+                        help="the figures; the chart goes beside it (bench/results/DATE-GPU.json)")
+    parser.add_argument("--add", action="store_true",
+                        help="keep what the file has of other rows; each row names the rates of its own run")
+    parser.add_argument("--rehearse", "--quick", action="store_true", help="tiny shapes on the CPU: shows that it runs")
+    return parser.parse_args()
+
+
+def chosen_rows(given: argparse.Namespace) -> list[Row]:
+    if given.shape:
+        return [Row("custom", "custom", "decode", given.batch, given.context, recompute=given.recompute,
+                    budget=given.device_kv_budget, peers=STEPS if given.family == "opt" else LLAMA_STEPS)]
+    if given.rows == "all":
+        return ROWS
+    wanted = given.rows.split(",")
+    unknown = set(wanted) - {row.case for row in ROWS}
+    if unknown:
+        raise SystemExit(f"scripts/bench gpu: no row {', '.join(sorted(unknown))}")
+    return [row for row in ROWS if row.case in wanted or row.part_of in wanted]
+
+
+def rehearsed(row: Row) -> Row:
+    return dataclasses.replace(row, batch=max(1, row.batch // 8), context=max(96, row.context // 16))
+
+
+def shapes(given: argparse.Namespace) -> Callable[[Row], Shape]:
+    if given.shape:
+        custom = big_model.parse_shape(given.shape, given.family, given.context + 2048)
+        return lambda row: custom
+    if given.rehearse:
+        return lambda row: REHEARSED[row.model]
+    return lambda row: dataclasses.replace(SHAPES[row.model], positions=MOST_POSITIONS[row.model])
+
+
+def output_path(given: argparse.Namespace, device: str) -> Path:
+    if given.json is not None:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        return Path(given.json)
+    if given.rehearse:
+        return ROOT / "build" / "gpu-rehearsal.json"
+    name = "-".join(device.lower().replace("nvidia", "").split()[:1]) or "gpu"
+    RESULTS.mkdir(exist_ok=True)
+    return RESULTS / f"{datetime.date.today()}-{name}.json"
+
+
+@contextlib.contextmanager
+def work_directory(given: argparse.Namespace) -> Iterator[Path]:
+    memory = Path("/dev/shm")
+    where = memory if given.weights is None and memory.is_dir() and shutil.disk_usage(memory).free > 18 * GIB else None
+    with tempfile.TemporaryDirectory(prefix="iokv-gpu-", dir=where) as directory:
+        yield Path(directory)
+
+
+def main() -> None:
+    given = arguments()
+    iokvd.LIMIT_S = 300.0  # loading and pinning take longer than what the tests start
+    with work_directory(given) as work:
+        rows = [rehearsed(row) if given.rehearse and not given.shape else row for row in chosen_rows(given)]
+        run = Run(given, work, rows)
+        shape_of = shapes(given)
+        try:
+            run.measure_rates()
+            given.json = output_path(given, str(run.measured_rates.get("device", nvidia("name"))))
+            run.earlier = run.earlier_rows()
+            for settings, members in groups_of(rows, shape_of, run.effort):
+                run_group(run, settings, members)
+            run.drop_model()
+            if given.peers != "none" and not given.rehearse:
+                ask_peers(run, rows, shape_of)
+            if given.python and not given.rehearse:
+                _, again = measure_rates(given.python, work / "rates.log")
+                run.measured_rates["again"] = again
+        finally:
+            run.drop_model()
+            run.results.sort(key=lambda found: place_of(found["case"]))
+            run.results = merge_parts(run.results, {row.case: row.part_of for row in rows if row.part_of})
+            run.save()
+            keep_logs(work, given)
+        report(f"scripts/bench gpu: {run.title()}", HEAD, [cells_of(found) for found in run.results], {}, None)
+        print_notes(run.results, run.measured_rates)
+        print(f"figures and chart: {given.json}")
+        for found in run.results:
+            for name, peer in found.get("peers", {}).items():
+                if "failed" in peer:
+                    print(f"{found['case']}, {name}: {peer['failed']}")
+        if any("failed" in found for found in run.results):
+            sys.exit(1)
+
+
+def keep_logs(work: Path, given: argparse.Namespace) -> None:
+    """What the peers printed, beside the figures."""
+    if given.rehearse:
+        return
+    for log in work.glob("*.log"):
+        if log.stat().st_size:
+            shutil.copy(log, given.json.with_name(f"{given.json.stem}-{log.name}"))
+
+
+if __name__ == "__main__":
+    main()

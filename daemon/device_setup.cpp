@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/device_setup.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "daemon/base/monotonic.h"
+
+namespace iokv {
+namespace {
+
+// Logits that are made at once: as many as fit so many bytes, within bounds.
+constexpr uint64_t kLogitsBytes = uint64_t{64} << 20;
+constexpr uint32_t kFewestDraws = 64, kMostDraws = 256;
+
+ExecutorLimits limits_for(const Config& config, const ModelSpec& spec, const DeviceInfo& device) {
+  ExecutorLimits limits;
+  limits.max_rows = config.max_rows > 0 ? config.max_rows : device.step_rows;
+  const uint64_t fit = kLogitsBytes / (uint64_t{spec.vocab} * sizeof(float));
+  limits.max_draws = std::min(limits.max_rows, static_cast<uint32_t>(std::clamp<uint64_t>(fit, kFewestDraws, kMostDraws)));
+  return limits;
+}
+
+// As what the tokens of this model can be stored on this device, of what is asked for.
+Result<RecomputeSetting> recompute_for(const Config& config, const ModelSpec& spec, const DeviceInfo& device) {
+  const RecomputeSetting never{Recompute::never};
+  if (config.recompute.mode != Recompute::automatic) return config.recompute;
+  // K,V that nothing has to carry are never slower than K,V that have to be computed.
+  if (device.host_addressable) return never;
+  if (spec.q_width() % 16 != 0) {
+    spdlog::warn("K,V of this model cannot be recomputed (heads x head size is {}, not a multiple of 16)", spec.q_width());
+    return never;
+  }
+  if (config.profile == ProfileMode::off) {
+    return error("recompute = auto needs to know the device: profile = off does not go with it");
+  }
+  return config.recompute;
+}
+
+// Whole blocks of K,V of every layer that the budget has room for.
+Result<uint32_t> resident_units(const Config& config, const ModelSpec& spec, const DeviceInfo& device,
+                                const HostPool& memory) {
+  if (config.device_kv_budget == 0) return 0u;
+  if (device.host_addressable) {
+    return error("--device-kv-budget: this device reads cached tokens where they are, in the pool; leave it out (or set "
+                 "--link-gbps)");
+  }
+  const uint64_t block_bytes = uint64_t{memory.shape().kv_units} * memory.unit_bytes() * spec.layers;
+  if (config.device_kv_budget < block_bytes) {
+    return error(fmt::format("--device-kv-budget {}: the least that works with this model is {}", config.device_kv_budget,
+                             block_bytes));
+  }
+  const uint64_t blocks = std::min(config.device_kv_budget, memory.bytes()) / block_bytes;
+  return static_cast<uint32_t>(blocks * memory.shape().kv_units);
+}
+
+constexpr double kGiB = 1 << 30;
+
+// The host pool for a device that copies from it by itself: all of it there, near the device, and pinned.
+Status pin_pool(Backend& backend, HostPool& memory, const LoadProgress& progress) {
+  // What only plays a device reads the pool as any thread does, and can leave it to be touched as it is used.
+  const DeviceInfo& device = backend.info();
+  if (device.host_addressable || device.paced_bytes_per_s > 0) return backend.pin(memory.base(), memory.bytes());
+  const uint64_t begun_ns = monotonic_ns();
+  PoolPreparation how;
+  how.numa_node = device.numa_node;
+  how.progress = [](const PoolProgress& so_far) {
+    spdlog::info("pool: {:.1f} of {:.1f} GiB are there, {:.1f} GiB a second, {:.0f} s left",
+                 static_cast<double>(so_far.touched_bytes) / kGiB, static_cast<double>(so_far.total_bytes) / kGiB,
+                 so_far.bytes_per_second() / kGiB, so_far.seconds_left());
+  };
+  how.go_on = [&] { return progress(0); };
+  how.warn = [](const std::string& line) { spdlog::warn("{}", line); };
+  IOKV_TRY(memory.prepare(how));
+  const uint64_t touched_ns = monotonic_ns();
+  IOKV_TRY(backend.pin(memory.base(), memory.bytes()));
+  spdlog::info("pool: {:.1f} GiB, touched in {:.1f} s and pinned in {:.1f} s", static_cast<double>(memory.bytes()) / kGiB,
+               static_cast<double>(touched_ns - begun_ns) / 1e9, static_cast<double>(monotonic_ns() - touched_ns) / 1e9);
+  return {};
+}
+
+}  // namespace
+
+Result<DevicePlan> plan_device(const Config& config, const ModelSpec& spec, const DeviceInfo& device,
+                               const HostPool& memory, const BlockPool& blocks) {
+  DevicePlan plan;
+  IOKV_TRY_ASSIGN(plan.recompute, recompute_for(config, spec, device));
+  StagingChoice choice;
+  choice.device_bytes = config.staging_bytes > 0 ? config.staging_bytes : device.staging_bytes;
+  choice.recomputes = plan.recomputes();
+  choice.in_place = device.host_addressable;
+  choice.kv_units = blocks.units_for(BlockForm::kv).value;
+  choice.x_units = blocks.units_for(BlockForm::x).value;
+  auto staging = choose_staging(spec, device.compute, choice);
+  if (!staging) return std::move(staging.failure()).within("--staging-bytes");
+  plan.pipeline.staging = *staging;
+  plan.pipeline.trace = config.trace_steps > 0;
+  plan.pipeline.host = plan.pipeline.device = {memory.base(), memory.layer_stride_bytes(), memory.unit_bytes()};
+  IOKV_TRY_ASSIGN(plan.resident_units, resident_units(config, spec, device, memory));
+  plan.limits = limits_for(config, spec, device);
+  plan.profile = {config.profile, config.state_directory, {}};
+  return plan;
+}
+
+Result<LoadedDevice> load_device(Backend& backend, const ModelFiles& files, const DevicePlan& plan, HostPool& memory,
+                                 const LoadProgress& progress) {
+  LoadedDevice loaded;
+  PipelineOptions pipeline = plan.pipeline;
+  IOKV_TRY(pin_pool(backend, memory, progress));
+  if (plan.resident_units > 0) {
+    pipeline.device.layer_stride_bytes = plan.resident_units * memory.unit_bytes();
+    IOKV_TRY_ASSIGN(loaded.resident, backend.alloc(pipeline.device.layer_stride_bytes * files.spec().layers));
+    pipeline.device.base = static_cast<std::byte*>(loaded.resident->data());
+  }
+  IOKV_TRY_ASSIGN(Weights weights, load_weights(backend, files, progress));
+  IOKV_TRY_ASSIGN(loaded.profile, profile_for(backend, files.spec(), weights, plan.profile));
+  ModelLimits limits;
+  limits.max_rows = plan.limits.max_rows;
+  limits.recompute_rows = plan.recomputes() ? plan.pipeline.staging.tile_tokens : 0;
+  IOKV_TRY_ASSIGN(auto model, Model::make(backend, files.spec(), std::move(weights), limits));
+  IOKV_TRY_ASSIGN(loaded.executor, Executor::make(backend, std::move(model), pipeline, plan.limits));
+  IOKV_TRY(loaded.executor->self_test(BlockForm::kv));
+  if (plan.recomputes()) IOKV_TRY(loaded.executor->self_test(BlockForm::x));
+  return loaded;
+}
+
+}  // namespace iokv
