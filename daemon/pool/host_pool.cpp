@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/pool/host_pool.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -47,23 +44,15 @@ Result<HostPool> HostPool::create(const PoolLayout& layout, uint64_t bytes) {
   if (units >= UINT32_MAX) return error("a pool of " + std::to_string(bytes) + " bytes is more than this version can count");
   shape.units = static_cast<uint32_t>(units);
   const size_t total = size_t{layout.layers} * shape.units * unit_bytes;
-  auto refused = [&](Error failure) {
-    return std::move(failure).within("a pool of " + std::to_string(total) + " bytes (--pool-bytes)");
-  };
-  auto memfd = create_memfd("iokv-pool", total);
-  if (!memfd) return refused(std::move(memfd.failure()));
-  if (Status sealed = seal_memfd(*memfd, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL); !sealed) {
-    return refused(std::move(sealed.failure()));
+  auto memory = PoolMemory::make(total);
+  if (!memory) {
+    return std::move(memory.failure()).within("a pool of " + std::to_string(total) + " bytes (--pool-bytes)");
   }
-  auto mapping = map_memfd(*memfd, total);
-  if (!mapping) return refused(std::move(mapping.failure()));
-  // Fewer TLB misses, and a 512th of the page faults, where /sys/kernel/mm/transparent_hugepage/shmem_enabled allows it.
-  ::madvise(mapping->get_address(), total, MADV_HUGEPAGE);
-  return HostPool(layout, shape, unit_bytes, *std::move(memfd), *std::move(mapping));
+  return HostPool(layout, shape, unit_bytes, *std::move(memory));
 }
 
-HostPool::HostPool(const PoolLayout& layout, const PoolShape& shape, size_t unit_bytes, Descriptor memfd, Mapping mapping)
-    : layout_(layout), shape_(shape), unit_bytes_(unit_bytes), memfd_(std::move(memfd)), mapping_(std::move(mapping)) {}
+HostPool::HostPool(const PoolLayout& layout, const PoolShape& shape, size_t unit_bytes, PoolMemory memory)
+    : layout_(layout), shape_(shape), unit_bytes_(unit_bytes), memory_(std::move(memory)) {}
 
 void HostPool::discard(uint32_t id, BlockForm form) {
   if (!kPoisonDiscarded) return;

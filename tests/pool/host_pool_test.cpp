@@ -36,9 +36,13 @@ HostPool pool_of(uint64_t bytes) {
 }
 
 uint64_t given_bytes(const HostPool& pool) {
-  struct stat about{};
-  assert_int_equal(::fstat(pool.descriptor().number(), &about), 0);
-  return static_cast<uint64_t>(about.st_blocks) * 512;
+  uint64_t bytes = 0;
+  for (const Descriptor& file : pool.memory().files()) {
+    struct stat about{};
+    assert_int_equal(::fstat(file.number(), &about), 0);
+    bytes += static_cast<uint64_t>(about.st_blocks) * 512;
+  }
+  return bytes;
 }
 
 bool says(const std::string& message, const char* words) {
@@ -48,26 +52,42 @@ bool says(const std::string& message, const char* words) {
 }
 
 void its_size_is_sealed_and_so_are_its_seals(void**) {
-  HostPool pool = pool_of(16 * kMiB);
-  const int memfd = pool.descriptor().number();
-  for (const uint64_t size : {uint64_t{0}, pool.bytes() - 4096, pool.bytes() + 4096}) {
-    errno = 0;
-    assert_int_equal(::ftruncate(memfd, static_cast<off_t>(size)), -1);
-    assert_int_equal(errno, EPERM);
+  for (const uint64_t bytes : {16 * kMiB, 400 * kMiB}) {
+    HostPool pool = pool_of(bytes);
+    uint64_t whole = 0;
+    for (const Descriptor& file : pool.memory().files()) {
+      struct stat about{};
+      assert_int_equal(::fstat(file.number(), &about), 0);
+      whole += static_cast<uint64_t>(about.st_size);
+      for (const off_t size : {off_t{0}, about.st_size - 4096, about.st_size + 4096}) {
+        errno = 0;
+        assert_int_equal(::ftruncate(file.number(), size), -1);
+        assert_int_equal(errno, EPERM);
+      }
+      errno = 0;
+      assert_int_equal(::fcntl(file.number(), F_ADD_SEALS, F_SEAL_WRITE), -1);
+      assert_int_equal(errno, EPERM);
+      assert_int_equal(::fcntl(file.number(), F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+    }
+    assert_int_equal(whole, pool.bytes());
   }
-  errno = 0;
-  assert_int_equal(::fcntl(memfd, F_ADD_SEALS, F_SEAL_WRITE), -1);
-  assert_int_equal(errno, EPERM);
-  assert_int_equal(::fcntl(memfd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
 }
 
-void whoever_has_the_descriptor_sees_the_same_pages(void**) {
-  HostPool pool = pool_of(16 * kMiB);
-  void* again = ::mmap(nullptr, pool.bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, pool.descriptor().number(), 0);
-  assert_true(again != MAP_FAILED);
-  pool.base()[pool.bytes() - 1] = std::byte{42};
-  assert_int_equal(static_cast<const uint8_t*>(again)[pool.bytes() - 1], 42);
-  ::munmap(again, pool.bytes());
+void whoever_has_the_descriptors_sees_the_same_pages_one_file_behind_the_other(void**) {
+  HostPool pool = pool_of(399 * kMiB);
+  const PoolMemory& memory = pool.memory();
+  assert_true(memory.files().size() > 1);
+  for (uint64_t at = 0; at < pool.bytes(); at += kMiB) pool.base()[at] = static_cast<std::byte>(at / kMiB + 1);
+  for (size_t i = 0; i < memory.files().size(); i++) {
+    const size_t begin = i * memory.file_bytes(), bytes = std::min(memory.file_bytes(), pool.bytes() - begin);
+    void* again = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, memory.files()[i].number(), 0);
+    assert_true(again != MAP_FAILED);
+    assert_int_equal(begin % kMiB, 0);
+    for (size_t at = 0; at < bytes; at += kMiB) {
+      assert_true(static_cast<const std::byte*>(again)[at] == static_cast<std::byte>((begin + at) / kMiB + 1));
+    }
+    ::munmap(again, bytes);
+  }
 }
 
 void it_is_touched_as_it_is_used(void**) {
@@ -78,7 +98,7 @@ void it_is_touched_as_it_is_used(void**) {
 }
 
 void preparing_it_touches_every_page_and_keeps_what_is_there(void**) {
-  HostPool pool = pool_of(80 * kMiB);  // no whole number of anybody's pieces
+  HostPool pool = pool_of(331 * kMiB);  // no whole number of anybody's pieces, and files of two lengths
   for (uint64_t at = 0; at < pool.bytes(); at += 7 * kMiB + 13) pool.base()[at] = static_cast<std::byte>(at);
   PoolPreparation how;
   how.threads = 5;
@@ -262,7 +282,7 @@ void a_nodes_free_memory_is_its_own(void**) {
 int main() {
   const CMUnitTest tests[] = {
       cmocka_unit_test(its_size_is_sealed_and_so_are_its_seals),
-      cmocka_unit_test(whoever_has_the_descriptor_sees_the_same_pages),
+      cmocka_unit_test(whoever_has_the_descriptors_sees_the_same_pages_one_file_behind_the_other),
       cmocka_unit_test(it_is_touched_as_it_is_used),
       cmocka_unit_test(preparing_it_touches_every_page_and_keeps_what_is_there),
       cmocka_unit_test(a_preparation_that_is_told_to_stop_stops),
