@@ -278,6 +278,12 @@ def measure_row(row: Row, place: Place) -> Figures:
     return gpu_rows.measure_decode(place, row.batch, row.context)
 
 
+def keep_trace(file: Path, daemon: Daemon) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as out:
+        subprocess.run([str(iokvd.TOOL), "trace", "--socket", daemon.socket], stdout=out, check=False, timeout=60)
+
+
 def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
     model = run.model(settings.shape)
     used_before = device_used_bytes()
@@ -307,6 +313,8 @@ def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
             except Exception as failure:  # the others are still of interest
                 found["failed"] = f"{type(failure).__name__}: {failure}"
                 found["daemon"] = daemon.output[-8:]
+            if run.given.traces and "failed" not in found:
+                keep_trace(run.given.traces / f"{row.case}.json", daemon)
             if used_before and "failed" not in found:
                 context = run.measured_rates.get("context_bytes", 0)
                 beyond = device_used_bytes() - used_before - daemon.status()["weights_bytes"] - settings.budget_bytes
@@ -379,6 +387,8 @@ def arguments() -> argparse.Namespace:
                         help="the figures; the chart goes beside it (bench/results/DATE-GPU.json)")
     parser.add_argument("--add", action="store_true",
                         help="keep what the file has of other rows; each row names the rates of its own run")
+    parser.add_argument("--traces", type=Path, metavar="FOLDER",
+                        help="keep what `iokv trace` says after each row there; bench/trace_picture.py draws it")
     parser.add_argument("--rehearse", "--quick", action="store_true", help="tiny shapes on the CPU: shows that it runs")
     return parser.parse_args()
 

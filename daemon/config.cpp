@@ -157,7 +157,7 @@ std::vector<Setting> settings_of(Config& config) {
          IOKV_TRY_ASSIGN(config.device_kv_budget, parse_bytes(text));
          return {};
        }},
-      {"staging-bytes", "device memory that cached tokens pass through on their way (64MiB on a CPU, 256MiB on a GPU)",
+      {"staging-bytes", "device memory that cached tokens pass through on their way (64MiB on a CPU, 384MiB on a GPU)",
        [&config](const std::string& text) -> Status {
          IOKV_TRY_ASSIGN(config.staging_bytes, parse_bytes(text));
          if (config.staging_bytes == 0) return error("0 bytes hold nothing");

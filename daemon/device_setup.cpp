@@ -12,6 +12,8 @@
 namespace iokv {
 namespace {
 
+// K,V that attention is measured over on a device with memory of its own.
+constexpr size_t kProbedCacheBytes = size_t{1} << 30;
 // Logits that are made at once: as many as fit so many bytes, within bounds.
 constexpr uint64_t kLogitsBytes = uint64_t{64} << 20;
 constexpr uint32_t kFewestDraws = 64, kMostDraws = 256;
@@ -102,6 +104,10 @@ Result<DevicePlan> plan_device(const Config& config, const ModelSpec& spec, cons
   IOKV_TRY_ASSIGN(plan.resident_units, resident_units(config, spec, device, memory));
   plan.limits = limits_for(config, spec, device);
   plan.profile = {config.profile, config.state_directory, {}};
+  plan.profile.limits.probe.max_rows = plan.limits.max_rows;
+  plan.profile.limits.probe.max_draws = plan.limits.max_draws;
+  // A GPU's second-level cache holds tens of megabytes: attention is to be measured over what does not fit it.
+  if (device.memory_bytes > 0) plan.profile.limits.probe.max_cache_bytes = kProbedCacheBytes;
   return plan;
 }
 

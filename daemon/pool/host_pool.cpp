@@ -25,7 +25,7 @@ uint32_t units_of(size_t block_bytes, size_t unit_bytes) {
 
 }  // namespace
 
-Result<HostPool> HostPool::create(const PoolLayout& layout, uint64_t bytes) {
+Result<HostPool> HostPool::create(const PoolLayout& layout, uint64_t bytes, PoolPages pages) {
   IOKV_ASSERT(layout.layers > 0 && layout.kv_block_bytes > 0 && layout.x_block_bytes > 0);
   // Blocks of unrelated sizes would have a tiny common divisor: then units are the smaller block, at the price of some
   // room behind the larger one.
@@ -44,7 +44,7 @@ Result<HostPool> HostPool::create(const PoolLayout& layout, uint64_t bytes) {
   if (units >= UINT32_MAX) return error("a pool of " + std::to_string(bytes) + " bytes is more than this version can count");
   shape.units = static_cast<uint32_t>(units);
   const size_t total = size_t{layout.layers} * shape.units * unit_bytes;
-  auto memory = PoolMemory::make(total);
+  auto memory = PoolMemory::make(total, pages);
   if (!memory) {
     return std::move(memory.failure()).within("a pool of " + std::to_string(total) + " bytes (--pool-bytes)");
   }

@@ -25,7 +25,7 @@ class HostPool {
  public:
   // As many units as fit `bytes`. A unit is the largest size that both forms are multiples of, but at least a page.
   // Error: less than one block of each form, more ids than there are, or the kernel refuses a memfd or its mapping.
-  static Result<HostPool> create(const PoolLayout& layout, uint64_t bytes);
+  static Result<HostPool> create(const PoolLayout& layout, uint64_t bytes, PoolPages pages = PoolPages::automatic);
   HostPool(HostPool&&) noexcept = default;
   HostPool& operator=(HostPool&&) = delete;
 

@@ -5,8 +5,10 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <string>
 #include <utility>
 
@@ -29,18 +31,28 @@ Error refused(const std::string& what) { return error(what + ": " + std::strerro
 
 }  // namespace
 
-Result<PoolMemory> PoolMemory::make(size_t bytes) {
+bool memfds_have_huge_pages() {
+  std::ifstream file("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+  std::string choices;
+  std::getline(file, choices);
+  return std::ranges::any_of(std::array{"[always]", "[within_size]", "[advise]", "[force]"},
+                             [&](const char* chosen) { return choices.find(chosen) != std::string::npos; });
+}
+
+Result<PoolMemory> PoolMemory::make(size_t bytes, PoolPages pages) {
+  if (pages == PoolPages::automatic) pages = memfds_have_huge_pages() ? PoolPages::memfds : PoolPages::anonymous;
   PoolMemory memory(bytes, file_bytes_of(bytes));
-  IOKV_TRY(memory.reserve());
-  while (memory.files_.size() * memory.file_bytes_ < bytes) IOKV_TRY(memory.add_file());
+  const bool files = pages == PoolPages::memfds;
+  IOKV_TRY(memory.reserve(files ? PROT_NONE : PROT_READ | PROT_WRITE));
+  while (files && memory.files_.size() * memory.file_bytes_ < bytes) IOKV_TRY(memory.add_file());
   if (::madvise(memory.base_, bytes, MADV_DONTFORK) != 0) return refused("the pool cannot be kept from forked children");
-  // Fewer TLB misses, and a 512th of the page faults, where /sys/kernel/mm/transparent_hugepage/shmem_enabled allows it.
+  // Fewer TLB misses, and a 512th of the page faults, where the kernel has them.
   ::madvise(memory.base_, bytes, MADV_HUGEPAGE);
   return memory;
 }
 
-Status PoolMemory::reserve() {
-  void* range = ::mmap(nullptr, bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+Status PoolMemory::reserve(int protection) {
+  void* range = ::mmap(nullptr, bytes_, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (range == MAP_FAILED) return refused("there is no address space for it");
   base_ = static_cast<std::byte*>(range);
   return {};

@@ -88,7 +88,7 @@ int populate(std::byte* at, size_t bytes) {
 
 Status touch(const PoolMemory& memory, const PoolPreparation& how) {
   const uint64_t begun_ns = monotonic_ns();
-  const size_t bytes = memory.bytes(), files = memory.files().size();
+  const size_t bytes = memory.bytes(), files = (bytes + memory.file_bytes() - 1) / memory.file_bytes();
   const size_t pieces_a_file = (memory.file_bytes() + kPieceBytes - 1) / kPieceBytes;
   std::atomic<size_t> next{0}, touched{0};
   std::atomic<int> refused{0};

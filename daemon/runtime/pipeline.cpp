@@ -9,6 +9,10 @@ namespace iokv {
 Result<std::unique_ptr<Pipeline>> Pipeline::make(Backend& backend, Model& model, const PipelineOptions& options) {
   std::unique_ptr<Pipeline> pipeline(new Pipeline(backend, model, options));
   IOKV_TRY_ASSIGN(pipeline->staging_, Staging::make(backend, model.spec(), options.staging));
+  const bool reads_device_x = options.staging.in_place || options.device.base != options.host.base;
+  if (const size_t rows = model.limits().recompute_rows; rows > 0 && reads_device_x) {
+    IOKV_TRY_ASSIGN(pipeline->gathered_, backend.alloc(rows * pipeline->staging_->x_row_bytes()));
+  }
   if (options.poison) IOKV_TRY(pipeline->poison_ring());
   return pipeline;
 }
@@ -396,17 +400,22 @@ void Pipeline::recompute(Flight& flight, uint32_t layer, const PlanOp& op) {
     const uint32_t from = x_slot(flight, layer, op.round);
     return model_.recompute(layer, staging_->x_row(from, first.x_row), op.tokens, rope_runs_);
   }
-  // Resident X is read where it lies, a block at a time.
+  // Resident X of a tile is one product, too: read where it lies if that is one stretch, else gathered first.
+  copies_.clear(), rope_runs_.clear();
+  uint32_t row = 0;
   for (uint32_t p = op.first; p < op.first + op.count; ++p) {
     const PlanPart& part = plan.parts[p];
-    uint32_t position = part.position;
-    each_block(part, options_.staging.x_units, [&](uint32_t token, uint32_t tokens, uint32_t id, uint32_t area) {
-      const RopeRun run{0, tokens, position, staging_->area(slot, area), 0};
-      model_.recompute(layer, options_.device.block(layer, id) + token * staging_->x_row_bytes(), tokens,
-                       std::span(&run, 1));
-      position += tokens;
+    rope_runs_.push_back({row, part.tokens, part.position, staging_->area(slot, part.area), staging_->kv_block_bytes()});
+    each_block(part, options_.staging.x_units, [&](uint32_t token, uint32_t tokens, uint32_t id, uint32_t) {
+      const size_t row_bytes = staging_->x_row_bytes();
+      add_run(copies_, static_cast<std::byte*>(gathered_->data()) + row * row_bytes,
+              options_.device.block(layer, id) + token * row_bytes, tokens * row_bytes);
+      row += tokens;
     });
   }
+  if (copies_.size() == 1) return model_.recompute(layer, copies_[0].from, op.tokens, rope_runs_);
+  backend_.copy(Queue::recompute, copies_);
+  model_.recompute(layer, gathered_->data(), op.tokens, rope_runs_);
 }
 
 void Pipeline::store(Flight& flight, uint32_t layer, const PlanOp& op) {

@@ -138,6 +138,7 @@ class Pipeline {
   const size_t kv_row_bytes_;          // of one token's K of one head
   std::unique_ptr<Staging> staging_;
   std::unique_ptr<DeviceMemory> poison_;  // a block of K,V of 0xff bytes, or null
+  std::unique_ptr<DeviceMemory> gathered_;  // X of a tile that lies in several places on the device, [recompute_rows, h]
 
   std::array<Flight, 2> flights_;
   uint32_t running_ = 0;               // of flights_: the latest that ran; the other one may be fetched for

@@ -130,16 +130,21 @@ double StepTimer::fetch_ns(const Plan& plan, const PlanOp& op) const {
   return copy_ns(profile_.h2d, op.tokens * token_bytes, pieces);
 }
 
-// X that was brought makes one product; X on the device makes one for each block.
+// One product a tile. X on the device that lies in several stretches is gathered first.
 double StepTimer::recompute_ns(const Plan& plan, const PlanOp& op) const {
-  if (op.after[0].what == PlanWait::For::operation) return profile_.recompute.at(op.tokens);
-  double ns = 0;
+  const double product_ns = profile_.recompute.at(op.tokens);
+  if (op.after[0].what == PlanWait::For::operation) return product_ns;
+  const uint64_t unit_bytes = std::min(shape_.x_bytes, shape_.kv_bytes) * kBlockTokens;
+  const bool joined = unit_bytes * staging_.x_units == uint64_t{shape_.x_bytes} * kBlockTokens;
+  uint64_t stretches = 0, end = 0;
   for (uint32_t p = op.first; p < op.first + op.count; ++p) {
     const PlanPart& part = plan.parts[p];
-    ns += part.tokens / kBlockTokens * profile_.recompute.at(kBlockTokens) +
-          profile_.recompute.at(part.tokens % kBlockTokens);
+    const uint64_t begin = part.id * unit_bytes + part.first_token * shape_.x_bytes;
+    if (!joined) stretches += blocks_for(Tokens(part.first_token + part.tokens)).value;
+    if (joined && (stretches == 0 || begin != end)) ++stretches;
+    end = begin + part.tokens * shape_.x_bytes;
   }
-  return ns;
+  return stretches <= 1 ? product_ns : product_ns + profile_.keep_x.at(static_cast<double>(op.tokens * shape_.x_bytes));
 }
 
 double StepTimer::attend_ns(const Plan& plan, const PlanOp& op) const {

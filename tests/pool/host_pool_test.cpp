@@ -29,8 +29,8 @@ namespace {
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr PoolLayout kLayout{2, 2 * 65536, 65536};
 
-HostPool pool_of(uint64_t bytes) {
-  auto pool = HostPool::create(kLayout, bytes);
+HostPool pool_of(uint64_t bytes, PoolPages pages = PoolPages::memfds) {
+  auto pool = HostPool::create(kLayout, bytes, pages);
   assert_true(static_cast<bool>(pool));
   return *std::move(pool);
 }
@@ -88,6 +88,28 @@ void whoever_has_the_descriptors_sees_the_same_pages_one_file_behind_the_other(v
     }
     ::munmap(again, bytes);
   }
+}
+
+size_t resident_pages(const HostPool& pool) {
+  std::vector<unsigned char> there(pool.bytes() / 4096);
+  assert_int_equal(::mincore(pool.base(), pool.bytes(), there.data()), 0);
+  return static_cast<size_t>(std::ranges::count_if(there, [](unsigned char page) { return (page & 1) != 0; }));
+}
+
+void anonymous_pages_are_touched_as_they_are_used_or_at_once(void**) {
+  HostPool pool = pool_of(64 * kMiB, PoolPages::anonymous);
+  assert_true(pool.memory().files().empty());
+  assert_int_equal(resident_pages(pool), 0);
+  pool.base()[pool.bytes() - 1] = std::byte{42};
+  assert_true(static_cast<bool>(pool.prepare({})));
+  assert_int_equal(resident_pages(pool), pool.bytes() / 4096);
+  assert_int_equal(static_cast<uint8_t>(pool.base()[pool.bytes() - 1]), 42);
+}
+
+// Where memfds have 4 KiB pages only, a device would read them slowly.
+void a_pool_is_in_memfds_where_they_have_huge_pages(void**) {
+  const HostPool pool = pool_of(16 * kMiB, PoolPages::automatic);
+  assert_true(pool.memory().files().empty() != memfds_have_huge_pages());
 }
 
 void it_is_touched_as_it_is_used(void**) {
@@ -282,6 +304,8 @@ void a_nodes_free_memory_is_its_own(void**) {
 int main() {
   const CMUnitTest tests[] = {
       cmocka_unit_test(its_size_is_sealed_and_so_are_its_seals),
+      cmocka_unit_test(anonymous_pages_are_touched_as_they_are_used_or_at_once),
+      cmocka_unit_test(a_pool_is_in_memfds_where_they_have_huge_pages),
       cmocka_unit_test(whoever_has_the_descriptors_sees_the_same_pages_one_file_behind_the_other),
       cmocka_unit_test(it_is_touched_as_it_is_used),
       cmocka_unit_test(preparing_it_touches_every_page_and_keeps_what_is_there),
