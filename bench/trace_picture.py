@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 LANES = (("h2d", "#2b6cb0"), ("recompute", "#b7791f"), ("dense", "#2f855a"), ("d2h", "#805ad5"))
-WIDTH, LEFT, RIGHT, TOP, LANE, PREDICTED, GAP = 1200, 110, 20, 46, 30, 8, 14
+WIDTH, LEFT, RIGHT, TOP, LANE, PREDICTED, GAP = 1200, 140, 20, 46, 30, 8, 14
 
 Event = dict[str, Any]
 

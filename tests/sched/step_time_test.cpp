@@ -95,11 +95,20 @@ void recomputation_waits_for_the_step_ahead(void**) {
 }
 
 // X on the device is recomputed block by block.
-void x_on_the_device_makes_a_product_of_each_block(void**) {
+void x_on_the_device_makes_one_product_of_a_tile(void**) {
   Step step;
   step.profile.recompute = {5000, 0, 1};
   step.add(255, BlockForm::x, true);
-  assert_near(step.ns(), kLayers * 4 * 5000.0, 1e-4);
+  assert_near(step.ns(), kLayers * 5000.0, 1e-4);
+}
+
+void x_in_several_places_on_the_device_is_gathered(void**) {
+  Step step;
+  step.profile.recompute = {5000, 0, 1};
+  step.profile.keep_x = {0, 1, 1};
+  step.add(120, BlockForm::x, true);
+  step.add(120, BlockForm::x, true);
+  assert_near(step.ns(), kLayers * (5000.0 + 240 * 200.0), 0.01);  // and each layer keeps the two new rows' X
 }
 
 void dense_work_and_recomputation_contend(void**) {
@@ -186,7 +195,8 @@ int main() {
       cmocka_unit_test(x_is_half_and_recomputed_beside_the_link),
       cmocka_unit_test(pieces_take_their_time),
       cmocka_unit_test(recomputation_waits_for_the_step_ahead),
-      cmocka_unit_test(x_on_the_device_makes_a_product_of_each_block),
+      cmocka_unit_test(x_on_the_device_makes_one_product_of_a_tile),
+      cmocka_unit_test(x_in_several_places_on_the_device_is_gathered),
       cmocka_unit_test(dense_work_and_recomputation_contend),
       cmocka_unit_test(both_directions_slow_each_other),
       cmocka_unit_test(x_that_stays_is_copied),
