@@ -152,6 +152,30 @@ def figures_of(cases: list[Case]) -> Figures:
     }
 
 
+def search(model: Path, crossing: float, json_file: Path | None) -> None:
+    """auto beside every tenth share as X, each an executed Plan of its own, in some places."""
+    places = [(crossing, 4, 1024), (crossing, 16, 256), (crossing, 1, 1024), (2.0, 4, 1024), (2.0, 16, 256)]
+    shares = ["never", *(f"{tenth / 10:g}" for tenth in range(1, 10)), "always"]
+    rows, cases = [], []
+    for gbps, batch, context in places:
+        if not state_directory(model, gbps).exists():
+            with daemon_of(model, gbps, "never", "--profile", "measure"):
+                pass
+        # auto once before and once after the others: a machine that changes meanwhile shows.
+        found = [measure(model, gbps, mode, batch, [context], 3, 6)[0] for mode in ["auto", *shares, "auto"]]
+        autos, fixed = [found[0], found[-1]], found[1:-1]
+        best = min(fixed, key=lambda case: case.measured_ms)
+        auto_ms = sum(case.measured_ms for case in autos) / 2
+        rows.append([f"{gbps:g}", str(batch), str(context), f"{autos[0].measured_ms:.1f}, {autos[1].measured_ms:.1f}",
+                     f"{autos[0].x_share:.0%}", f"{best.measured_ms:.1f}", best.mode, f"{auto_ms / best.measured_ms:.3f}"])
+        print("  " + " | ".join(rows[-1]), flush=True)
+        cases += found
+    figures: Figures = {"plans": len(cases), "auto_over_best_worst": max(float(row[-1]) for row in rows)}
+    report("A step as planned, and with every tenth share as X",
+           ["GB/s", "batch", "context", "auto, ms (twice)", "from X", "best share, ms", "share", "auto over best"], rows,
+           figures | {"cases": [dataclasses.asdict(case) for case in cases]}, json_file)
+
+
 def main() -> None:
     values = arguments(__doc__, model=False)
     with tempfile.TemporaryDirectory(prefix="iokv-link-") as work:
@@ -160,6 +184,8 @@ def main() -> None:
         crossing = crossing_gbps(model)
         print(f"a model of {LAYERS} layers, {HIDDEN} wide, {HEADS} heads and KV heads; a step with K,V sent takes as long as "
               f"one with all recomputed at about {crossing:g} GB/s", flush=True)
+        if values.search:
+            return search(model, crossing, values.json)
         rates, batches, contexts, rounds, steps = [crossing, 0.5, 2.0, 8.0], [1, 4, 16], [256, 1024, 4096], 3, 6
         if values.demo:
             rates, batches, contexts = [crossing], [4], [1024]
