@@ -32,7 +32,7 @@ LIMIT_S = 60.0
 
 
 class DaemonFailed(Exception):
-    """The daemon ended before it was ready."""
+    """The daemon ended before it was ready, or said nothing for long (status 0)."""
 
     def __init__(self, status: int, output: str) -> None:
         super().__init__(f"exit status {status}: {output}")
@@ -75,7 +75,11 @@ class Daemon:
 
     def _await_ready(self) -> None:
         while True:
-            line = self._lines.get(timeout=LIMIT_S)
+            try:
+                line = self._lines.get(timeout=LIMIT_S)
+            except queue.Empty:
+                said = "\n".join(self.output)
+                raise DaemonFailed(0, f"not ready, and silent for {LIMIT_S:g} s, after: {said}") from None
             if line is None:
                 raise DaemonFailed(self.process.wait(LIMIT_S), "\n".join(self.output))
             if "ready on" in line:
