@@ -51,7 +51,7 @@ inline bool has_gpu() {
     std::printf("%s, %s\n", (*made)->info().name.c_str(), (*made)->info().driver.c_str());
     return true;
   }
-  std::printf("skipped: %s\n", made.failure().message.c_str());
+  std::printf("skipped for want of a GPU: %s\n", made.failure().message.c_str());
   if (std::getenv("IOKV_REQUIRE_GPU") != nullptr) std::exit(1);
   return false;
 }

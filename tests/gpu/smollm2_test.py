@@ -154,7 +154,7 @@ def skip_where_it_cannot_run() -> None:
     except DaemonFailed as failure:
         if "CUDA cannot be used" not in failure.output:
             raise
-        skip(failure.output.splitlines()[-1], 1 if "IOKV_REQUIRE_GPU" in os.environ else 77)
+        skip("for want of a GPU: " + failure.output.splitlines()[-1], 1 if "IOKV_REQUIRE_GPU" in os.environ else 77)
 
 
 if __name__ == "__main__":

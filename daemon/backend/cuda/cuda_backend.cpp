@@ -209,7 +209,9 @@ class CudaBackend final : public Backend {
 
 Result<std::unique_ptr<Backend>> CudaBackend::make(const CudaOptions& options) {
   if (options.compute == DType::f32) return error("a GPU computes in f16 or bf16 here, not in f32");
-  int count = 0;
+  int driver = 0, count = 0;
+  // Without a driver the runtime says that there is too old a one.
+  if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0) return error("there is no NVIDIA driver");
   IOKV_CUDA_TRY(cudaGetDeviceCount(&count));
   if (options.device < 0 || options.device >= count) {
     return error("there is no GPU " + std::to_string(options.device) + ": CUDA sees " + std::to_string(count));
