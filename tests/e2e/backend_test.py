@@ -26,13 +26,18 @@ class Backend(unittest.TestCase):
         with Daemon("--profile", "off", "--recompute", "never", *arguments) as daemon:
             return "\n".join(daemon.output)
 
-    @unittest.skipIf(has_driver(), "this machine has a GPU's driver")
-    def test_without_a_driver_cuda_is_refused_and_auto_takes_the_cpu(self) -> None:
-        why = self.refused("--backend", "cuda")
-        self.assertIn("CUDA cannot be used: there is no NVIDIA driver", why)
-        self.assertIn("libcuda.so.1", why)
-        self.assertNotIn("ready", why)
-        self.assertIn("backend = auto: the CPU (CUDA cannot be used: there is no NVIDIA driver", self.started("--backend", "auto"))
+    def test_a_gpu_that_is_not_there_is_refused_and_auto_takes_the_cpu(self) -> None:
+        # No machine has a thousand GPUs; without a driver there is not even a first one.
+        reason = "CUDA cannot be used: "
+        gpus = ("1023",) if has_driver() else ("1023", "0")
+        if not has_driver():
+            reason += "there is no NVIDIA driver (libcuda.so.1"
+        for gpu in gpus:
+            with self.subTest(gpu=gpu):
+                why = self.refused("--backend", "cuda", "--gpu", gpu)
+                self.assertIn(reason, why)
+                self.assertNotIn("ready", why)
+                self.assertIn(f"backend = auto: the CPU ({reason}", self.started("--backend", "auto", "--gpu", gpu))
 
     def test_what_only_a_cpu_does_makes_auto_take_it(self) -> None:
         for option, value in (("--link-gbps", "4"), ("--threads", "1"), ("--dtype", "f32")):
