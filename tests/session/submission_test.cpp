@@ -243,9 +243,9 @@ void the_limits_of_a_step_are_inclusive(void**) {
   auto tokens = [](uint32_t n) { return std::vector<int32_t>(n, 1); };
   assert_int_equal(rig.refusal_of(step_of(1, kMaxStep), step_payload(tokens(kMaxStep), tokens(kMaxStop))), 0);
   assert_int_equal(rig.refusal_of(step_of(2, kMaxStep + 1), step_payload(tokens(kMaxStep + 1), {})), IOKV_ELIMIT);
-  assert_int_equal(rig.refusal_of(step_of(3, 1), step_payload({1}, tokens(kMaxStop + 1))), IOKV_ELIMIT);
+  assert_int_equal(rig.refusal_of(step_of(3, 1), step_payload({1}, tokens(kMaxStop + 1))), IOKV_ESTOP);
   // Far beyond: not even read. The client is served on.
-  assert_int_equal(rig.refusal_of(step_of(4, 1), step_payload({1}, tokens(900))), IOKV_ELIMIT);
+  assert_int_equal(rig.refusal_of(step_of(4, 1), step_payload({1}, tokens(900))), IOKV_ESTOP);
   assert_int_equal(rig.refusal_of(step_of(5, 900), step_payload(tokens(900), {})), IOKV_ELIMIT);
   assert_int_equal(rig.refusal_of(step_of(6, 1), step_payload({1}, {})), 0);
 }
