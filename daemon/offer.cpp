@@ -15,7 +15,6 @@
 namespace iokv {
 namespace {
 
-constexpr uint64_t kOfferedFeatures = 0;
 constexpr uint32_t kMaxStepTokens = 1u << 20;
 constexpr uint32_t kMaxStopTokens = 256;
 
@@ -92,7 +91,7 @@ wire::Welcome Offer::welcome(uint16_t version, uint64_t features) const {
   wire::Welcome message = facts_;
   message.header = make_welcome(version).header;
   message.version = version;
-  message.features = features & kOfferedFeatures;
+  message.features = features & wire::kFeatures;
   return message;
 }
 

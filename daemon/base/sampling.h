@@ -33,6 +33,11 @@ struct SampleParams {
   bool counts() const { return presence_penalty != 0.0f || frequency_penalty != 0.0f; }
 };
 
+// u32 of a mask: token t may be drawn where bit t % 32 of word t / 32 is set.
+constexpr uint32_t mask_words(uint32_t vocab) { return vocab / 32 + (vocab % 32 != 0 ? 1 : 0); }
+inline bool permits(const uint32_t* mask, uint32_t token) { return (mask[token / 32] >> token % 32 & 1) != 0; }
+inline constexpr uint32_t kMaxTopLogprobs = 64;
+
 struct TokenBias {
   int32_t token = 0;
   float bias = 0.0f;
