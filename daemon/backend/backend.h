@@ -214,7 +214,8 @@ struct SampleRow {
 };
 
 struct SampleArgs {
-  const float* logits = nullptr;       // [rows, vocab] f32
+  const float* logits = nullptr;       // [rows, vocab] f32. Those of a row with biases or penalties may change until the
+                                       // operation is over, and are then as before: no other row of it names them
   uint32_t vocab = 0;
   std::span<const SampleRow> rows;     // host
   int32_t* tokens = nullptr;           // [rows.size()], host
