@@ -195,7 +195,9 @@ def _sampling(sampling: Sampling | None) -> ctypes._Pointer[abi.Sampling] | None
     if value.typical_p == 1.0:
         value.typical_p = 0.0
     if sampling.logit_bias:
-        value.logit_bias = (abi.LogitBias * len(sampling.logit_bias))(*sampling.logit_bias)
+        value.logit_bias = (abi.LogitBias * len(sampling.logit_bias))(
+            *(abi.LogitBias(token, bias) for token, bias in sampling.logit_bias)
+        )
         value.logit_bias_count = len(sampling.logit_bias)
     return ctypes.pointer(value)
 

@@ -53,7 +53,7 @@ class BorrowedLogits:
         """The row as an array over the same memory."""
         import numpy
 
-        return numpy.frombuffer(self.view, dtype=numpy.float32)
+        return numpy.frombuffer(self.view.cast("B"), dtype=numpy.float32)
 
     def release(self) -> None:
         """Gives the space back. Calling it again does nothing."""
