@@ -21,7 +21,7 @@ import unittest
 from pathlib import Path
 from typing import Any
 
-from iokvd import LIMIT_S, Daemon, prompt
+from iokvd import LIMIT_S, TOOL, Daemon, prompt
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("fastapi", "uvicorn", "openai", "mypy", "numpy", "jinja2", "tokenizers")
@@ -361,6 +361,42 @@ class Chat(unittest.TestCase):
         # Neither what was asked nor what went wrong with it is in the log.
         self.server.request("POST", "/v1/chat/completions", {**given, "temperature": "CONFIDENTIAL-MARK"})
         self.assertNotIn("CONFIDENTIAL", self.server.output())
+
+    def test_iokv_generate_has_the_tokens_of_hugging_faces_tokenizers(self) -> None:
+        from tokenizers import Tokenizer
+
+        with iokv.Client(self.daemon.socket) as client:
+            definition = client.connection.tokenizer_file().decode()
+        oracle = Tokenizer.from_str(definition)
+        texts = [
+            "The quick brown fox",
+            " don't we'll I'M 12345 3.14159",
+            "  two  spaces\t\ttabs\n\n\nlines \r\n end   ",
+            "Grüße, 世界! مرحبا 👩‍👩‍👧 e\u0301 ½",
+            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+            "def f(x):\n    return x**2  # comment\n" * 20,
+            "a" * 500 + "!?" * 99,
+        ]
+        for text in texts:
+            done = subprocess.run(
+                [str(TOOL), "generate", "-", "--tokens", "--socket", self.daemon.socket],
+                input=text, capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            self.assertEqual([int(token) for token in done.stdout.split()], oracle.encode(text).ids, text)
+
+    def test_iokv_generate_prints_what_the_daemon_draws(self) -> None:
+        done = subprocess.run(
+            [str(TOOL), "generate", "The capital of France is", "--max-tokens", "6", "--socket", self.daemon.socket],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        answer = self.openai.completions.create(
+            model="smollm2", prompt="The capital of France is", max_tokens=6, temperature=0
+        )
+        self.assertEqual(done.stdout, answer.choices[0].text + "\n")
+        refused = subprocess.run(
+            [str(TOOL), "generate", "x", "--top-p", "1.5", "--socket", self.daemon.socket], capture_output=True, text=True
+        )
+        self.assertEqual((refused.returncode, refused.stderr), (1, "iokv: top_p is 1.5: it must be 0 to 1\n"))
 
     def test_text_prompts_are_the_tokenizers_tokens(self) -> None:
         answer = self.openai.completions.create(
