@@ -73,14 +73,15 @@ Service::~Service() {
 }
 
 Status Service::run() {
-  while (true) {
-    turn();
-    if (!load_failure_.empty()) return error(load_failure_);
-    if (!stopping_) continue;
-    if (loaded_ && (plans_out_ > 0 || !exchange_.conductor().quiet())) continue;
-    if (!device_failure_.empty()) return error(device_failure_);
-    return {};
-  }
+  while (!is_over()) turn();
+  if (!load_failure_.empty()) return error(load_failure_);
+  if (!device_failure_.empty()) return error(device_failure_);
+  return {};
+}
+
+bool Service::is_over() const {
+  if (!load_failure_.empty()) return true;
+  return stopping_ && (!loaded_ || (plans_out_ == 0 && exchange_.conductor().quiet()));
 }
 
 void Service::turn() {
@@ -89,6 +90,8 @@ void Service::turn() {
   if (exchange_.pass(now_ns)) {
     spin_until_ns_ = now_ns + options_.spin_ns;
     publish_counters();
+  } else if (is_over()) {
+    return;  // what the device has said may have been the last that was to come: nothing would end a sleep
   } else if (plans_out_ > 0 || now_ns >= spin_until_ns_) {
     return sleep();
   }

@@ -48,6 +48,7 @@ class Service final : private ExchangePorts {
  private:
   Service(const ServiceOptions& options, Listener listener, Offer offer, BlockPool& blocks, HostPool& memory);
   Status start(DeviceThread::Load load);
+  bool is_over() const;
   void turn();
   void take_from_device();
   void lose_device(const std::string& failure);

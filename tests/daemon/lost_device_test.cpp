@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// A device that is lost under a client: what is under way ends with a code, and the daemon ends with the reason.
+// A device that is lost under a client: what is under way ends with a code, and the daemon ends with the reason. One that
+// cannot be loaded ends it as well, with nobody there to wake it up.
 #include <atomic>
+#include <chrono>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -103,49 +106,64 @@ Seen decode_and_lose(const std::string& socket, LosableBackend& backend) {
   return seen;
 }
 
-void operations_end_with_a_code_and_the_daemon_with_the_reason(void**) {
-  TemporaryDirectory directory;
-  Config config;
-  config.model = directory_of("llama_gqa");
-  config.profile = ProfileMode::off;
-  config.recompute = {Recompute::never, 0};
-  auto files = open_model(config.model);
-  assert_true(static_cast<bool>(files));
-  const ModelSpec spec = files->spec();
-  auto cpu = make_cpu_backend({DType::f32, 1, CpuIsa::automatic, 0});
-  assert_true(static_cast<bool>(cpu));
-  LosableBackend backend(*std::move(cpu));
-  auto memory = HostPool::create({spec.layers, block_bytes(spec, DType::f32, BlockForm::kv),
-                                  block_bytes(spec, DType::f32, BlockForm::x)}, 8 << 20);
-  assert_true(static_cast<bool>(memory));
-  BlockPool blocks(memory->shape());
-  auto plan = plan_device(config, spec, backend.info(), *memory, blocks);
-  assert_true(static_cast<bool>(plan));
-  ServiceOptions options;
-  options.conductor.vocabulary = spec.vocab;
-  options.conductor.max_context = spec.max_context;
-  options.conductor.max_clients = 4;
-  options.conductor.max_sequences = 4;
-  options.conductor.stall_lease_ns = 10'000'000'000;
-  options.conductor.recompute = plan->recompute;
-  options.conductor.staging = plan->pipeline.staging;
-  options.conductor.step_model.shape = cache_shape_of(spec, 4);
-  options.conductor.batch.max_rows = plan->limits.max_rows;
-  options.conductor.batch.max_draws = plan->limits.max_draws;
-  auto listener = Listener::open(directory.path() + "/socket");
-  assert_true(static_cast<bool>(listener));
-  auto offer = Offer::make(*files, {spec.max_context, 4, 1024});
-  assert_true(static_cast<bool>(offer));
-  auto service = Service::make(options, *std::move(listener), *std::move(offer), blocks, *memory,
-                               [&](const LoadProgress& progress) {
-                                 return load_device(backend, *files, *plan, *memory, progress);
-                               });
-  assert_true(static_cast<bool>(service));
+// A service of a small model on the CPU that can be lost.
+struct Served {
+  using Load = std::function<Result<LoadedDevice>(Served&, const LoadProgress&)>;
+  explicit Served(Load load) {
+    Config config;
+    config.model = directory_of("llama_gqa");
+    config.profile = ProfileMode::off;
+    config.recompute = {Recompute::never, 0};
+    files = std::make_unique<ModelFiles>(taken(open_model(config.model)));
+    const ModelSpec& spec = files->spec();
+    backend = std::make_unique<LosableBackend>(taken(make_cpu_backend({DType::f32, 1, CpuIsa::automatic, 0})));
+    const PoolLayout layout{spec.layers, block_bytes(spec, DType::f32, BlockForm::kv),
+                            block_bytes(spec, DType::f32, BlockForm::x)};
+    memory = std::make_unique<HostPool>(taken(HostPool::create(layout, 8 << 20)));
+    blocks = std::make_unique<BlockPool>(memory->shape());
+    plan = std::make_unique<DevicePlan>(taken(plan_device(config, spec, backend->info(), *memory, *blocks)));
+    ServiceOptions options;
+    options.conductor.vocabulary = spec.vocab;
+    options.conductor.max_context = spec.max_context;
+    options.conductor.max_clients = 4;
+    options.conductor.max_sequences = 4;
+    options.conductor.stall_lease_ns = 10'000'000'000;
+    options.conductor.recompute = plan->recompute;
+    options.conductor.staging = plan->pipeline.staging;
+    options.conductor.step_model.shape = cache_shape_of(spec, 4);
+    options.conductor.batch.max_rows = plan->limits.max_rows;
+    options.conductor.batch.max_draws = plan->limits.max_draws;
+    service = taken(Service::make(options, taken(Listener::open(socket())),
+                                  taken(Offer::make(*files, {spec.max_context, 4, 1024})), *blocks, *memory,
+                                  [this, load](const LoadProgress& progress) { return load(*this, progress); }));
+  }
+  std::string socket() const { return directory.path() + "/socket"; }
 
+  TemporaryDirectory directory;
+  std::unique_ptr<ModelFiles> files;
+  std::unique_ptr<LosableBackend> backend;
+  std::unique_ptr<HostPool> memory;
+  std::unique_ptr<BlockPool> blocks;
+  std::unique_ptr<DevicePlan> plan;
+  std::unique_ptr<Service> service;
+
+ private:
+  template <typename T>
+  static T taken(Result<T> result) {
+    if (!result) print_error("%s\n", result.failure().message.c_str());
+    assert_true(static_cast<bool>(result));
+    return *std::move(result);
+  }
+};
+
+void operations_end_with_a_code_and_the_daemon_with_the_reason(void**) {
+  Served served([](Served& self, const LoadProgress& progress) {
+    return load_device(*self.backend, *self.files, *self.plan, *self.memory, progress);
+  });
   Seen seen;
-  std::thread client([&] { seen = decode_and_lose(directory.path() + "/socket", backend); });
-  Status ended = (*service)->run();
-  service->reset();  // ends connections
+  std::thread client([&] { seen = decode_and_lose(served.socket(), *served.backend); });
+  Status ended = served.service->run();
+  served.service.reset();  // ends connections
   client.join();
   assert_int_equal(seen.connected, 0);
   assert_true(seen.tokens > 0 && seen.tokens < 100);
@@ -155,11 +173,23 @@ void operations_end_with_a_code_and_the_daemon_with_the_reason(void**) {
   assert_non_null(std::strstr(ended.failure().message.c_str(), "it was unplugged"));
 }
 
+// Long after the loop has begun to wait.
+void a_late_failure_to_load_ends_the_daemon(void**) {
+  Served served([](Served&, const LoadProgress&) -> Result<LoadedDevice> {
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    return error("the device has no kernel for this");
+  });
+  Status ended = served.service->run();
+  assert_false(static_cast<bool>(ended));
+  assert_string_equal(ended.failure().message.c_str(), "the device has no kernel for this");
+}
+
 }  // namespace
 
 int main() {
   const CMUnitTest tests[] = {
       cmocka_unit_test(operations_end_with_a_code_and_the_daemon_with_the_reason),
+      cmocka_unit_test(a_late_failure_to_load_ends_the_daemon),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

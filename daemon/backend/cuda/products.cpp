@@ -24,9 +24,9 @@ constexpr uint32_t kBestAlignment = 16;
 constexpr int kAnswers = 16;
 
 // A trial's operands: weights of up to 2048 outputs (512 where k is 16384: a few tiles of any kernel), up to 128 rows of
-// x, and y twice.
+// x, and y twice. Where they are not all outputs they are a multiple of kTrialMultiple, as kernels expect of a matrix's.
 constexpr size_t kTrialWeightBytes = size_t{16} << 20, kTrialRowBytes = size_t{4} << 20, kTrialOutputBytes = size_t{1} << 20;
-constexpr uint32_t kTrialRows = 128, kTrialColumns = 2048;
+constexpr uint32_t kTrialRows = 128, kTrialColumns = 2048, kTrialMultiple = 64;
 constexpr size_t kTrialBiasBytes = kTrialColumns * sizeof(float);
 constexpr size_t kTrialBytes = kTrialWeightBytes + kTrialRowBytes + 2 * kTrialOutputBytes + kTrialBiasBytes;
 static_assert(kTrialRows * kTrialColumns * sizeof(float) <= kTrialOutputBytes);
@@ -194,10 +194,7 @@ size_t Products::ShapeHash::operator()(const Shape& shape) const {
 Result<const Products::Way*> Products::way_for(const Shape& shape) {
   if (auto found = ways_.find(shape); found != ways_.end()) return &found->second;
   if (ways_.size() >= kMostWays) ways_.clear();
-  IOKV_TRY_ASSIGN(const Kernel kernel, choose(shape));
-  IOKV_TRY_ASSIGN(Way way, describe(shape, kernel.bias));
-  way.algorithm = kernel.algorithm;
-  way.ours = kernel.ours;
+  IOKV_TRY_ASSIGN(Way way, choose(shape));
   return &ways_.emplace(shape, std::move(way)).first->second;
 }
 
@@ -212,29 +209,50 @@ Products::Shape Products::whole_matrix(const Shape& shape, uint32_t rows) {
   return whole;
 }
 
-Result<Products::Kernel> Products::choose(const Shape& shape) {
+// The first kernel that takes the shape and may be used; where there is none, ours.
+Result<Products::Way> Products::choose(const Shape& shape) {
   if (!batch_invariant_) {
     IOKV_TRY_ASSIGN(const std::vector<Kernel> kernels, ask(shape));
-    return kernels.front();
+    return way_of(shape, kernels.front());
   }
   // About as many rows: a kernel's speed hardly changes within a power of two.
   Shape asked = whole_matrix(shape, std::bit_ceil(shape.rows));
   asked.x_alignment = shape.x_alignment;
   asked.weight_alignment = shape.weight_alignment;
   asked.y_alignment = shape.y_alignment;
-  if (auto found = kernels_.find(asked); found != kernels_.end()) return found->second;
   IOKV_TRY_ASSIGN(const Order order, order_of(shape));
-  IOKV_TRY_ASSIGN(const std::vector<Kernel> kernels, ask(asked));
-  Kernel chosen;
-  chosen.ours = true;
-  for (const Kernel& kernel : kernels) {
-    IOKV_TRY_ASSIGN(const bool same, agrees(asked, kernel, order));
-    if (!same) continue;
-    chosen = kernel;
-    break;
+  auto known = candidates_.find(asked);
+  if (known == candidates_.end()) {
+    IOKV_TRY_ASSIGN(const std::vector<Kernel> kernels, ask(asked));
+    known = candidates_.emplace(asked, std::vector<Candidate>(kernels.begin(), kernels.end())).first;
   }
-  kernels_.emplace(asked, chosen);
-  return chosen;
+  for (Candidate& candidate : known->second) {
+    IOKV_TRY_ASSIGN(Way way, way_of(shape, candidate.kernel));
+    if (candidate.tried == Candidate::Tried::differs || !takes(way)) continue;
+    if (candidate.tried == Candidate::Tried::not_yet) {
+      IOKV_TRY_ASSIGN(const bool same, agrees(asked, candidate.kernel, order));
+      candidate.tried = same ? Candidate::Tried::agrees : Candidate::Tried::differs;
+      if (!same) continue;
+    }
+    return way;
+  }
+  Way way;
+  way.ours = true;
+  return way;
+}
+
+Result<Products::Way> Products::way_of(const Shape& shape, const Kernel& kernel) const {
+  IOKV_TRY_ASSIGN(Way way, describe(shape, kernel.bias));
+  way.algorithm = kernel.algorithm;
+  return way;
+}
+
+// A kernel that was named for one shape need not take another one.
+bool Products::takes(const Way& way) const {
+  cublasLtMatmulHeuristicResult_t answer{};
+  return cublasLtMatmulAlgoCheck(handle_, way.operation, way.weight, way.x, way.y, way.y, &way.algorithm, &answer) ==
+             CUBLAS_STATUS_SUCCESS &&
+         answer.workspaceSize <= workspace_bytes();
 }
 
 // The order in which a kernel of cuBLASLt treats the bias, if one agrees with ours in everything else.
@@ -266,11 +284,12 @@ Result<bool> Products::agrees(const Shape& asked, const Kernel& kernel, Order or
   Shape shape = asked;
   shape.rows = static_cast<uint32_t>(std::min<size_t>(kTrialRows, kTrialRowBytes / row_bytes));
   shape.columns = static_cast<uint32_t>(std::min<size_t>({asked.outputs, kTrialColumns, kTrialWeightBytes / row_bytes}));
+  if (shape.columns < asked.outputs) shape.columns -= shape.columns % kTrialMultiple;
   if (shape.rows == 0 || shape.columns == 0) return false;  // k is larger than any model's
   shape.y_stride = (shape.columns + 7) / 8 * 8;
   shape.x_alignment = shape.weight_alignment = asked.k % 8 == 0 ? kBestAlignment : 1;
-  IOKV_TRY_ASSIGN(Way way, describe(shape, kernel.bias));
-  way.algorithm = kernel.algorithm;
+  IOKV_TRY_ASSIGN(Way way, way_of(shape, kernel));
+  if (!takes(way)) return false;
 
   std::byte* weight = trial_.memory;
   std::byte* x = weight + kTrialWeightBytes;
@@ -322,7 +341,7 @@ Result<std::vector<Products::Kernel>> Products::ask(const Shape& shape) const {
     for (int i = 0; i < count; ++i) {
       const auto& answer = answers[static_cast<size_t>(i)];
       if (answer.state != CUBLAS_STATUS_SUCCESS || (batch_invariant_ && splits_sums(answer.algo))) continue;
-      kernels.push_back({answer.algo, bias, false});
+      kernels.push_back({answer.algo, bias});
     }
     if (!kernels.empty()) return kernels;
   }
