@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A device that is lost under a client: what is under way ends with a code, and the daemon ends with the reason. One that
 // cannot be loaded ends it as well, with nobody there to wake it up.
+#include <unistd.h>
+
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -179,7 +181,9 @@ void a_late_failure_to_load_ends_the_daemon(void**) {
     std::this_thread::sleep_for(std::chrono::milliseconds(200));
     return error("the device has no kernel for this");
   });
+  ::alarm(20);  // a loop that sleeps on would do so forever; the signal ends the test
   Status ended = served.service->run();
+  ::alarm(0);
   assert_false(static_cast<bool>(ended));
   assert_string_equal(ended.failure().message.c_str(), "the device has no kernel for this");
 }
