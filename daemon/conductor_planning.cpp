@@ -211,6 +211,7 @@ void Conductor::add_runs(Plan& plan, PlanSpan& span, const BlockTable& table) {
   }
   IOKV_ASSERT(blocks == 0);
   span.runs = static_cast<uint32_t>(plan.runs.size()) - span.first_run;
+  span.load = table.load();
 }
 
 // A step that samples draws at the last known row. EACH also predicts at every appended row but that one, once each: rows

@@ -50,6 +50,23 @@ void Pipeline::run(const Plan& plan, const Next& next) {
   fetch_ahead(next);
 }
 
+// A backend keeps the times that it was asked for.
+Status Pipeline::follow() {
+  const Flight& flight = flights_[running_];
+  const size_t ops = flight.issued.size() / layers_;
+  for (size_t layer = 0; layer < layers_; ++layer) {
+    const std::span<const IssuedOp> issued = std::span(flight.issued).subspan(layer * ops, ops);
+    IOKV_TRY(backend_.poll(issued.back().end, true));
+    for (const IssuedOp& op : issued) {
+      IOKV_TRY_ASSIGN(const bool ended, backend_.poll(op.end, false));
+      if (!ended) continue;  // a write-back may be under way
+      (void)backend_.reached_ns(op.begin);
+      (void)backend_.reached_ns(op.end);
+    }
+  }
+  return {};
+}
+
 Status Pipeline::settle(StepMeasure& measure) {
   Flight& flight = flights_[running_];
   if (last_append_.value != 0) IOKV_TRY(backend_.poll(last_append_, true));

@@ -69,6 +69,10 @@ class Pipeline {
   // All layers of the Plan. Returns once everything is issued; nothing needs to have been reached.
   void run(const Plan& plan, const Next& next);
 
+  // While the device runs what run() has issued: waits layer by layer, and reads when its operations ran. What is read
+  // only once the step has ended keeps the device waiting for the next one.
+  Status follow();
+
   // Waits until the write-backs of the latest Plan are done, and counts what its operations took; the Plan's dense work
   // has been waited for, and measure.ended_ns is there.
   Status settle(StepMeasure& measure);

@@ -51,6 +51,12 @@ struct BlockRun {
   BlockForm used_form() const { return resident() ? device_form : form; }
 };
 
+// What a sequence's blocks need of the staging ring: areas, and of the link as many units as they have in the pool.
+struct RingLoad {
+  uint32_t areas = 0, link_units = 0;
+  bool operator==(const RingLoad&) const = default;
+};
+
 // Consecutive rows of the step that belong to one sequence: positions first_position, first_position + 1, ...
 struct PlanSpan {
   uint32_t slot = 0;             // of the sequence, in the conductor's table; kNoSlot: an audit's rows
@@ -60,6 +66,7 @@ struct PlanSpan {
   uint32_t first_row = 0, rows = 0;
   uint32_t first_position = 0;   // tokens already cached
   uint32_t first_run = 0, runs = 0;    // in Plan::runs
+  RingLoad load;                       // of the runs, about; 0 where nobody says
   uint32_t first_draw = 0, draws = 0;  // in Plan::draws; the rows drawn at are the span's last `draws` rows
   bool token_from_draw = false;  // rows == 1, and its token is what the slot's latest draw gave
   bool decode = false;           // its one token was sampled in the step before: counted apart from prefill

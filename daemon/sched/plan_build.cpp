@@ -2,6 +2,7 @@
 #include "daemon/sched/plan_build.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "daemon/base/assert.h"
@@ -40,7 +41,8 @@ PlanBuilder::PlanBuilder(const StagingShape& shape) : shape_(shape) {
 
 void PlanBuilder::build(Plan& plan) {
   begin(plan);
-  for (uint32_t i = 0; i < plan.spans.size(); ++i) emit_span(i);
+  order_spans();
+  for (uint32_t span : order_) emit_span(span);
   close_round();
   finish();
 }
@@ -71,6 +73,44 @@ void PlanBuilder::finish() {
   add(OpKind::finish, Queue::dense);
   if (attached_) sort_attends();
   plan_ = nullptr;
+}
+
+// By a counting sort and from both of its ends, so that what has been emitted always has about the batch's share.
+void PlanBuilder::order_spans() {
+  const std::vector<PlanSpan>& spans = plan_->spans;
+  const auto steps = static_cast<float>(kShares - 1) / static_cast<float>(std::max(shape_.kv_units, shape_.x_units));
+  std::array<uint32_t, kShares> counts{};
+  uint64_t link_units = 0, areas = 0;
+  shares_.resize(spans.size());
+  for (size_t i = 0; i < spans.size(); ++i) {
+    const RingLoad load = spans[i].load;
+    const float share = static_cast<float>(load.link_units) * steps / static_cast<float>(std::max(load.areas, 1u));
+    ++counts[shares_[i] = static_cast<uint8_t>(std::min<uint32_t>(static_cast<uint32_t>(share), kShares - 1))];
+    link_units += load.link_units;
+    areas += load.areas;
+  }
+  order_.resize(spans.size());
+  if (std::ranges::find(counts, spans.size()) != counts.end()) {
+    std::iota(order_.begin(), order_.end(), 0u);
+    return;
+  }
+  std::array<uint32_t, kShares> next{}, ends{};  // in by_share_
+  std::partial_sum(counts.begin(), counts.end(), ends.begin());
+  std::copy(ends.begin(), ends.end() - 1, next.begin() + 1);
+  by_share_.resize(spans.size());
+  for (uint32_t i = 0; i < spans.size(); ++i) by_share_[next[shares_[i]]++] = i;
+  next[0] = 0;
+  std::copy(ends.begin(), ends.end() - 1, next.begin() + 1);
+  uint64_t emitted_units = 0, emitted_areas = 0;
+  uint32_t least = 0, most = kShares - 1;
+  for (uint32_t& span : order_) {
+    while (next[least] == ends[least]) ++least;
+    while (next[most] == ends[most]) --most;
+    const bool behind = emitted_units * areas <= link_units * emitted_areas;
+    span = by_share_[next[behind ? most : least]++];
+    emitted_units += spans[span].load.link_units;
+    emitted_areas += spans[span].load.areas;
+  }
 }
 
 // What the latest round had most of goes to the Plan at once in the next one.

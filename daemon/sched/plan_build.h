@@ -2,10 +2,11 @@
 // From spans and the runs of their blocks to the program of a Plan: which blocks cross the link in which round, what is
 // recomputed, and what waits for what. Pure; one object is used by one thread.
 //
-// Order. One span after the other, each in position order, so that a round holds X and K,V in about the share that the
-// batch has of them: then link and device have as much to do in every round, and neither waits for the other, however
-// small the ring is beside the batch. (All X of the batch first would let the link wait while it is recomputed, and the
-// device while K,V come.) Within a round X goes first, so that recomputation runs while K,V are on the wire. A block that
+// Order. One span after the other, each in position order; spans of which much crosses the link take turns with those of
+// which little does. So a round holds what the link brings and what is recomputed in about the share that the batch has of
+// them: then link and device have as much to do in every round, and neither waits for the other, however small the ring is
+// beside the batch. (All X of the batch first would let the link wait while it is recomputed, and the device while K,V
+// come.) Within a round X goes first, so that recomputation runs while K,V are on the wire. A block that
 // several spans refer to crosses the link once, where the first of them has it, as long as the others have come no
 // further.
 //
@@ -64,6 +65,7 @@ class PlanBuilder {
 
   void begin(Plan& plan);
   void finish();
+  void order_spans();
   void choose_direct_lane();
   void emit_span(uint32_t span_index);
   bool emit_whole_runs(const PlanSpan& span, uint32_t span_index, Cursor& cursor);
@@ -123,6 +125,10 @@ class PlanBuilder {
     uint32_t id = kNoBlock, blocks = 0, round = 0, area = 0;
     bool resident = false;
   } found_;                           // the extent that was reached last
+  static constexpr uint32_t kShares = 16;  // of what the link could bring for a span's areas, this much in steps
+  std::vector<uint8_t> shares_;       // by span
+  std::vector<uint32_t> by_share_;    // spans, in their order within a share
+  std::vector<uint32_t> order_;       // of emission
   std::vector<uint32_t> span_round_;  // the round of the span's latest piece
   std::vector<PlanAttend> sorted_;
   std::vector<uint32_t> starts_;
