@@ -32,6 +32,9 @@ Result<RecomputeSetting> recompute_for(const Config& config, const ModelSpec& sp
   if (config.recompute.mode != Recompute::automatic) return config.recompute;
   // K,V that nothing has to carry are never slower than K,V that have to be computed.
   if (device.host_addressable) return never;
+  // Where heads share K,V, X is often no smaller: then it takes as long on the link, and a product on top.
+  const DType compute = device.compute;
+  if (block_bytes(spec, compute, BlockForm::x) >= block_bytes(spec, compute, BlockForm::kv)) return never;
   if (spec.q_width() % 16 != 0) {
     spdlog::warn("K,V of this model cannot be recomputed (heads x head size is {}, not a multiple of 16)", spec.q_width());
     return never;

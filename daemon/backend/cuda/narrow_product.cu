@@ -2,10 +2,9 @@
 // Products of few rows, y = x·Wᵀ + b, which are bound by reading the weights: 16 outputs and 8 rows are a tile of
 // m16n8k16, with the weights as its 16 rows, so that up to 8 rows of x cost what one costs. A block of threads brings a
 // strip of 16 to 128 outputs through a ring of shared memory, all of k in turn, and goes on with its next strip without
-// a pause; one block a multiprocessor holds enough bytes under way. As many warps compute as the strip has tiles for, and
-// all others bring: an output is one chain of products, and whatever holds it up holds up the strip; and where strips are
-// narrow, asking for a stage takes longer than multiplying it. The first weights are asked for while the kernel before
-// this one still runs.
+// a pause; one block a multiprocessor holds enough bytes under way. Some warps bring, the others compute: an output is
+// one chain of products, and whatever holds it up holds up the strip. The first weights are asked for while the kernel
+// before this one still runs.
 //
 // Invariant: an output is one accumulator that takes k in steps of 16 from the first to the last (behind the last element
 // there are zeros), then the bias and what y held. So its bits depend on its row and its weights alone: neither the
@@ -18,14 +17,16 @@
 namespace iokv::cuda {
 namespace {
 
-constexpr int kWarps = 12, kMostComputers = 8;   // of a block, and of those that compute; the others bring
-constexpr int kThreads = kWarps * 32;
+constexpr int kWarps = 8, kLoaders = 4;          // that compute, and that bring
+constexpr int kThreads = (kWarps + kLoaders) * 32;
 constexpr int kDepth = 128;                      // of k, a stage of the ring
 constexpr int kPitch = kDepth + 8;               // between rows of a stage: eight of them lie in different banks
 constexpr int kVectors = kDepth / 8;             // 16 bytes each, of a row of a stage
-constexpr int kRowsOfWarp = 32 / kVectors;       // that it brings at once
+constexpr int kRowsAtOnce = kLoaders * 32 / kVectors;
 constexpr int kOutputs = 16;                     // of a tile
 constexpr int kLeastStages = 3, kMostStages = 12;
+
+static_assert(kRowsAtOnce == 8, "a pass of the loaders brings half a tile's weights, or eight rows of x");
 
 __device__ inline void wait_for_stage(int outstanding) {
   switch (outstanding) {
@@ -117,11 +118,11 @@ struct Operands {
   }
 };
 
-// kEights: of eight rows of x, as many as a stage holds. A warp has one tile of outputs, and up to four of them.
-template <typename T, int kEights>
+// kEights: of eight rows of x, as many as a stage holds. A warp has one tile of outputs, and kTogether of them.
+template <typename T, int kEights, int kTogether>
 __global__ void __launch_bounds__(kThreads, 1) narrow_product(NarrowLaunch launch) {
   extern __shared__ uint4 shared[];
-  constexpr int kTogether = kEights < 4 ? kEights : 4, kGroups = kEights / kTogether;
+  constexpr int kGroups = kEights / kTogether;
   T* ring = reinterpret_cast<T*>(shared);
   const int tiles = static_cast<int>(launch.tiles), stages = static_cast<int>(launch.stages);
   const int stage_elements = (tiles * kOutputs + kEights * 8) * kPitch;
@@ -130,41 +131,36 @@ __global__ void __launch_bounds__(kThreads, 1) narrow_product(NarrowLaunch launc
   const uint32_t turns = (strips - blockIdx.x + gridDim.x - 1) / gridDim.x * chunks;  // the grid is no larger than strips
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
 
-  const int computers = tiles * kGroups;
-
-  if (warp >= computers) {
+  if (warp >= kWarps) {
     // A few instructions a copy, or the copies would wait for them. k is a multiple of 8 where they are 16 bytes long.
-    const uint32_t loader = threadIdx.x - static_cast<uint32_t>(computers) * 32;
-    const uint32_t row = loader / kVectors, column = loader % kVectors * 8;
-    const uint32_t at_once = static_cast<uint32_t>((kWarps - computers) * kRowsOfWarp);
+    const int loader = static_cast<int>(threadIdx.x) - kWarps * 32;
+    const uint32_t row = static_cast<uint32_t>(loader / kVectors), column = static_cast<uint32_t>(loader % kVectors * 8);
     const T* x = static_cast<const T*>(launch.x) + size_t{row} * k;
     const T* weight = static_cast<const T*>(launch.weight) + size_t{row} * k;
     T* mine = ring + static_cast<int>(row) * kPitch + static_cast<int>(column);
-    const size_t pass = size_t{at_once} * k;
-    const uint32_t shared_pass = at_once * kPitch;
-    // Of `rows` rows those that are this thread's to bring. Rows that there are none of are left as they are: no output
-    // is computed from others' weights or rows.
-    auto passes_of = [&](uint32_t rows) { return rows > row ? (rows - row + at_once - 1) / at_once : 0; };
-    const uint32_t strip_passes = passes_of(strip_outputs), x_passes = passes_of(launch.rows);
-    auto bring = [&](T* to, const T* from, uint32_t passes, uint32_t at) {
+    const size_t pass = size_t{kRowsAtOnce} * k;
+    constexpr int kPass = kRowsAtOnce * kPitch;
+    // Rows first + row of `count`, as many as there are of `limit`. Those that there are none of are left as they are: no
+    // output is computed from others' weights or rows.
+    auto bring = [&](T* to, const T* from, int count, uint32_t limit, uint32_t at) {
+      const int there = min(count, limit > row ? static_cast<int>((limit - row + kRowsAtOnce - 1) / kRowsAtOnce) : 0);
       if (launch.aligned && at < k) {
         from += at;
         uint32_t shared_to = shared_address(to);
 #pragma unroll 4
-        for (uint32_t i = 0; i < passes; ++i, from += pass, shared_to += shared_pass * static_cast<uint32_t>(sizeof(T))) {
-          copy_async(shared_to, from);
-        }
+        for (int i = 0; i < there; ++i, from += pass, shared_to += kPass * sizeof(T)) copy_async(shared_to, from);
       } else {
-        for (uint32_t i = 0; i < passes; ++i) bring_vector(to + i * shared_pass, from + i * pass, at, k, launch.aligned);
+        for (int i = 0; i < there; ++i) bring_vector(to + i * kPass, from + static_cast<size_t>(i) * pass, at, k, launch.aligned);
       }
     };
     auto bring_weights = [&](Place place, int stage) {
-      const uint32_t first = place.strip * strip_outputs, left = launch.columns - first;
-      bring(mine + stage * stage_elements, weight + size_t{first} * k, left < strip_outputs ? passes_of(left) : strip_passes,
+      const uint32_t first = place.strip * strip_outputs;
+      bring(mine + stage * stage_elements, weight + size_t{first} * k, 2 * tiles, launch.columns - first,
             place.chunk * kDepth + column);
     };
     auto bring_rows = [&](Place place, int stage) {
-      bring(mine + stage * stage_elements + tiles * kOutputs * kPitch, x, x_passes, place.chunk * kDepth + column);
+      bring(mine + stage * stage_elements + tiles * kOutputs * kPitch, x, kEights, launch.rows,
+            place.chunk * kDepth + column);
     };
     Place brought = {blockIdx.x, 0};
     for (int stage = 0; stage < stages - 1 && static_cast<uint32_t>(stage) < turns; ++stage) {
@@ -199,6 +195,7 @@ __global__ void __launch_bounds__(kThreads, 1) narrow_product(NarrowLaunch launc
   let_next_kernel_begin();
   wait_for_earlier_kernels();
   const int tile = warp % tiles, group = warp / tiles;
+  const bool computes = group < kGroups;
   const T* a_row = ring + (tile * kOutputs + lane % 16) * kPitch + lane / 16 * 8;
   const T* x_row = ring + (tiles * kOutputs + group * kTogether * 8 + lane % 8) * kPitch + lane / 8 * 8;
   float sums[kTogether][4] = {};
@@ -222,16 +219,19 @@ __global__ void __launch_bounds__(kThreads, 1) narrow_product(NarrowLaunch launc
   int stage = 0;
   for (uint32_t turn = 0; turn < turns; ++turn) {
     meet();
-    const T* a = a_row + stage * stage_elements;
-    const T* x = x_row + stage * stage_elements;
-    first_half.load(a, x);
-    if (turn > 0) second_half.multiply(sums);  // of the stage before
-    if (turn > 0 && place.chunk == 0) keep_strip(place.strip - gridDim.x);
-    second_half.load(a + kDepth / 2, x + kDepth / 2);
-    first_half.multiply(sums);
+    if (computes) {
+      const T* a = a_row + stage * stage_elements;
+      const T* x = x_row + stage * stage_elements;
+      first_half.load(a, x);
+      if (turn > 0) second_half.multiply(sums);  // of the stage before
+      if (turn > 0 && place.chunk == 0) keep_strip(place.strip - gridDim.x);
+      second_half.load(a + kDepth / 2, x + kDepth / 2);
+      first_half.multiply(sums);
+    }
     place.advance(chunks);
     stage = stage + 1 == stages ? 0 : stage + 1;
   }
+  if (!computes) return;
   second_half.multiply(sums);
   keep_strip(place.strip - gridDim.x);
 }
@@ -254,7 +254,7 @@ uint32_t divided_up(uint32_t count, uint32_t by) { return (count + by - 1) / by;
 // Tiles of a strip: so many that the multiprocessor with the most of them has the least to bring. Weights come from
 // memory, x of every strip again from the second-level cache, at 1.7 times the rate, together with the weights.
 uint32_t choose_tiles(const Device& device, const NarrowLaunch& launch, uint32_t eights) {
-  const uint32_t most = kMostComputers / std::max(1u, eights / 4);
+  const uint32_t most = kWarps / std::max(1u, eights / 4);
   uint32_t chosen = 1;
   uint64_t least = UINT64_MAX;
   for (uint32_t tiles = 1; tiles <= most; ++tiles) {
@@ -269,21 +269,40 @@ uint32_t choose_tiles(const Device& device, const NarrowLaunch& launch, uint32_t
   return chosen;
 }
 
-template <typename T, int kEights>
-cudaError_t issue(cudaStream_t stream, const NarrowLaunch& args) {
+const Device& device_here() {
   static const Device device;
-  if (device.asked != cudaSuccess) return device.asked;
+  return device;
+}
+
+template <typename T, int kEights, int kTogether>
+cudaError_t issue_groups(cudaStream_t stream, NarrowLaunch launch) {
+  const Device& device = device_here();
   static const cudaError_t allowed = cudaFuncSetAttribute(
-      narrow_product<T, kEights>, cudaFuncAttributeMaxDynamicSharedMemorySize, device.shared_bytes);
+      narrow_product<T, kEights, kTogether>, cudaFuncAttributeMaxDynamicSharedMemorySize, device.shared_bytes);
   if (allowed != cudaSuccess) return allowed;
-  NarrowLaunch launch = args;
-  launch.tiles = choose_tiles(device, launch, kEights);
   const uint32_t stage_bytes = (launch.tiles * kOutputs + kEights * 8) * kPitch * 2;
   launch.stages = std::min<uint32_t>(static_cast<uint32_t>(device.shared_bytes) / stage_bytes, kMostStages);
   if (launch.stages < kLeastStages) return cudaErrorInvalidConfiguration;
   const uint32_t strips = divided_up(launch.columns, launch.tiles * kOutputs);
   const uint32_t blocks = std::min(strips, static_cast<uint32_t>(device.multiprocessors));
-  return cuda::launch(narrow_product<T, kEights>, blocks, kThreads, launch.stages * stage_bytes, stream, launch);
+  return cuda::launch(narrow_product<T, kEights, kTogether>, blocks, kThreads, launch.stages * stage_bytes, stream, launch);
+}
+
+// As many warps as there are: one with four eights multiplies for as long as it takes to bring two stages of a narrow strip.
+template <typename T, int kEights>
+cudaError_t issue(cudaStream_t stream, const NarrowLaunch& args) {
+  const Device& device = device_here();
+  if (device.asked != cudaSuccess) return device.asked;
+  NarrowLaunch launch = args;
+  launch.tiles = choose_tiles(device, launch, kEights);
+  const uint32_t groups = kWarps / launch.tiles;
+  if constexpr (kEights <= 4) {
+    if (groups >= kEights) return issue_groups<T, kEights, 1>(stream, launch);
+  }
+  if constexpr (kEights >= 4) {
+    if (groups >= kEights / 2) return issue_groups<T, kEights, 2>(stream, launch);
+  }
+  return issue_groups<T, kEights, (kEights < 4 ? kEights : 4)>(stream, launch);
 }
 
 template <typename T>

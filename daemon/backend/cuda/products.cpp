@@ -113,22 +113,24 @@ void Products::multiply(cudaStream_t stream, const Scratch& scratch, const GemmA
   Shape shape = shape_of(args, weight);
   shape.beside = beside;
   const Operands operands = {weight, args.x, args.bias == nullptr ? nullptr : args.bias + args.first_column, args.y};
-  const Way* way = nullptr;
   if (args.rows > kNarrowRows) {
-    auto found = way_for(shape);
-    if (!found) return failure.note(std::move(found.failure()));
-    way = *found;
-  }
-  if (way != nullptr && !way->ours) {
-    if (Status issued = run(stream, scratch, *way, shape, operands); !issued) failure.note(std::move(issued.failure()));
-    return;
+    auto way = way_for(shape);
+    if (!way) return failure.note(std::move(way.failure()));
+    if (!(*way)->ours) {
+      auto taken = run(stream, scratch, **way, shape, operands);
+      if (!taken) return failure.note(std::move(taken.failure()));
+      if (*taken) return;
+      if (!batch_invariant_) return failure.note(error("cuBLASLt does not take the kernel that it named"));
+      (*way)->ours = true;
+    }
   }
   auto order = order_of(shape);
   if (!order) return failure.note(std::move(order.failure()));
   failure.check("a product", launch_narrow_product(stream, compute_, narrow(shape, operands, *order)));
 }
 
-Status Products::run(cudaStream_t stream, const Scratch& scratch, const Way& way, const Shape& shape,
+// false: it was named for another number of rows or outputs, and does not take these.
+Result<bool> Products::run(cudaStream_t stream, const Scratch& scratch, const Way& way, const Shape& shape,
                      const Operands& operands) {
   if (way.bias == Bias::element) {
     IOKV_ASSERT(shape.columns <= kMostColumns);
@@ -140,13 +142,16 @@ Status Products::run(cudaStream_t stream, const Scratch& scratch, const Way& way
   }
   const float one = 1, zero = 0;
   const float* beta = shape.output == GemmOutput::add_f32 ? &one : &zero;
-  IOKV_CUDA_TRY(cublasLtMatmul(handle_, way.operation, &one, operands.weight, way.weight, operands.x, way.x, beta, operands.y,
-                               way.y, operands.y, way.y, &way.algorithm, scratch.workspace, workspace_bytes(), stream));
+  const cublasStatus_t status =
+      cublasLtMatmul(handle_, way.operation, &one, operands.weight, way.weight, operands.x, way.x, beta, operands.y, way.y,
+                     operands.y, way.y, &way.algorithm, scratch.workspace, workspace_bytes(), stream);
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED) return false;
+  if (status != CUBLAS_STATUS_SUCCESS) return device_error("cublasLtMatmul", status);
   if (way.bias == Bias::after) {
     const DType type = shape.output == GemmOutput::store ? compute_ : DType::f32;
     IOKV_CUDA_TRY(launch_add_bias(stream, type, operands.y, shape.y_stride, operands.bias, shape.rows, shape.columns));
   }
-  return {};
+  return true;
 }
 
 NarrowLaunch Products::narrow(const Shape& shape, const Operands& operands, Order order) const {
@@ -191,7 +196,7 @@ size_t Products::ShapeHash::operator()(const Shape& shape) const {
   return hash;
 }
 
-Result<const Products::Way*> Products::way_for(const Shape& shape) {
+Result<Products::Way*> Products::way_for(const Shape& shape) {
   if (auto found = ways_.find(shape); found != ways_.end()) return &found->second;
   if (ways_.size() >= kMostWays) ways_.clear();
   IOKV_TRY_ASSIGN(Way way, choose(shape));
@@ -209,7 +214,7 @@ Products::Shape Products::whole_matrix(const Shape& shape, uint32_t rows) {
   return whole;
 }
 
-// The first kernel that takes the shape and may be used; where there is none, ours.
+// The first kernel that may be used; where there is none, ours.
 Result<Products::Way> Products::choose(const Shape& shape) {
   if (!batch_invariant_) {
     IOKV_TRY_ASSIGN(const std::vector<Kernel> kernels, ask(shape));
@@ -227,14 +232,11 @@ Result<Products::Way> Products::choose(const Shape& shape) {
     known = candidates_.emplace(asked, std::vector<Candidate>(kernels.begin(), kernels.end())).first;
   }
   for (Candidate& candidate : known->second) {
-    IOKV_TRY_ASSIGN(Way way, way_of(shape, candidate.kernel));
-    if (candidate.tried == Candidate::Tried::differs || !takes(way)) continue;
     if (candidate.tried == Candidate::Tried::not_yet) {
       IOKV_TRY_ASSIGN(const bool same, agrees(asked, candidate.kernel, order));
       candidate.tried = same ? Candidate::Tried::agrees : Candidate::Tried::differs;
-      if (!same) continue;
     }
-    return way;
+    if (candidate.tried == Candidate::Tried::agrees) return way_of(shape, candidate.kernel);
   }
   Way way;
   way.ours = true;
@@ -245,14 +247,6 @@ Result<Products::Way> Products::way_of(const Shape& shape, const Kernel& kernel)
   IOKV_TRY_ASSIGN(Way way, describe(shape, kernel.bias));
   way.algorithm = kernel.algorithm;
   return way;
-}
-
-// A kernel that was named for one shape need not take another one.
-bool Products::takes(const Way& way) const {
-  cublasLtMatmulHeuristicResult_t answer{};
-  return cublasLtMatmulAlgoCheck(handle_, way.operation, way.weight, way.x, way.y, way.y, &way.algorithm, &answer) ==
-             CUBLAS_STATUS_SUCCESS &&
-         answer.workspaceSize <= workspace_bytes();
 }
 
 // The order in which a kernel of cuBLASLt treats the bias, if one agrees with ours in everything else.
@@ -289,7 +283,6 @@ Result<bool> Products::agrees(const Shape& asked, const Kernel& kernel, Order or
   shape.y_stride = (shape.columns + 7) / 8 * 8;
   shape.x_alignment = shape.weight_alignment = asked.k % 8 == 0 ? kBestAlignment : 1;
   IOKV_TRY_ASSIGN(Way way, way_of(shape, kernel));
-  if (!takes(way)) return false;
 
   std::byte* weight = trial_.memory;
   std::byte* x = weight + kTrialWeightBytes;
@@ -303,7 +296,8 @@ Result<bool> Products::agrees(const Shape& asked, const Kernel& kernel, Order or
   Operands operands = {weight, x, shape.bias ? bias : nullptr, ys[0]};
   IOKV_CUDA_TRY(launch_narrow_product(stream, compute_, narrow(shape, operands, order)));
   operands.y = ys[1];
-  IOKV_TRY(run(stream, trial_.scratch, way, shape, operands));
+  IOKV_TRY_ASSIGN(const bool taken, run(stream, trial_.scratch, way, shape, operands));
+  if (!taken) return false;
   *trial_.differences = 0;
   IOKV_CUDA_TRY(launch_count_differences(stream, ys[0], ys[1], kTrialOutputBytes, trial_.differences));
   IOKV_CUDA_TRY(cudaStreamSynchronize(stream));

@@ -114,13 +114,12 @@ class Products {
   static Shape whole_matrix(const Shape& shape, uint32_t rows);
   NarrowLaunch narrow(const Shape& shape, const Operands& operands, Order order) const;
   Result<Order> order_of(const Shape& shape);
-  Result<const Way*> way_for(const Shape& shape);
+  Result<Way*> way_for(const Shape& shape);
   Result<Way> describe(const Shape& shape, Bias bias) const;
   Result<Way> choose(const Shape& shape);
   Result<Way> way_of(const Shape& shape, const Kernel& kernel) const;
-  bool takes(const Way& way) const;
   Result<std::vector<Kernel>> ask(const Shape& shape) const;
-  Status run(cudaStream_t stream, const Scratch& scratch, const Way& way, const Shape& shape, const Operands& operands);
+  Result<bool> run(cudaStream_t stream, const Scratch& scratch, const Way& way, const Shape& shape, const Operands& operands);
   Result<bool> agrees(const Shape& shape, const Kernel& kernel, Order order);
   cudaDataType_t element() const { return compute_ == DType::f16 ? CUDA_R_16F : CUDA_R_16BF; }
 
