@@ -36,10 +36,14 @@ void Model::begin(std::span<const int32_t> tokens, std::span<const uint32_t> pos
   backend_.embed(Queue::dense, embed);
 }
 
+uint64_t Model::fetch_weights(uint32_t layer, uint32_t slot, WeightPart part) const {
+  return weights_.stream->fetch(layer, slot, part);
+}
+
 void Model::project(uint32_t layer, std::span<const RopeRun> rotations) {
   const LayerWeights& weights = weights_.layers[layer];
   norm(weights.attention_norm, f32(hidden_), kept_x_[layer % 2]->data(), rows_);
-  product(weights.qkv, kept_x_[layer % 2]->data(), qkv_->data(), GemmOutput::store);
+  product(*matrices(layer).qkv, weights.qkv, kept_x_[layer % 2]->data(), qkv_->data(), GemmOutput::store);
   if (spec_.positions != PositionKind::rope) return;
   RopeArgs rope = rope_args();
   rope.q = qkv_->data();
@@ -53,7 +57,7 @@ void Model::recompute(uint32_t layer, const void* x, uint32_t rows, std::span<co
   const LinearWeights& qkv = weights_.layers[layer].qkv;
   const uint32_t kv_width = spec_.kv_width();
   GemmArgs product;
-  product.weight = qkv.matrix.get();
+  product.weight = matrices(layer).qkv;
   product.first_column = spec_.q_width();
   product.columns = product.y_stride = 2 * kv_width;
   product.bias = f32_or_null(qkv.bias);
@@ -95,9 +99,10 @@ void Model::attend(std::span<const AttendSpan> spans) {
 // hidden += o(attended), then hidden += down(activation(gate_up(norm(hidden)))).
 void Model::finish(uint32_t layer) {
   const LayerWeights& weights = weights_.layers[layer];
-  product(weights.o, attended_->data(), hidden_->data(), GemmOutput::add_f32);
+  const LayerMatrices matrices = this->matrices(layer);
+  product(*matrices.o, weights.o, attended_->data(), hidden_->data(), GemmOutput::add_f32);
   norm(weights.mlp_norm, f32(hidden_), normed_->data(), rows_);
-  product(weights.gate_up, normed_->data(), gate_up_->data(), GemmOutput::store);
+  product(*matrices.gate_up, weights.gate_up, normed_->data(), gate_up_->data(), GemmOutput::store);
   ActivateArgs activate;
   activate.kind = spec_.activation;
   activate.x = gate_up_->data();
@@ -105,7 +110,7 @@ void Model::finish(uint32_t layer) {
   activate.rows = rows_;
   activate.columns = spec_.ffn;
   backend_.activate(Queue::dense, activate);
-  product(weights.down, activate.y, hidden_->data(), GemmOutput::add_f32);
+  product(*matrices.down, weights.down, activate.y, hidden_->data(), GemmOutput::add_f32);
 }
 
 // The final norm gathers the wanted rows, a run of neighbours at a time, so that one product makes all logits.
@@ -140,10 +145,10 @@ void Model::norm(const NormWeights& weights, const float* x, void* y, uint32_t r
   backend_.norm(Queue::dense, args);
 }
 
-void Model::product(const LinearWeights& weights, const void* x, void* y, GemmOutput output) {
+void Model::product(const Matrix& matrix, const LinearWeights& weights, const void* x, void* y, GemmOutput output) {
   GemmArgs args;
-  args.weight = weights.matrix.get();
-  args.columns = args.y_stride = weights.matrix->n;
+  args.weight = &matrix;
+  args.columns = args.y_stride = matrix.n;
   args.bias = f32_or_null(weights.bias);
   args.x = x;
   args.y = y;
