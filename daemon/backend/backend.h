@@ -7,7 +7,7 @@
 // Invariants
 //  1. Batch invariance: every output element is a fixed function of its own row's inputs, with one reduction order
 //     whatever the number of rows, their neighbours or the thread count.
-//  2. One thread, the executor, calls a backend; only info() may be called from any thread.
+//  2. One thread, the executor, calls a backend; only info() and packing() may be called from any thread.
 //  3. Pointers in arguments are device pointers unless the comment says host; with info().host_addressable they are the
 //     same thing. Memory named by an operation stays valid until a later record of that queue has been reached; host
 //     arrays that it reads (tokens, runs, addresses, spans) only until the call returns.

@@ -189,26 +189,52 @@ Model::Model(Backend& backend, ModelSpec spec, Weights weights, const ModelLimit
   IOKV_ASSERT(limits_.max_rows != 0 && weights_.layers.size() == spec_.layers);
 }
 
+// Of the device buffers of layers.h; 0: there is none.
+struct Model::BufferSizes {
+  size_t hidden = 0, kept_x = 0, normed = 0, qkv = 0, attend_state = 0, attended = 0, gate_up = 0, activated = 0;
+  size_t recomputed = 0;
+
+  size_t total() const {
+    return hidden + 2 * kept_x + normed + qkv + attend_state + attended + gate_up + activated + recomputed;
+  }
+};
+
+Model::BufferSizes Model::sizes_of(const ModelSpec& spec, DType compute, const ModelLimits& limits) {
+  const size_t rows = limits.max_rows, element = size_of(compute), row_bytes = rows * element;
+  const size_t kv_width = 2 * size_t{spec.kv_width()};
+  const bool gated = spec.activation == Activation::silu_glu;
+  BufferSizes sizes;
+  sizes.hidden = rows * spec.hidden * sizeof(float);
+  sizes.kept_x = sizes.normed = row_bytes * spec.hidden;
+  sizes.qkv = row_bytes * (spec.q_width() + kv_width);
+  sizes.attend_state = rows * spec.heads * attend_state_floats(spec.head_dim) * sizeof(float);
+  sizes.attended = row_bytes * spec.q_width();
+  sizes.gate_up = row_bytes * spec.ffn * (gated ? 2 : 1);
+  if (gated) sizes.activated = row_bytes * spec.ffn;
+  sizes.recomputed = limits.recompute_rows * kv_width * element;
+  return sizes;
+}
+
+uint64_t Model::buffer_bytes(const ModelSpec& spec, DType compute, const ModelLimits& limits) {
+  return sizes_of(spec, compute, limits).total();
+}
+
 Status Model::take_buffers() {
-  size_t rows = limits_.max_rows, row_bytes = rows * element_bytes_;
-  bool gated = spec_.activation == Activation::silu_glu;
+  const BufferSizes sizes = sizes_of(spec_, backend_.info().compute, limits_);
   auto take = [&](std::unique_ptr<DeviceMemory>& buffer, size_t size_bytes) -> Status {
+    if (size_bytes == 0) return {};
     IOKV_TRY_ASSIGN(buffer, backend_.alloc(size_bytes));
-    buffer_bytes_ += size_bytes;
     return {};
   };
-  IOKV_TRY(take(hidden_, rows * spec_.hidden * sizeof(float)));
-  for (auto& kept_x : kept_x_) IOKV_TRY(take(kept_x, row_bytes * spec_.hidden));
-  IOKV_TRY(take(normed_, row_bytes * spec_.hidden));
-  IOKV_TRY(take(qkv_, row_bytes * qkv_width_));
-  IOKV_TRY(take(attend_state_, rows * spec_.heads * attend_state_floats(spec_.head_dim) * sizeof(float)));
-  IOKV_TRY(take(attended_, row_bytes * spec_.q_width()));
-  IOKV_TRY(take(gate_up_, row_bytes * spec_.ffn * (gated ? 2 : 1)));
-  if (gated) IOKV_TRY(take(activated_, row_bytes * spec_.ffn));
-  if (limits_.recompute_rows > 0) {
-    IOKV_TRY(take(recomputed_, size_t{limits_.recompute_rows} * 2 * spec_.kv_width() * element_bytes_));
-  }
-  return {};
+  IOKV_TRY(take(hidden_, sizes.hidden));
+  for (auto& kept_x : kept_x_) IOKV_TRY(take(kept_x, sizes.kept_x));
+  IOKV_TRY(take(normed_, sizes.normed));
+  IOKV_TRY(take(qkv_, sizes.qkv));
+  IOKV_TRY(take(attend_state_, sizes.attend_state));
+  IOKV_TRY(take(attended_, sizes.attended));
+  IOKV_TRY(take(gate_up_, sizes.gate_up));
+  IOKV_TRY(take(activated_, sizes.activated));
+  return take(recomputed_, sizes.recomputed);
 }
 
 }  // namespace iokv

@@ -66,14 +66,18 @@ class Model {
   // Of the step's rows named (ascending, host array), f32 [rows.size(), vocab] in device memory.
   void logits(std::span<const uint32_t> rows, float* to);
 
+  // What make takes beside the weights.
+  static uint64_t buffer_bytes(const ModelSpec& spec, DType compute, const ModelLimits& limits);
+
   const ModelSpec& spec() const { return spec_; }
   const ModelLimits& limits() const { return limits_; }
   const Weights& weights() const { return weights_; }
   uint64_t weight_bytes() const { return weights_.stored_bytes; }
-  uint64_t buffer_bytes() const { return buffer_bytes_; }  // device bytes beside the weights
 
  private:
   Model(Backend& backend, ModelSpec spec, Weights weights, const ModelLimits& limits);
+  struct BufferSizes;
+  static BufferSizes sizes_of(const ModelSpec& spec, DType compute, const ModelLimits& limits);
   Status take_buffers();
   void norm(const NormWeights& weights, const float* x, void* y, uint32_t rows);
   LayerMatrices matrices(uint32_t layer) const { return weights_.matrices(layer, slot_); }
@@ -99,7 +103,6 @@ class Model {
   std::unique_ptr<DeviceMemory> gate_up_;       // [M, 2·ffn], or [M, ffn] without a gate
   std::unique_ptr<DeviceMemory> activated_;     // [M, ffn], or null where it is done in place
   std::unique_ptr<DeviceMemory> recomputed_;    // [recompute_rows, 2·kv_heads·d], K,V before rope
-  uint64_t buffer_bytes_ = 0;
 };
 
 }  // namespace iokv

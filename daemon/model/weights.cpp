@@ -201,6 +201,18 @@ class Loader {
 
 }  // namespace
 
+uint64_t fixed_weight_bytes(const Backend& backend, const ModelSpec& spec) {
+  const Packing packing = backend.packing(spec.hidden);
+  const bool learned = spec.positions == PositionKind::learned;
+  uint64_t bytes = packing.bytes(spec.vocab) * (spec.tied_embeddings ? 1 : 2);
+  if (learned) bytes += packing.bytes(spec.max_context + spec.learned_position_offset);
+  uint64_t vectors = uint64_t{4} * spec.hidden;  // two norms with biases
+  for (LayerMatrix matrix : {LayerMatrix::qkv, LayerMatrix::o, LayerMatrix::gate_up, LayerMatrix::down}) {
+    vectors += shape_of(matrix, spec).outputs;
+  }
+  return bytes + (spec.layers * vectors + 2 * spec.hidden) * sizeof(float);
+}
+
 Result<Weights> load_weights(Backend& backend, const ModelFiles& files, const LoadProgress& progress,
                              const WeightPlacement& placement) {
   return Loader(backend, files, progress, placement).load();

@@ -55,6 +55,9 @@ struct Weights {
   const Matrix& head() const { return own_head != nullptr ? *own_head : *embedding; }
 };
 
+// Device bytes of what never streams: embeddings, head, norms and biases; a bound, since a file may have fewer biases.
+uint64_t fixed_weight_bytes(const Backend& backend, const ModelSpec& spec);
+
 // Called with the percentage of the weights' numbers that has been loaded, each time it has risen; 100 comes last. false
 // interrupts the loading.
 using LoadProgress = std::function<bool(uint32_t percent)>;

@@ -62,7 +62,7 @@ void PlanBuilder::begin(Plan& plan) {
   projects_ = recomputes_ = false;
   if (shape_.weights.used()) {
     add(OpKind::fetch_kv_weights, Queue::h2d).after[0] = wait_for(PlanWait::For::weight_slot);
-    plan.work.weight_bytes = shape_.weights.step_bytes() / shape_.weights.layers.layers;
+    plan.work.weight_bytes = shape_.weights.mean_layer_bytes();
   } else {
     add_project();
   }

@@ -32,6 +32,7 @@ struct WeightRing {
   bool used() const { return layers.streamed > 0; }
   uint64_t layer_bytes() const { return kv_bytes + rest_bytes; }
   uint64_t step_bytes() const { return layers.streamed * layer_bytes(); }
+  uint64_t mean_layer_bytes() const { return used() ? step_bytes() / layers.layers : 0; }  // those that stay included
 };
 
 // The staging ring of a device, as the runtime has taken it.
