@@ -157,6 +157,17 @@ std::vector<Setting> settings_of(Config& config) {
          IOKV_TRY_ASSIGN(config.device_kv_budget, parse_bytes(text));
          return {};
        }},
+      {"weights",
+       "where they live: auto keeps on the device what fits and has the other layers' cross the link in every step; device, "
+       "all of them; host, none of the layers' (auto)",
+       one_of({{"auto", [&config] { config.weights = WeightSetting::automatic; }},
+               {"device", [&config] { config.weights = WeightSetting::device; }},
+               {"host", [&config] { config.weights = WeightSetting::host; }}})},
+      {"device-weights-budget", "device memory for weights, such as 8GiB; 0: what is left (0)",
+       [&config](const std::string& text) -> Status {
+         IOKV_TRY_ASSIGN(config.device_weights_budget, parse_bytes(text));
+         return {};
+       }},
       {"staging-bytes", "device memory that cached tokens pass through on their way (64MiB on a CPU, 384MiB on a GPU)",
        [&config](const std::string& text) -> Status {
          IOKV_TRY_ASSIGN(config.staging_bytes, parse_bytes(text));

@@ -29,6 +29,8 @@ const char* name_of(OpKind kind) {
     case OpKind::store: return "store";
     case OpKind::attend: return "attend";
     case OpKind::append: return "append";
+    case OpKind::fetch_kv_weights: return "fetch W_K, W_V";
+    case OpKind::fetch_weights: return "fetch weights";
     case OpKind::finish: return "finish";
   }
   return "";
@@ -59,7 +61,13 @@ void PlanBuilder::begin(Plan& plan) {
   found_ = {};
   for (Lane& lane : lanes_) lane.parts = &lane.own;
   lane(Source::kv).parts = &plan.parts;
-  add(OpKind::project, Queue::dense).after[0] = wait_for(PlanWait::For::kept_x);
+  projects_ = recomputes_ = false;
+  if (shape_.weights.used()) {
+    add(OpKind::fetch_kv_weights, Queue::h2d).after[0] = wait_for(PlanWait::For::weight_slot);
+    plan.work.weight_bytes = shape_.weights.mean_layer_bytes();
+  } else {
+    add_project();
+  }
   LayerWork& work = plan.work;
   for (const PlanSpan& span : plan.spans) {
     IOKV_ASSERT(span.rows > 0 && span.runs > 0);
@@ -67,6 +75,17 @@ void PlanBuilder::begin(Plan& plan) {
     work.attended += uint64_t{span.first_position} + span.rows;
     work.products += uint64_t{span.rows} * span.first_position + uint64_t{span.rows} * (span.rows + 1) / 2;
   }
+}
+
+// Where weights stream, behind the first round's X. A ring that is shorter than the batch's X goes on only when attention
+// does, which needs q: so they cannot follow all X.
+void PlanBuilder::add_project() {
+  projects_ = true;
+  if (shape_.weights.used()) add(OpKind::fetch_weights, Queue::h2d);
+  const uint32_t weights = next_op() - 1;
+  PlanOp& project = add(OpKind::project, Queue::dense);
+  project.after[0] = wait_for(PlanWait::For::kept_x);
+  if (shape_.weights.used()) project.after[1] = wait_for(PlanWait::For::operation, weights);
 }
 
 void PlanBuilder::finish() {
@@ -337,7 +356,10 @@ void PlanBuilder::close_round() {
   if (!round_open_) return;
   using For = PlanWait::For;
   plan_->rounds.back() = {areas_, x_rows_};
-  for (Source source : {Source::x, Source::resident_x, Source::kv}) add_tiles(source);
+  add_tiles(Source::x);
+  add_tiles(Source::resident_x);
+  if (!projects_) add_project();
+  add_tiles(Source::kv);
   const uint32_t stores = static_cast<uint32_t>(plan_->stores.size()) - first_store_;
   const uint32_t store_op = next_op();
   if (stores > 0) {
@@ -406,6 +428,11 @@ void PlanBuilder::add_tiles(Source source) {
       reads_in_place_ = true;
       plan_->work.x_device += tile.tokens;
     }
+    // X that is fetched comes behind its weights.
+    if (shape_.weights.used() && !recomputes_ && source == Source::resident_x) {
+      plan_->ops.back().after[2] = wait_for(For::operation, 0);
+    }
+    recomputes_ = true;
     last_recompute_ = next_op() - 1;
   }
   from.tiles.clear();

@@ -19,9 +19,22 @@
 #include <cstdint>
 #include <vector>
 
+#include "daemon/base/streamed_layers.h"
 #include "daemon/sched/plan.h"
 
 namespace iokv {
+
+// Weights that cross the link in every step: of which layers, and through how many slots on the device.
+struct WeightRing {
+  StreamedLayers layers;
+  uint32_t slots = 1;
+  uint64_t kv_bytes = 0, rest_bytes = 0;  // of a layer: what W_K and W_V need, and all other matrices
+
+  bool used() const { return layers.streamed > 0; }
+  uint64_t layer_bytes() const { return kv_bytes + rest_bytes; }
+  uint64_t step_bytes() const { return layers.streamed * layer_bytes(); }
+  uint64_t mean_layer_bytes() const { return used() ? step_bytes() / layers.layers : 0; }  // those that stay included
+};
 
 // The staging ring of a device, as the runtime has taken it.
 struct StagingShape {
@@ -30,6 +43,7 @@ struct StagingShape {
   uint32_t tile_tokens = 64;     // at most so many tokens are fetched, or recomputed in one product, by one operation
   uint32_t kv_units = 1, x_units = 1;  // between the ids of neighbouring blocks, in either pool
   bool in_place = false;         // the device reads and writes the host pool: nothing is written back
+  WeightRing weights;
 };
 
 class PlanBuilder {
@@ -67,6 +81,7 @@ class PlanBuilder {
   void finish();
   void order_spans();
   void choose_direct_lane();
+  void add_project();
   void emit_span(uint32_t span_index);
   bool emit_whole_runs(const PlanSpan& span, uint32_t span_index, Cursor& cursor);
   void emit_run(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block);
@@ -141,6 +156,8 @@ class PlanBuilder {
   uint32_t last_recompute_ = kNoBlock, last_fetch_kv_ = kNoBlock;  // operations
   // Of the program: whether the queue has waited for earlier write-backs.
   bool fetches_ = false, reads_in_place_ = false;
+  bool projects_ = false;             // the projection is there
+  bool recomputes_ = false;           // recomputation has waited for its weights
 };
 
 }  // namespace iokv

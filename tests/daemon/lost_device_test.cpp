@@ -36,6 +36,9 @@ class LosableBackend final : public Backend {
   Result<std::unique_ptr<Matrix>> load(uint32_t n, uint32_t k, const RowSource& source) override {
     return inner_->load(n, k, source);
   }
+  Packing packing(uint32_t k) const override { return inner_->packing(k); }
+  Status pack(uint32_t n, uint32_t k, const RowSource& source, void* to) override { return inner_->pack(n, k, source, to); }
+  Result<std::unique_ptr<Matrix>> view(uint32_t n, uint32_t k, void* data) override { return inner_->view(n, k, data); }
   Status pin(void* data, size_t bytes) override { return inner_->pin(data, bytes); }
   void unpin(void* data) override { inner_->unpin(data); }
   using Backend::copy;
@@ -123,7 +126,7 @@ struct Served {
                             block_bytes(spec, DType::f32, BlockForm::x)};
     memory = std::make_unique<HostPool>(taken(HostPool::create(layout, 8 << 20)));
     blocks = std::make_unique<BlockPool>(memory->shape());
-    plan = std::make_unique<DevicePlan>(taken(plan_device(config, spec, backend->info(), *memory, *blocks)));
+    plan = std::make_unique<DevicePlan>(taken(plan_device(config, spec, *backend, *memory, *blocks)));
     ServiceOptions options;
     options.conductor.vocabulary = spec.vocab;
     options.conductor.max_context = spec.max_context;
@@ -160,7 +163,7 @@ struct Served {
 
 void operations_end_with_a_code_and_the_daemon_with_the_reason(void**) {
   Served served([](Served& self, const LoadProgress& progress) {
-    return load_device(*self.backend, *self.files, *self.plan, *self.memory, progress);
+    return load_device(*self.backend, *self.files, *self.plan, *self.memory, nullptr, progress);
   });
   Seen seen;
   std::thread client([&] { seen = decode_and_lose(served.socket(), *served.backend); });
