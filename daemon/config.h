@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The daemon's configuration: the command line over a TOML file over defaults. Every key of the file is the long option
-// with underscores, so there is one list to know.
+// with underscores, so there is one list to know: settings.h.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "daemon/base/dtype.h"
 #include "daemon/base/result.h"
@@ -52,13 +53,20 @@ struct Config {
 
 struct CommandLine {
   Config config;
-  std::optional<int> exit;  // help or version was printed: leave with this status
+  std::string config_path;  // of the file, or empty
+  std::optional<int> exit;  // help, version, the default file or the result of --check-config was printed: leave with this
 };
 
-// Error: one line that names the option or the file's line, and what is allowed.
+// The options of the command line (settings.h), over the file that --config names, over the defaults. Called again with
+// the same arguments, it reads the file anew. Error: one line that names the option or the file's line, and what is
+// allowed.
 Result<CommandLine> read_command_line(int argc, const char* const* argv);
 
-// "65536", "512MiB", "2GiB"; powers of 1024.
-Result<uint64_t> parse_bytes(const std::string& text);
+struct ConfigChange {
+  std::string what;  // "log_level: info -> debug"
+  bool now;          // a running daemon can take it; else it has to be started anew
+};
+// In which settings `next` differs from `running`.
+std::vector<ConfigChange> changes(const Config& running, const Config& next);
 
 }  // namespace iokv
