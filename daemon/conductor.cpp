@@ -17,9 +17,11 @@ namespace {
 // A sequence that was in none of so many Plans is idle: it reads nothing.
 constexpr uint64_t kRecentPlans = 256;
 
-ConductorConfig with_units_of(const BlockPool& pool, ConductorConfig config) {
+// With what one part of it says for another, or the pool.
+ConductorConfig completed(const BlockPool& pool, ConductorConfig config) {
   config.staging.kv_units = pool.units_for(BlockForm::kv).value;
   config.staging.x_units = pool.units_for(BlockForm::x).value;
+  config.step_model.prefill_delay = config.tuning.prefill_delay;
   return config;
 }
 
@@ -31,7 +33,7 @@ double share_of(const RecomputeSetting& recompute) {
 }  // namespace
 
 Conductor::Conductor(const ConductorConfig& config, BlockPool& pool, Effects& effects)
-    : config_(with_units_of(pool, config)),
+    : config_(completed(pool, config)),
       pool_(pool),
       effects_(effects),
       clients_(config.max_clients),
@@ -113,6 +115,11 @@ void Conductor::on(const HeadsAdvanced& event) {
   }
 }
 
+void Conductor::on(const Retuned& event) {
+  config_.tuning = event.tuning;
+  config_.step_model.prefill_delay = event.tuning.prefill_delay;
+}
+
 void Conductor::on(const ShutdownRequested&) {
   stopping_ = true;
   give_up_audit();
@@ -150,7 +157,7 @@ void Conductor::check_timers() {
   for (Sequence* sequence : active_) {
     if (!sequence->open) continue;
     if (!sequence->parked.empty() && !sequence->blocks.empty() &&
-        now_ns_ >= sequence->parked_since_ns + config_.stall_lease_ns) {
+        now_ns_ >= sequence->parked_since_ns + config_.tuning.stall_lease_ns) {
       forget_cache(*sequence, 0);
       bump(Counter::stall_releases);
     }
@@ -179,7 +186,7 @@ uint64_t Conductor::next_timer_ns() const {
   for (const Sequence* sequence : active_) {
     if (!sequence->open) continue;
     if (!sequence->parked.empty() && !sequence->blocks.empty()) {
-      consider(sequence->parked_since_ns + config_.stall_lease_ns);
+      consider(sequence->parked_since_ns + config_.tuning.stall_lease_ns);
     }
     if (!deadlines_) continue;
     for (const Request& request : sequence->operations) {

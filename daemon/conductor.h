@@ -42,6 +42,12 @@
 
 namespace iokv {
 
+// What may change while it runs.
+struct ConductorTuning {
+  uint64_t stall_lease_ns = 10'000'000'000;
+  double prefill_delay = 0.5;  // daemon/sched/prefill.h
+};
+
 struct ConductorConfig {
   uint32_t vocabulary = 0;
   uint32_t max_context = 0;          // tokens
@@ -49,14 +55,14 @@ struct ConductorConfig {
   uint32_t max_sequences = 1024;     // open at once by one client
   uint32_t max_queued_tokens = 1 << 20;  // of one client, in operations that have not started
   uint32_t plans_in_flight = 2;      // 1..2
-  uint64_t stall_lease_ns = 10'000'000'000;
+  ConductorTuning tuning;
   RecomputeSetting recompute;        // as what new blocks are stored
   uint32_t logits_rows_each = 8;     // rows of a Plan of an operation that keeps logits of every row
   BatchLimits batch;
   uint32_t device_units = 0;         // for copies of blocks on the device; 0: nothing is kept there
   StagingShape staging;              // of the device; units are taken from the pool
   bool refit = true;                 // correct the profile when steps take another time than predicted
-  StepModel step_model;              // how long steps take; nothing known: batch.prefill_rows
+  StepModel step_model;              // how long steps take; nothing known: batch.prefill_rows. Its delay is that of tuning
   AuditSetting audit;
   bool verify_always = false;        // after every event: for tests
 };
@@ -83,13 +89,16 @@ struct HeadsAdvanced {
 struct PlanRetired {
   Plan* plan = nullptr;
 };
+struct Retuned {
+  ConductorTuning tuning;
+};
 struct ShutdownRequested {};
 // Everything that was to be taken in this pass has been: time to plan. Also sent alone when next_timer_ns() has come.
 struct PassEnded {};
 
 struct Event {
   uint64_t now_ns = 0;
-  std::variant<ClientJoined, ClientGone, RequestTaken, HeadsAdvanced, PlanRetired, ShutdownRequested, PassEnded> what;
+  std::variant<ClientJoined, ClientGone, RequestTaken, HeadsAdvanced, PlanRetired, Retuned, ShutdownRequested, PassEnded> what;
 };
 
 // ---- what goes out ----------------------------------------------------------------------------------------------
@@ -178,6 +187,7 @@ class Conductor {
   void on(const ClientJoined& event);
   void on(const ClientGone& event);
   void on(const HeadsAdvanced& event);
+  void on(const Retuned& event);
   void on(const ShutdownRequested& event);
   void on(const PassEnded& event);
   void wake(Sequence& sequence);

@@ -135,13 +135,14 @@ Result<CommandLine> read_command_line(int argc, const char* const* argv) {
   return result;
 }
 
-std::vector<ConfigChange> changes(const Config& running, const Config& next) {
+std::vector<ConfigChange> take_over(Config& running, const Config& next) {
   std::vector<ConfigChange> found;
   for (const Setting& setting : settings()) {
     const std::vector<std::string> before = setting.get(running), after = setting.get(next);
     if (before == after) continue;
     found.push_back({fmt::format("{}: {} -> {}", setting.key(), fmt::join(before, ", "), fmt::join(after, ", ")),
                      setting.reloadable});
+    if (setting.reloadable) setting.copy(running, next);
   }
   return found;
 }

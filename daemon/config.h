@@ -62,11 +62,12 @@ struct CommandLine {
 // allowed.
 Result<CommandLine> read_command_line(int argc, const char* const* argv);
 
+// One setting that a configuration that was read anew says otherwise.
 struct ConfigChange {
   std::string what;  // "log_level: info -> debug"
   bool now;          // a running daemon can take it; else it has to be started anew
 };
-// In which settings `next` differs from `running`.
-std::vector<ConfigChange> changes(const Config& running, const Config& next);
+// Takes over what a running daemon can; says what else differs, too.
+std::vector<ConfigChange> take_over(Config& running, const Config& next);
 
 }  // namespace iokv

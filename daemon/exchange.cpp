@@ -48,6 +48,11 @@ void Exchange::retire(uint64_t now_ns, Plan* plan) {
   dirty_ = true;
 }
 
+void Exchange::retune(uint64_t now_ns, const ConductorTuning& tuning) {
+  conductor_.handle({now_ns, Retuned{tuning}});
+  dirty_ = true;
+}
+
 void Exchange::shut_down(uint64_t now_ns) {
   conductor_.handle({now_ns, ShutdownRequested{}});
   dirty_ = true;

@@ -50,6 +50,7 @@ class Exchange final : private Effects {
 
   // A Plan that has run; the next pass makes its outcomes visible.
   void retire(uint64_t now_ns, Plan* plan);
+  void retune(uint64_t now_ns, const ConductorTuning& tuning);
   void shut_down(uint64_t now_ns);
   // See Conductor.
   void know_device(const Profile& profile) { conductor_.know_device(profile); }

@@ -42,12 +42,14 @@ struct Row {
   std::string_view help;
 };
 
-Setting make(const Row& row, SettingType type, std::string allowed, Set set, Get get) {
-  return {row.section, row.name, type, row.reloadable, std::move(allowed), row.help, std::move(set), std::move(get)};
+template <typename Value>
+Setting make(const Row& row, SettingType type, std::string allowed, Value Config::*member, Set set, Get get) {
+  return {row.section, row.name, type, row.reloadable, std::move(allowed), row.help, std::move(set), std::move(get),
+          [member](Config& to, const Config& from) { to.*member = from.*member; }};
 }
 
 Setting text(const Row& row, std::string allowed, std::string Config::*member) {
-  return make(row, SettingType::text, std::move(allowed),
+  return make(row, SettingType::text, std::move(allowed), member,
               [member](Config& config, const std::string& given) -> Status {
                 config.*member = given;
                 return {};
@@ -58,7 +60,7 @@ Setting text(const Row& row, std::string allowed, std::string Config::*member) {
 template <typename Number>
 Setting number(const Row& row, Number Config::*member, Number least, Number most) {
   const std::string allowed = fmt::format("a number from {} to {}", least, most);
-  return make(row, SettingType::number, allowed,
+  return make(row, SettingType::number, allowed, member,
               [=](Config& config, const std::string& given) -> Status {
                 const auto value = parse<Number>(given);
                 if (!value || !(*value >= least && *value <= most)) return error(fmt::format("\"{}\" is not {}", given, allowed));
@@ -69,7 +71,7 @@ Setting number(const Row& row, Number Config::*member, Number least, Number most
 }
 
 Setting size(const Row& row, uint64_t Config::*member, std::string allowed = "a size such as 512MiB or 2GiB") {
-  return make(row, SettingType::size, std::move(allowed),
+  return make(row, SettingType::size, std::move(allowed), member,
               [member](Config& config, const std::string& given) -> Status {
                 IOKV_TRY_ASSIGN(config.*member, parse_bytes(given));
                 return {};
@@ -81,7 +83,7 @@ template <typename Value>
 Setting choice(const Row& row, Value Config::*member, std::vector<std::pair<std::string, Value>> choices) {
   std::string names;
   for (const auto& [name, value] : choices) names += (names.empty() ? "" : ", ") + name;
-  return make(row, SettingType::choice, "one of " + names,
+  return make(row, SettingType::choice, "one of " + names, member,
               [=](Config& config, const std::string& given) -> Status {
                 for (const auto& [name, value] : choices) {
                   if (name != given) continue;
@@ -181,7 +183,8 @@ std::vector<Setting> make_settings() {
       make({"Clients", "client-weight", true,
             "what each process of a user gets where others get 1, by name or uid; may be given for several users. Clients that "
             "are connected keep theirs"},
-           SettingType::list, fmt::format("USER=WEIGHT, WEIGHT from 1 to {}", kMostWeight), add_weight, get_weights),
+           SettingType::list, fmt::format("USER=WEIGHT, WEIGHT from 1 to {}", kMostWeight), &Config::client_weights, add_weight,
+           get_weights),
 
       size({"Memory", "pool-bytes", false, "host memory for cached tokens, taken when the daemon starts"}, &Config::pool_bytes),
       size({"Memory", "device-kv-budget", false, "device memory that keeps copies of cached tokens; 0: none"},
@@ -204,7 +207,7 @@ std::vector<Setting> make_settings() {
 
       make({"Planning", "recompute", false,
             "of cached tokens keep activations and recompute K,V from them; auto: of as many as make steps shortest"},
-           SettingType::text, "never, always, auto, or a fraction from 0 to 1", set_recompute, get_recompute),
+           SettingType::text, "never, always, auto, or a fraction from 0 to 1", &Config::recompute, set_recompute, get_recompute),
       number<uint32_t>({"Planning", "max-rows", false,
                         "tokens that a step computes at most, prompts' and decoded ones; 0: 256 on a CPU, 2048 on a GPU"},
                        &Config::max_rows, 0, 1u << 16),

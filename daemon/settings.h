@@ -29,6 +29,8 @@ struct Setting {
   // The texts that `set` makes this configuration of: one, or those of a list. The defaults are those of Config{}.
   std::function<std::vector<std::string>(const Config&)> get;
 
+  std::function<void(Config& to, const Config& from)> copy;
+
   std::string key() const;   // of the file
 };
 

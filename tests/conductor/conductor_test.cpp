@@ -373,7 +373,7 @@ void blocks_are_not_given_on_while_a_plan_may_still_write_them(void**) {
 
 void a_client_that_does_not_reap_parks_and_loses_its_blocks_after_the_lease(void**) {
   ConductorConfig config;
-  config.stall_lease_ns = 1000;
+  config.tuning.stall_lease_ns = 1000;
   Harness harness(config);
   const ClientId client = harness.join(0, {16, 16, 4096, 4096});
   harness.open(client, kA);

@@ -22,7 +22,7 @@ World::World(uint64_t seed) : random_(seed) {
   config_.max_clients = 6;
   config_.max_sequences = 4 + below(5);
   config_.plans_in_flight = 1 + below(2);
-  config_.stall_lease_ns = 1'000'000 + below(20'000'000);
+  config_.tuning.stall_lease_ns = 1'000'000 + below(20'000'000);
   config_.recompute.mode = static_cast<Recompute>(below(3));
   config_.recompute.fraction = below(101) / 100.0;
   config_.logits_rows_each = 1 + below(8);
@@ -33,7 +33,7 @@ World::World(uint64_t seed) : random_(seed) {
   if (below(2) == 0) {
     config_.step_model.profile.dense = {1.0 * below(50'000), 0, 1.0 + below(2'000)};
     config_.step_model.shape.layers = 1;
-    config_.step_model.prefill_delay = 0.1 * below(20);
+    config_.tuning.prefill_delay = 0.1 * below(20);
   }
   if (below(2) == 0) {
     config_.audit.share = 0.01 * (1 + below(100));
