@@ -111,7 +111,7 @@ void Conductor::on(const HeadsAdvanced& event) {
   for (const auto& [since, slot] : parked) {
     Sequence& sequence = *sequences_[slot];
     flush_parked(sequence);
-    if (sequence.parked.empty()) sequence.ready_ns = now_ns_;
+    if (sequence.parked.empty()) sequence.ready_ns = sequence.token_ns = now_ns_;
   }
 }
 

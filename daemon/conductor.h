@@ -242,6 +242,7 @@ class Conductor {
   static void add_runs(Plan& plan, PlanSpan& span, const BlockTable& table);
   void add_draws(Plan& plan, PlanSpan& span, Sequence& sequence);
   static void note_times(Sequence& sequence, const Plan& plan);
+  void count_time(const wire::TokenTimes& times, uint64_t ns);
   void accept(Sequence& sequence, const PlanSpan& span, Plan& plan);
   void give_turns();
   bool reserve_blocks(Sequence& sequence);

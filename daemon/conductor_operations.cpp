@@ -134,7 +134,7 @@ int32_t Conductor::start_step(Sequence& sequence, Request& request) {
   sequence.draws_in_flight = 0;
   sequence.arrival = ++arrivals_;
   sequence.started_plan = issued_;
-  sequence.taken_ns = sequence.ready_ns = now_ns_;
+  sequence.taken_ns = sequence.ready_ns = sequence.token_ns = now_ns_;
   // The count of appended tokens outlives the tokens themselves: EACH predicts at every one of them.
   request.n = static_cast<uint32_t>(request.tokens.size());
   return 0;

@@ -323,6 +323,11 @@ void Conductor::lose_device() {
   }
 }
 
+void Conductor::count_time(const wire::TokenTimes& times, uint64_t ns) {
+  bump(wire::slot_of(times, ns));
+  bump(times.sum_ns(), static_cast<int64_t>(ns));
+}
+
 // Turns a span's draws into outcomes, and ends the operation when it has all it asked for.
 void Conductor::accept(Sequence& sequence, const PlanSpan& span, Plan& plan) {
   const Request& request = sequence.operations.front();
@@ -344,6 +349,7 @@ void Conductor::accept(Sequence& sequence, const PlanSpan& span, Plan& plan) {
       sequence.tokens.push_back(draw.token);
       sequence.draws_in_flight--;
       outcome.index = sequence.sampled++;
+      count_time(outcome.index == 0 ? wire::kFirstToken : wire::kTokenGap, now_ns_ - std::exchange(sequence.token_ns, now_ns_));
       outcome.length++;
       bool stopped = std::find(request.stop_tokens.begin(), request.stop_tokens.end(), draw.token) !=
                      request.stop_tokens.end();

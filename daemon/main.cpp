@@ -10,6 +10,7 @@
 #include <spdlog/spdlog.h>
 
 #include "daemon/base/difference.h"
+#include "daemon/base/passed_socket.h"
 #include "daemon/config.h"
 #include "daemon/device_choice.h"
 #include "daemon/device_setup.h"

@@ -255,6 +255,11 @@ void Service::publish_counters() {
   CountersPage& page = offer_.counters();
   const Conductor::Counters& counters = exchange_.conductor().counters();
   for (wire::Counter counter : Conductor::kOwnCounters) page.set(counter, counters[static_cast<uint32_t>(counter)]);
+  for (const wire::TokenTimes& times : {wire::kFirstToken, wire::kTokenGap}) {
+    for (uint32_t i = 0; i <= wire::kTokenTimeBounds + 1; i++) {
+      page.set(times.slot(i), counters[static_cast<uint32_t>(times.slot(i))]);
+    }
+  }
   page.set(wire::Counter::clients_ended, connections_->ended_by_daemon());
   page.set(wire::Counter::doorbells_sent, connections_->doorbells_sent());
   page.set(wire::Counter::doorbells_received, connections_->doorbells_received());

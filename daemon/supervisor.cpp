@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/supervisor.h"
 
-#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -20,8 +19,6 @@
 
 namespace iokv {
 namespace {
-
-constexpr int kFirstPassed = 3;  // SD_LISTEN_FDS_START
 
 std::string take_variable(const char* name) {
   const char* value = std::getenv(name);
@@ -89,16 +86,6 @@ void Supervisor::tell(const std::string& message) {
   if (!socket_) return;
   while (::send(socket_.number(), message.data(), message.size(), MSG_NOSIGNAL) < 0 && errno == EINTR) {
   }
-}
-
-Result<Descriptor> take_passed_socket() {
-  const std::string pid = take_variable("LISTEN_PID");
-  const uint64_t count = number_of(take_variable("LISTEN_FDS")).value_or(0);
-  take_variable("LISTEN_FDNAMES");
-  if (count == 0 || pid.empty() || !is_for_us(pid)) return Descriptor();
-  if (count > 1) return error(fmt::format("{} sockets were passed on, and iokvd takes one: let one .socket unit name it", count));
-  ::fcntl(kFirstPassed, F_SETFD, FD_CLOEXEC);
-  return Descriptor(kFirstPassed);
 }
 
 }  // namespace iokv

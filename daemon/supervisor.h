@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whoever started the daemon and watches it, which is mostly systemd: what it is told (sd_notify(3)) and what it passes
-// on (sd_listen_fds(3)). Both are documented as protocols that may be spoken without libsystemd, and are a datagram and
-// an environment variable; the library would map five others (compression, encryption) into a process that holds
+// Whoever started the daemon and watches it, which is mostly systemd: what it is told, as sd_notify(3) documents
+// it. That (and sd_listen_fds(3): base/passed_socket.h) is a protocol that may be spoken without libsystemd, a datagram or
+// an environment variable; the library would map five others, for compression and encryption, into a process that holds
 // everybody's prompts. Without a supervisor every call does nothing. One thread.
 #pragma once
 
@@ -39,9 +39,5 @@ class Supervisor {
   Descriptor socket_;
   uint64_t watchdog_ns_ = 0;
 };
-
-// The listening socket that the supervisor has passed on, or none. Takes its environment variables away. Before other
-// threads start. Error: several were passed on.
-Result<Descriptor> take_passed_socket();
 
 }  // namespace iokv

@@ -396,6 +396,46 @@ void a_client_that_does_not_reap_parks_and_loses_its_blocks_after_the_lease(void
   assert_int_equal(outcomes.back().length, 41);
 }
 
+// The first token 3 ms after the step could begin, then 700 us, then exactly a bound's 2 ms.
+void tokens_are_counted_by_how_long_they_took(void**) {
+  Harness harness;
+  const ClientId client = harness.join(0);
+  harness.open(client, kA);
+  harness.submit(client, Harness::step(kA, 3, 3));
+  for (uint64_t ns : {3'000'000, 700'000, 2'000'000}) {
+    harness.plan();
+    harness.now_ns += ns;
+    harness.retire();
+  }
+  assert_int_equal(harness.counter(wire::Counter::first_token_to_5ms), 1);
+  assert_int_equal(harness.counter(wire::Counter::first_token_ns), 3'000'000);
+  assert_int_equal(harness.counter(wire::Counter::token_gap_to_1ms), 1);
+  assert_int_equal(harness.counter(wire::Counter::token_gap_to_2ms), 1);
+  assert_int_equal(harness.counter(wire::Counter::token_gap_ns), 2'700'000);
+  uint64_t counted = 0;
+  for (const wire::TokenTimes& times : {wire::kFirstToken, wire::kTokenGap}) {
+    for (uint32_t i = 0; i <= wire::kTokenTimeBounds; i++) counted += harness.counter(times.slot(i));
+  }
+  assert_int_equal(counted, 3);
+}
+
+// A second between two tokens in which the client had no room is not the daemon's.
+void how_long_a_client_does_not_reap_is_not_counted(void**) {
+  Harness harness;
+  const ClientId client = harness.join(0, {16, 16, 4096, 4096});
+  harness.open(client, kA);
+  harness.submit(client, Harness::step(kA, 1, 40));
+  harness.run();
+  assert_true(harness.conductor.wants_reap(client));
+  harness.now_ns += 1'000'000'000;
+  while (!harness.conductor.quiet()) {
+    harness.reaped(client);
+    harness.run();
+  }
+  assert_int_equal(harness.counter(wire::Counter::token_gap_to_500us), 39);
+  assert_int_equal(harness.counter(wire::Counter::token_gap_ns), 0);
+}
+
 void a_deadline_ends_the_operation_and_what_is_queued_behind_it(void**) {
   Harness harness;
   const ClientId client = harness.join(0);
@@ -539,6 +579,8 @@ int main() {
       cmocka_unit_test(cancel_ends_what_runs_and_leaves_the_sequence_usable),
       cmocka_unit_test(blocks_are_not_given_on_while_a_plan_may_still_write_them),
       cmocka_unit_test(a_client_that_does_not_reap_parks_and_loses_its_blocks_after_the_lease),
+      cmocka_unit_test(tokens_are_counted_by_how_long_they_took),
+      cmocka_unit_test(how_long_a_client_does_not_reap_is_not_counted),
       cmocka_unit_test(a_deadline_ends_the_operation_and_what_is_queued_behind_it),
       cmocka_unit_test(completions_say_what_their_steps_time_went_to),
       cmocka_unit_test(a_client_beyond_its_operations_is_ended),
