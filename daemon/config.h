@@ -13,6 +13,7 @@
 #include "daemon/base/result.h"
 #include "daemon/sched/form_choice.h"
 #include "daemon/runtime/profile_choice.h"
+#include "daemon/user_limits.h"
 
 namespace iokv {
 
@@ -40,6 +41,9 @@ struct Config {
   uint32_t max_sequences = 1024;  // of a client
   uint32_t max_context = 0;      // tokens; 0: as trained
   std::map<uint32_t, uint32_t> client_weights;  // by uid; others: 1
+  uint32_t user_clients = 0, user_sequences = 0, user_pool_percent = 100;  // see UserLimits
+  uint64_t user_queued_tokens = 0;
+  std::map<uint32_t, UserException> user_limits;  // by uid
   uint32_t prefill_delay_percent = 50;  // see daemon/sched/prefill.h
   uint64_t stall_lease_ms = 10'000;
   uint64_t spin_us = 20;         // how long the conductor looks for work before it sleeps, while no step runs
@@ -49,6 +53,7 @@ struct Config {
   double audit = 0;              // share of the steps
   uint32_t trace_steps = 8;      // kept for iokv trace
   std::string log_level = "info";
+  bool core_dumps = false;       // see core_dumps.h
 };
 
 struct CommandLine {

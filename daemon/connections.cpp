@@ -40,13 +40,15 @@ struct Connections::Connection {
 };
 
 Connections::Connections(uv_loop_t* loop, Listener& listener, const Offer& offer, Exchange& exchange,
-                         const StepTrace& trace, uint32_t max_clients, const std::map<uint32_t, uint32_t>& weights)
+                         const StepTrace& trace, uint32_t max_clients, const std::map<uint32_t, uint32_t>& weights,
+                         const AccessLimits& access)
     : loop_(loop),
       listener_(listener),
       offer_(offer),
       exchange_(exchange),
       max_connections_(max_clients + kExtraConnections),
       weights_(weights),
+      access_(access),
       trace_report_("iokv-trace", [&trace] { return trace.bytes(); }),
       sequences_report_("iokv-sequences", [this] { return sequences(); }) {
   IOKV_ASSERT(uv_poll_init(loop_, &listener_watch_, listener_.descriptor()) == 0);
@@ -96,6 +98,10 @@ void Connections::add(Peer peer) {
       auto& dead = *static_cast<Connection*>(watch->data);
       dead.owner.hang_up(dead);
     });
+  }
+  if (const uint32_t most = access_.of(connection.peer->uid()).clients;
+      most != 0 && count_of(connection.peer->uid(), false) > most + kExtraOfUser) {
+    return refuse(connection, IOKV_ELIMIT, user_is_full(connection, most));
   }
   if (connections_.size() > max_connections_) {
     return refuse(connection, IOKV_ELIMIT, "the daemon serves as many clients as it may (--max-clients)");
@@ -168,10 +174,25 @@ void Connections::welcome(Connection& connection) {
   if (exchange_.full()) {
     return refuse(connection, IOKV_ELIMIT, "the daemon serves as many clients as it may (--max-clients)");
   }
+  const uint32_t most = access_.of(connection.peer->uid()).clients;
+  if (most != 0 && count_of(connection.peer->uid(), true) >= most) {
+    return refuse(connection, IOKV_ELIMIT, user_is_full(connection, most));
+  }
   if (Status served = serve(connection, message); !served) {
     spdlog::warn("client {} refused: {}", connection.label, served.failure().message);
     refuse(connection, IOKV_ENOMEM, "the daemon is out of memory or descriptors for another client");
   }
+}
+
+uint32_t Connections::count_of(uint32_t uid, bool served) const {
+  return static_cast<uint32_t>(std::count_if(connections_.begin(), connections_.end(), [&](const auto& one) {
+    return one->peer.has_value() && one->peer->uid() == uid && (!served || one->stage == Connection::Stage::serving);
+  }));
+}
+
+std::string Connections::user_is_full(const Connection& connection, uint32_t most) {
+  return fmt::format("the user with uid {} has as many clients connected as he may, {} (user_clients and user_limit of the daemon's "
+                     "configuration)", connection.peer->uid(), most);
 }
 
 Status Connections::serve(Connection& connection, wire::Welcome& message) {
@@ -182,7 +203,7 @@ Status Connections::serve(Connection& connection, wire::Welcome& message) {
   const auto weighed = weights_.find(connection.peer->uid());
   const uint32_t weight = weighed == weights_.end() ? 1 : weighed->second;
   connection.client = exchange_.join(monotonic_ns(), message.geometry, connection.regions->up(),
-                                     connection.regions->down(), weight);
+                                     connection.regions->down(), weight, connection.peer->uid());
   connection.stage = Connection::Stage::serving;
   const int descriptors[] = {connection.regions->up_descriptor(), connection.regions->down_descriptor()};
   if (connection.peer->send_message(bytes_of(message), descriptors) != Peer::Sent::sent) {

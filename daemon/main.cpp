@@ -12,6 +12,7 @@
 #include "daemon/base/difference.h"
 #include "daemon/base/passed_socket.h"
 #include "daemon/config.h"
+#include "daemon/core_dumps.h"
 #include "daemon/device_choice.h"
 #include "daemon/device_setup.h"
 #include "daemon/model/model_files.h"
@@ -44,6 +45,8 @@ Tuning tuning_of(const Config& config) {
   tuning.client_weights = config.client_weights;
   tuning.conductor.stall_lease_ns = config.stall_lease_ms * 1'000'000;
   tuning.conductor.prefill_delay = config.prefill_delay_percent / 100.0;
+  tuning.conductor.access = {{config.user_clients, config.user_sequences, config.user_pool_percent, config.user_queued_tokens},
+                             config.user_limits};
   return tuning;
 }
 
@@ -69,6 +72,7 @@ Result<Listener> listen(const Config& config) {
 }
 
 Status serve(int argc, const char* const* argv, Config config) {
+  if (!config.core_dumps) IOKV_TRY(forbid_core_dumps());
   IOKV_TRY_ASSIGN(Supervisor supervisor, Supervisor::from_environment());
   IOKV_TRY_ASSIGN(ModelFiles opened, open_model(config.model));
   const ModelSpec spec = opened.spec();

@@ -65,7 +65,8 @@ Status Service::start(DeviceThread::Load load) {
     IOKV_TRY(watch(hang_up_, SIGHUP, [](uv_signal_t* signal, int) { static_cast<Service*>(signal->data)->reload(); }));
   }
   connections_ = std::make_unique<Connections>(&loop_, listener_, offer_, exchange_, trace_,
-                                               options_.conductor.max_clients, options_.tuning.client_weights);
+                                               options_.conductor.max_clients, options_.tuning.client_weights,
+                                               options_.tuning.conductor.access);
   supervisor_.loading(0);
   supervisor_timer_.data = this;
   uv_timer_start(&supervisor_timer_, [](uv_timer_t* timer) { static_cast<Service*>(timer->data)->note_progress(); },

@@ -163,6 +163,53 @@ std::vector<std::string> get_weights(const Config& config) {
   return texts;
 }
 
+constexpr const char* kLimitForm = "USER=LIMIT:NUMBER,..., such as alice=clients:4,pool_percent:25";
+
+// "alice=clients:4,pool_percent:25"
+Status add_user_limits(Config& config, const std::string& given) {
+  IOKV_TRY_ASSIGN(const auto parsed, parse_user(given, kLimitForm));
+  UserException& said = config.user_limits[parsed.first];
+  std::string_view rest = parsed.second;
+  while (true) {
+    const std::string_view one = rest.substr(0, rest.find(','));
+    const std::string_view name = one.substr(0, one.find(':'));
+    const auto number = parse<uint64_t>(one.substr(std::min(name.size() + 1, one.size())));
+    if (!number) return error(fmt::format("{}: \"{}\" is not LIMIT:NUMBER", given, one));
+    const auto small = static_cast<uint32_t>(std::min<uint64_t>(*number, UINT32_MAX));
+    if (name == "clients") {
+      said.clients = small;
+    } else if (name == "sequences") {
+      said.sequences = small;
+    } else if (name == "queued_tokens") {
+      said.queued_tokens = *number;
+    } else if (name == "pool_percent" && small >= 1 && small <= 100) {
+      said.pool_percent = small;
+    } else if (name == "pool_percent") {
+      return error(fmt::format("{}: pool_percent is from 1 to 100", given));
+    } else {
+      return error(fmt::format("{}: no limit \"{}\"; there are: clients, sequences, pool_percent, queued_tokens", given, name));
+    }
+    if (one.size() == rest.size()) return {};
+    rest.remove_prefix(one.size() + 1);
+  }
+}
+
+std::vector<std::string> get_user_limits(const Config& config) {
+  std::vector<std::string> texts;
+  for (const auto& [uid, said] : config.user_limits) {
+    std::vector<std::string> limits;
+    auto add = [&limits](const char* name, auto limit) {
+      if (limit) limits.push_back(fmt::format("{}:{}", name, *limit));
+    };
+    add("clients", said.clients);
+    add("sequences", said.sequences);
+    add("pool_percent", said.pool_percent);
+    add("queued_tokens", said.queued_tokens);
+    texts.push_back(fmt::format("{}={}", uid, fmt::join(limits, ",")));
+  }
+  return texts;
+}
+
 std::vector<Setting> make_settings() {
   return {
       text({"Model", "model", false, "the model that is served"}, "a directory with config.json and *.safetensors, or a .gguf file",
@@ -185,6 +232,24 @@ std::vector<Setting> make_settings() {
             "are connected keep theirs"},
            SettingType::list, fmt::format("USER=WEIGHT, WEIGHT from 1 to {}", kMostWeight), &Config::client_weights, add_weight,
            get_weights),
+
+      number<uint32_t>({"Limits of each user", "user-clients", true,
+                        "connected at once, of all processes of a user; 0: as many as max_clients. Clients that are connected stay"},
+                       &Config::user_clients, 0, 4096),
+      number<uint32_t>({"Limits of each user", "user-sequences", true,
+                        "open at once, of all processes of a user; 0: only max_sequences of each. What is open stays"},
+                       &Config::user_sequences, 0, 1u << 30),
+      number<uint32_t>({"Limits of each user", "user-pool-percent", true,
+                        "of the pool, for the cached tokens of all processes of a user. If all users' come to 100 at the most, nobody "
+                        "can take what is another's"},
+                       &Config::user_pool_percent, 1, 100),
+      number<uint64_t>({"Limits of each user", "user-queued-tokens", true,
+                        "of prompts that have not begun, of all processes of a user; 0: 1048576 of each"},
+                       &Config::user_queued_tokens, 0, uint64_t{1} << 40),
+      make({"Limits of each user", "user-limit", true,
+            "other limits for one user, by name or uid; may be given for several users. What is not named is as for each"},
+           SettingType::list, "USER=LIMIT:NUMBER,..., LIMIT one of clients, sequences, pool_percent, queued_tokens",
+           &Config::user_limits, add_user_limits, get_user_limits),
 
       size({"Memory", "pool-bytes", false, "host memory for cached tokens, taken when the daemon starts"}, &Config::pool_bytes),
       size({"Memory", "device-kv-budget", false, "device memory that keeps copies of cached tokens; 0: none"},
@@ -231,6 +296,9 @@ std::vector<Setting> make_settings() {
                      &Config::audit, 0, 1),
       number<uint32_t>({"Watching", "trace-steps", false, "how many of the last steps `iokv trace` can show"},
                        &Config::trace_steps, 0, 1024),
+      choice<bool>({"Watching", "core-dumps", false,
+                    "off: a crash leaves nothing of the memory, which holds prompts. on: as the machine's limits have it, less the pool"},
+                   &Config::core_dumps, kOnOff),
       choice<std::string>({"Watching", "log-level", true, "which events are logged, the named and worse"}, &Config::log_level,
                           {{"debug", "debug"}, {"info", "info"}, {"warning", "warning"}, {"error", "error"}}),
   };

@@ -86,6 +86,24 @@ void weights_are_a_users_by_name_or_uid(void**) {
   assert_int_equal(read({"--config", one.path()})->config.client_weights.at(0), 3);
 }
 
+void limits_are_everybodys_or_a_users(void**) {
+  auto line = read({"--model", "m", "--user-clients", "4", "--user-limit", "root=clients:9,pool_percent:50", "--user-limit",
+                    "7=queued_tokens:1000"});
+  assert_true(static_cast<bool>(line));
+  assert_int_equal(line->config.user_clients, 4);
+  const AccessLimits access{{4, 0, 100, 0}, line->config.user_limits};
+  assert_int_equal(access.of(0).clients, 9);
+  assert_int_equal(access.of(0).pool_percent, 50);
+  assert_int_equal(access.of(7).clients, 4);
+  assert_int_equal(access.of(7).queued_tokens, 1000);
+  assert_int_equal(access.of(8).pool_percent, 100);
+  assert_refused(read({"--model", "m", "--user-limit", "7"}), "USER=LIMIT:NUMBER");
+  assert_refused(read({"--model", "m", "--user-limit", "7=clients"}), "\"clients\" is not LIMIT:NUMBER");
+  assert_refused(read({"--model", "m", "--user-limit", "7=cliens:3"}), "no limit \"cliens\"");
+  assert_refused(read({"--model", "m", "--user-limit", "7=pool_percent:0"}), "from 1 to 100");
+  assert_refused(read({"--model", "m", "--user-limit", "7=clients:1,"}), "\"\" is not LIMIT:NUMBER");
+}
+
 void mistakes_are_named_with_their_place(void**) {
   assert_refused(read({}), "--model");
   assert_refused(read({"--model", "m", "--pool-bytes", "many"}), "--pool-bytes: \"many\"");
@@ -185,6 +203,7 @@ int main() {
       cmocka_unit_test(options_set_what_they_say),
       cmocka_unit_test(the_command_line_beats_the_file),
       cmocka_unit_test(weights_are_a_users_by_name_or_uid),
+      cmocka_unit_test(limits_are_everybodys_or_a_users),
       cmocka_unit_test(mistakes_are_named_with_their_place),
       cmocka_unit_test(the_default_file_says_what_the_defaults_are),
       cmocka_unit_test(a_changed_setting_says_whether_a_running_daemon_takes_it),
