@@ -66,7 +66,8 @@ void Connections::accept_all() {
   while (accepting_) {
     auto accepted = listener_.accept();
     if (!accepted) {
-      spdlog::warn("a client could not be accepted: {}", accepted.failure().message);
+      accept_log_.log(monotonic_ns(), spdlog::level::warn, "a client could not be accepted: {}",
+                        accepted.failure().message);
       return;
     }
     if (!accepted->has_value()) return;
@@ -179,7 +180,7 @@ void Connections::welcome(Connection& connection) {
     return refuse(connection, IOKV_ELIMIT, user_is_full(connection, most));
   }
   if (Status served = serve(connection, message); !served) {
-    spdlog::warn("client {} refused: {}", connection.label, served.failure().message);
+    refusal_log_.log(monotonic_ns(), spdlog::level::warn, "client {} refused: {}", connection.label, served.failure().message);
     refuse(connection, IOKV_ENOMEM, "the daemon is out of memory or descriptors for another client");
   }
 }
@@ -211,7 +212,7 @@ Status Connections::serve(Connection& connection, wire::Welcome& message) {
     return {};
   }
   connection.regions->close_descriptors();
-  spdlog::debug("client {} has joined with weight {}", connection.label, weight);
+  join_log_.log(monotonic_ns(), spdlog::level::debug, "client {} has joined with weight {}", connection.label, weight);
   return {};
 }
 
@@ -234,7 +235,7 @@ wire::Blob Connections::answer(wire::BlobKind kind, int& descriptor) {
   if (!trace && kind != wire::BlobKind::sequences) return offer_.answer(kind, descriptor);
   auto report = (trace ? trace_report_ : sequences_report_).get(monotonic_ns());
   if (!report) {
-    spdlog::warn("{}", report.failure().message);
+    report_log_.log(monotonic_ns(), spdlog::level::warn, "{}", report.failure().message);
     return make_blob(kind, IOKV_ENOMEM, 0);
   }
   descriptor = (*report)->descriptor();
@@ -264,7 +265,7 @@ std::vector<std::byte> Connections::sequences() const {
 // ---- leaving --------------------------------------------------------------------------------------------------------
 
 void Connections::refuse(Connection& connection, int32_t code, const std::string& reason) {
-  spdlog::info("client {} refused: {}", connection.label, reason);
+  refusal_log_.log(monotonic_ns(), spdlog::level::info, "client {} refused: {}", connection.label, reason);
   if (connection.peer) connection.peer->send_message(bytes_of(make_refused(code, reason)));
   hang_up(connection);
 }
@@ -291,7 +292,7 @@ void Connections::ended(ClientId client, int32_t code, const std::string& reason
   if (connection == nullptr) return;
   if (code != IOKV_ESHUTDOWN) {
     ended_by_daemon_++;
-    spdlog::warn("client {} ended: {}", connection->label, reason);
+    end_log_.log(monotonic_ns(), spdlog::level::warn, "client {} ended: {}", connection->label, reason);
   }
   connection->peer->send_message(bytes_of(make_ended(code, reason)));
   hang_up(*connection);

@@ -20,6 +20,7 @@
 #include <uv.h>
 
 #include "daemon/base/result.h"
+#include "daemon/log.h"
 #include "daemon/offer.h"
 #include "daemon/session/blob.h"
 #include "daemon/session/listener.h"
@@ -97,6 +98,7 @@ class Connections {
   uint32_t percent_ = 0;
   uint64_t next_client_id_ = 1;
   std::list<std::unique_ptr<Connection>> connections_;
+  LogRate accept_log_, refusal_log_, join_log_, end_log_, report_log_;
   uint64_t doorbells_sent_ = 0, doorbells_received_ = 0, ended_by_daemon_ = 0;
 };
 

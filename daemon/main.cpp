@@ -6,7 +6,6 @@
 #include <utility>
 
 #include <fmt/format.h>
-#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include "daemon/base/difference.h"
@@ -15,6 +14,7 @@
 #include "daemon/core_dumps.h"
 #include "daemon/device_choice.h"
 #include "daemon/device_setup.h"
+#include "daemon/log.h"
 #include "daemon/model/model_files.h"
 #include "daemon/pool/host_pool.h"
 #include "daemon/runtime/expected_profile.h"
@@ -22,12 +22,6 @@
 
 namespace iokv {
 namespace {
-
-void start_log(const std::string& level) {
-  spdlog::set_default_logger(spdlog::stderr_color_mt("iokvd"));
-  spdlog::set_pattern("%Y-%m-%d %H:%M:%S.%e %l %v");
-  spdlog::set_level(spdlog::level::from_str(level));
-}
 
 std::string text_of(const RecomputeSetting& recompute) {
   switch (recompute.mode) {
@@ -61,7 +55,7 @@ std::optional<Tuning> reload(int argc, const char* const* argv, Config& running)
     if (change.now) spdlog::info("reloaded: {}", change.what);
     else spdlog::warn("not reloaded: {}: it takes effect when iokvd is started anew", change.what);
   }
-  spdlog::set_level(spdlog::level::from_str(running.log_level));
+  set_log_level(running.log_level);
   return tuning_of(running);
 }
 
@@ -125,16 +119,17 @@ Status serve(int argc, const char* const* argv, Config config) {
 }
 
 int run(int argc, const char* const* argv) {
+  start_log("info");
   auto command_line = read_command_line(argc, argv);
   if (!command_line) {
-    fmt::print(stderr, "iokvd: {}\n", command_line.failure().message);
+    log_failure(command_line.failure().message);
     return 2;
   }
   if (command_line->exit) return *command_line->exit;
-  start_log(command_line->config.log_level);
+  set_log_level(command_line->config.log_level);
   Status served = serve(argc, argv, command_line->config);
   if (!served) {
-    fmt::print(stderr, "iokvd: {}\n", served.failure().message);
+    log_failure(served.failure().message);
     return 1;
   }
   spdlog::info("stopped");

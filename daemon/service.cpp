@@ -241,14 +241,14 @@ void Service::report_drift() {
   const uint64_t fits = counters[static_cast<uint32_t>(wire::Counter::profile_fits)];
   if (fits == std::exchange(profile_fits_, fits)) return;
   const Drift& drift = *exchange_.conductor().drift();
-  spdlog::info("steps take another time than predicted: planning now with a link that takes {:.2f} and a device that takes "
+  drift_log_.log(monotonic_ns(), spdlog::level::info, "steps take another time than predicted: planning now with a link that takes {:.2f} and a device that takes "
                "{:.2f} times as long as measured at the start", drift.link_factor(), drift.device_factor());
 }
 
 void Service::audit_failed(const AuditFinding& finding) {
-  spdlog::error("audit: step {}: sequence {} of client {}: the logits behind position {} are not what its tokens give: they "
-                "differ by {:.2g} of the largest", finding.plan, finding.sequence, connections_->label_of(finding.client),
-                finding.position, finding.difference);
+  audit_log_.log(monotonic_ns(), spdlog::level::err, "audit: step {}: sequence {} of client {}: the logits behind position {} "
+                    "are not what its tokens give: they differ by {:.2g} of the largest", finding.plan, finding.sequence,
+                    connections_->label_of(finding.client), finding.position, finding.difference);
 }
 
 // The conductor's counters, and those that only this thread knows.

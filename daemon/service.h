@@ -24,6 +24,7 @@
 #include "daemon/base/result.h"
 #include "daemon/connections.h"
 #include "daemon/exchange.h"
+#include "daemon/log.h"
 #include "daemon/offer.h"
 #include "daemon/pool/host_pool.h"
 #include "daemon/runtime/device_thread.h"
@@ -111,6 +112,7 @@ class Service final : private ExchangePorts {
   uint32_t turns_awake_ = 0;  // since the sockets were last looked at
   uint64_t wakeups_ = 0;
   uint64_t profile_fits_ = 0;
+  LogRate audit_log_, drift_log_;
 };
 
 }  // namespace iokv

@@ -24,6 +24,8 @@ passed = int(sys.argv[1])
 if passed >= 0:
     os.dup2(passed, 3)
     os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="clients")
+status = os.fstat(2)
+os.environ["JOURNAL_STREAM"] = f"{status.st_dev}:{status.st_ino}"
 if "WATCHDOG_USEC" in os.environ:
     os.environ["WATCHDOG_PID"] = str(os.getpid())
 os.execv(sys.argv[2], sys.argv[2:])
@@ -175,6 +177,20 @@ class Supervision(unittest.TestCase):
         self.assertIn("not reloaded: max_clients: 8 -> 9", log)
         self.assertIn(f'not reloaded, and the one before it goes on: {config}:2: max_clients: "few"', log)
         self.assertIn("has joined", log)
+        # Standard error is the journal here: each line says how grave it is.
+        self.assertEqual([line for line in daemon.log if line[:3] not in ("<3>", "<4>", "<6>", "<7>")], [])
+        self.assertIn("<4>not reloaded: max_clients", log)
+
+    def test_a_flood_of_refusals_is_a_few_lines(self) -> None:
+        with Supervised(self.directory, self.listener()) as daemon:
+            daemon.until("READY")
+            for _ in range(200):
+                with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
+                    stranger.connect(self.path)
+                    stranger.send(b"no protocol at all")
+                    stranger.recv(4096)
+            self.assertEqual(daemon.end(), 0)
+        self.assertTrue(1 <= sum("refused" in line for line in daemon.log) <= 22, daemon.log)
 
 
 def generate(path: str) -> list[int]:
