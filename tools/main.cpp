@@ -14,7 +14,9 @@
 
 #include "daemon/model/model_files.h"
 #include "daemon/model/shapes.h"
+#include "daemon/base/passed_socket.h"
 #include "tools/explain.h"
+#include "tools/metrics.h"
 #include "tools/observer.h"
 #include "tools/plan.h"
 #include "tools/profile.h"
@@ -44,6 +46,22 @@ int status(const std::string& socket_path, bool json) {
   iokv::Result<iokv::CounterSnapshot> snapshot = iokv::read_counters(socket_path);
   if (!snapshot) return fail(snapshot.failure().message);
   return print(json ? iokv::status_json(*snapshot) : iokv::status_text(*snapshot, monotonic_ns()));
+}
+
+// Serves the socket that was passed on, or the one at `listen`; without either prints what it would serve.
+int metrics(const std::string& socket_path, const std::string& listen) {
+  iokv::Result<iokv::Descriptor> listener = iokv::take_passed_socket();
+  if (listener && !*listener && !listen.empty()) listener = iokv::listen_for_metrics(listen);
+  if (!listener) return fail(listener.failure().message);
+  if (*listener) {
+    if (!listen.empty()) std::printf("listening on %s\n", listen.c_str());
+    std::fflush(stdout);
+    iokv::Status served = iokv::serve_metrics(*listener, socket_path);
+    return served ? 0 : fail(served.failure().message);
+  }
+  iokv::Result<iokv::CounterSnapshot> snapshot = iokv::read_counters(socket_path);
+  if (!snapshot) return fail(snapshot.failure().message);
+  return print(iokv::metrics_text(*snapshot));
 }
 
 int write_file(const std::string& path, const std::string& text) {
@@ -140,6 +158,12 @@ int main(int argc, char** argv) {
   add_socket(status_command);
   status_command->add_flag("--json", json, "as one JSON object, counters by name");
 
+  std::string metrics_path;
+  CLI::App* metrics_command = application.add_subcommand(
+      "metrics", "print the counters as Prometheus reads them, or serve them by HTTP on a socket that systemd passes on");
+  add_socket(metrics_command);
+  metrics_command->add_option("--listen", metrics_path, "serve them (GET /metrics) on a Unix socket at this path");
+
   std::string trace_path;
   CLI::App* trace_command = application.add_subcommand(
       "trace", "write what the daemon's last steps did, and when, as a trace for Perfetto (ui.perfetto.dev) or Chrome");
@@ -200,6 +224,7 @@ int main(int argc, char** argv) {
   profile_command->add_flag("--json", json, "as a JSON array, with the samples");
   CLI11_PARSE(application, argc, argv);
   if (status_command->parsed()) return status(socket_path, json);
+  if (metrics_command->parsed()) return metrics(socket_path, metrics_path);
   if (verify_command->parsed()) {
     check.socket_path = socket_path;
     return verify_daemon(check);

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,26 @@ struct CounterSnapshot {
 // socket_path empty: the places that include/iokv/iokv.h names, in their order. Errors: IOKV_ENODAEMON, IOKV_EACCES,
 // IOKV_EVERSION, IOKV_EPROTOCOL, IOKV_ETIMEDOUT (no answer for five seconds), or what the daemon refuses with.
 Result<CounterSnapshot> read_counters(const std::string& socket_path);
+
+// The same page, kept mapped: a look costs the daemon nothing.
+class CounterWatch {
+ public:
+  // Errors as read_counters.
+  static Result<CounterWatch> open(const std::string& socket_path);
+  CounterWatch(CounterWatch&& other) noexcept;
+  CounterWatch& operator=(CounterWatch&&) = delete;
+  ~CounterWatch();
+
+  // What they are now; nothing: the daemon has ended, and another one has to be looked for.
+  std::optional<CounterSnapshot> read() const;
+
+ private:
+  CounterWatch(std::string socket_path, int socket, const void* page);
+
+  std::string socket_path_;
+  int socket_;
+  const void* page_;
+};
 
 struct ObservedBlob {
   std::string socket_path;
