@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <map>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -18,11 +19,13 @@
 
 #include "daemon/model/model_files.h"
 #include "daemon/model/shapes.h"
+#include "daemon/base/passed_socket.h"
 #include "tools/bench.h"
 #include "tools/doctor.h"
 #include "tools/explain.h"
 #include "tools/generate.h"
 #include "tools/inspect.h"
+#include "tools/metrics.h"
 #include "tools/observer.h"
 #include "tools/plan.h"
 #include "tools/profile.h"
@@ -53,6 +56,22 @@ int status(const std::string& socket_path, bool json) {
   iokv::Result<iokv::CounterSnapshot> snapshot = iokv::read_counters(socket_path);
   if (!snapshot) return fail(snapshot.failure().message);
   return print(json ? iokv::status_json(*snapshot) : iokv::status_text(*snapshot, monotonic_ns()));
+}
+
+// Serves the socket that was passed on, or the one at `listen`; without either prints what it would serve.
+int metrics(const std::string& socket_path, const std::string& listen) {
+  iokv::Result<iokv::Descriptor> listener = iokv::take_passed_socket();
+  if (listener && !*listener && !listen.empty()) listener = iokv::listen_for_metrics(listen);
+  if (!listener) return fail(listener.failure().message);
+  if (*listener) {
+    if (!listen.empty()) std::printf("listening on %s\n", listen.c_str());
+    std::fflush(stdout);
+    iokv::Status served = iokv::serve_metrics(*listener, socket_path);
+    return served ? 0 : fail(served.failure().message);
+  }
+  iokv::Result<iokv::CounterSnapshot> snapshot = iokv::read_counters(socket_path);
+  if (!snapshot) return fail(snapshot.failure().message);
+  return print(iokv::metrics_text(*snapshot));
 }
 
 int write_file(const std::string& path, const std::string& text) {
@@ -135,7 +154,7 @@ int plan(iokv::PlanQuestion question, const std::string& hardware, const std::st
   iokv::Result<iokv::PlanAnswer> answer = iokv::plan(question);
   if (!answer) return fail(answer.failure().message);
   if (!svg_path.empty()) {
-    const int written = write_file(svg_path, iokv::plan_svg(question, iokv::plan_curve(question)));
+    const int written = write_file(svg_path, iokv::plan_svg(question, iokv::plan_curve(question, *answer)));
     if (written != 0) return written;
   }
   return print(json ? iokv::plan_json(question, *answer) : iokv::plan_text(question, *answer));
@@ -175,6 +194,12 @@ int main(int argc, char** argv) {
   CLI::App* status_command = application.add_subcommand("status", "print the daemon's counters");
   add_socket(status_command);
   status_command->add_flag("--json", json, "as one JSON object, counters by name");
+
+  std::string metrics_path;
+  CLI::App* metrics_command = application.add_subcommand(
+      "metrics", "print the counters as Prometheus reads them, or serve them by HTTP on a socket that systemd passes on");
+  add_socket(metrics_command);
+  metrics_command->add_option("--listen", metrics_path, "serve them (GET /metrics) on a Unix socket at this path");
 
   double interval_s = 1;
   uint32_t frames = 0;
@@ -254,7 +279,7 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0.0, 1.0));
 
   iokv::PlanQuestion question;
-  std::string hardware, model, weights = "device", svg_path;
+  std::string hardware, model, svg_path;
   CLI::App* plan_command = application.add_subcommand("plan", "predict decoding on some hardware");
   plan_command->add_option("--hardware", hardware, "a name (a wrong one lists them) or a .toml file")->required();
   plan_command->add_option("--model", model, "a name (a wrong one lists them) or a model's path")->required();
@@ -262,8 +287,18 @@ int main(int argc, char** argv) {
   plan_command->add_option("--prompt", question.prompt, "tokens of each")->required()->check(CLI::Range(0, 10'000'000));
   plan_command->add_option("--generate", question.generate, "tokens of each")
       ->required()->check(CLI::Range(1, 10'000'000));
-  plan_command->add_option("--weights", weights, "where they are: device (the default) or host")
-      ->check(CLI::IsMember({"device", "host"}));
+  const std::map<std::string, iokv::WeightSetting> places{{"auto", iokv::WeightSetting::automatic},
+                                                          {"device", iokv::WeightSetting::device},
+                                                          {"host", iokv::WeightSetting::host}};
+  plan_command->add_option("--weights", question.weights,
+                           "auto: as many layers' on the device as fit; device: all; host: none (auto)")
+      ->transform(CLI::CheckedTransformer(places));
+  plan_command->add_option("--device-weights-budget", question.device_weights_bytes,
+                           "device memory for weights, such as 8GiB (what is left)")
+      ->transform(CLI::AsSizeValue(true));
+  plan_command->add_option("--device-memory", question.device_bytes,
+                           "for weights and cached tokens together, divided between them as is best")
+      ->transform(CLI::AsSizeValue(true));
   plan_command->add_option("--device-kv", question.device_kv_bytes, "device memory for cached tokens, such as 8GiB (0)")
       ->transform(CLI::AsSizeValue(true));
   plan_command->add_flag("--json", json, "as one JSON object");
@@ -277,6 +312,7 @@ int main(int argc, char** argv) {
   profile_command->add_flag("--json", json, "as a JSON array, with the samples");
   CLI11_PARSE(application, argc, argv);
   if (status_command->parsed()) return status(socket_path, json);
+  if (metrics_command->parsed()) return metrics(socket_path, metrics_path);
   if (top_command->parsed()) {
     iokv::Status shown = iokv::top(socket_path, interval_s, frames);
     return shown ? 0 : fail(shown.failure().message);
@@ -298,6 +334,5 @@ int main(int argc, char** argv) {
   if (explain_command->parsed()) return explain(socket_path, sequence, json);
   if (trace_command->parsed()) return trace(socket_path, trace_path);
   if (profile_command->parsed()) return profile(profile_path, state_directory, json);
-  question.weights_on_host = weights == "host";
   return plan(question, hardware, model, json, svg_path);
 }

@@ -1,16 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/top.h"
 
-#include <sys/ioctl.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
+#include <chrono>
 #include <cstdio>
 #include <map>
-#include <optional>
-#include <string_view>
 #include <thread>
 
 #include <fmt/format.h>
@@ -18,6 +14,7 @@
 #include "daemon/base/monotonic.h"
 #include "tools/explain.h"
 #include "tools/latency.h"
+#include "tools/token_times.h"
 
 namespace iokv {
 namespace {
@@ -38,53 +35,20 @@ double percent(uint64_t part, uint64_t whole) {
   return whole == 0 ? 0 : 100 * static_cast<double>(part) / static_cast<double>(whole);
 }
 
-// "500us", "20ms", "1s" in ns.
-std::optional<uint64_t> bound_of(std::string_view text) {
-  uint64_t value = 0;
-  const auto [unit, failed] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (failed != std::errc()) return std::nullopt;
-  const std::string_view rest = text.substr(static_cast<size_t>(unit - text.data()));
-  if (rest == "us") return value * 1'000;
-  if (rest == "ms") return value * 1'000'000;
-  if (rest == "s") return value * 1'000'000'000;
-  return std::nullopt;
-}
-
-// Of the times that the daemon counts in `NAME_to_BOUND` and `NAME_beyond`: "<= 20 ms at p50, <= 50 ms at p99". Looked up by
-// name: daemons differ in which of them they have.
-std::string times_text(const TopFrame& frame, std::string_view name) {
-  std::vector<std::pair<uint64_t, uint64_t>> counts;  // bound, how many
-  uint64_t total = 0;
-  bool known = false;
-  for (uint32_t i = 0; i < frame.now.known; ++i) {
-    const std::string_view counter = kCounterInfos[i].name;
-    if (!counter.starts_with(name)) continue;
-    std::optional<uint64_t> bound;
-    if (counter.substr(name.size()) == "_beyond") bound = UINT64_MAX;
-    if (counter.substr(name.size()).starts_with("_to_")) bound = bound_of(counter.substr(name.size() + 4));
-    if (!bound) continue;
-    known = true;
-    counts.emplace_back(*bound, delta(frame, i));
-    total += counts.back().second;
-  }
-  if (!known) return "not counted by this daemon";
-  if (total == 0) return "none";
-  std::sort(counts.begin(), counts.end());
+// Of the tokens between the two readings.
+std::string times_text(const TopFrame& frame, const wire::TokenTimes& times) {
+  if (frame.now.known <= static_cast<uint32_t>(times.sum_ns())) return "not counted by this daemon";
+  CounterSnapshot between = frame.now;
+  for (uint32_t i = 0; i < between.known; ++i) between.values[i] = delta(frame, i);
+  const uint64_t tokens = tokens_of(between, times);
+  if (tokens == 0) return "none";
   auto at = [&](double share) {
-    double left = share * static_cast<double>(total);
-    uint64_t below = 0;
-    for (const auto& [bound, count] : counts) {
-      left -= static_cast<double>(count);
-      if (left > 0) {
-        below = bound;
-        continue;
-      }
-      return bound == UINT64_MAX ? "> " + short_duration(static_cast<double>(below))
-                                 : "<= " + short_duration(static_cast<double>(bound));
-    }
-    return std::string("-");
+    const auto ns = quantile_ns(between, times, share);
+    return ns ? "<= " + short_duration(static_cast<double>(*ns)) : std::string("longer");
   };
-  return fmt::format("p50 {}, p90 {}, p99 {}  ({})", at(0.5), at(0.9), at(0.99), total);
+  return fmt::format("mean {}, p50 {}, p90 {}, p99 {}  ({} tokens)",
+                     short_duration(static_cast<double>(between[times.sum_ns()]) / static_cast<double>(tokens)), at(0.5),
+                     at(0.9), at(0.99), tokens);
 }
 
 std::string bytes_text(double bytes) {
@@ -163,8 +127,8 @@ std::string top_text(const TopFrame& frame) {
   text += fmt::format("steps          {:.1f}/s of {}, {:.0f} % of the time\n", per_second(frame, steps),
                       steps == 0 ? "-" : short_duration(static_cast<double>(step_ns) / static_cast<double>(steps)),
                       percent(step_ns, frame.elapsed_ns));
-  text += fmt::format("first token    {}\n", times_text(frame, "first_token"));
-  text += fmt::format("between tokens {}\n", times_text(frame, "token_gap"));
+  text += fmt::format("first token    {}\n", times_text(frame, wire::kFirstToken));
+  text += fmt::format("between tokens {}\n", times_text(frame, wire::kTokenGap));
   text += fmt::format("pool           {:.1f} % of {} in use, {} blocks as K,V, {} as X, {} preemptions\n",
                       percent(units - free, units), bytes_text(static_cast<double>(now[Counter::pool_bytes])),
                       now[Counter::kv_blocks], now[Counter::x_blocks], delta(frame, Counter::preemptions));
@@ -182,15 +146,20 @@ std::string top_text(const TopFrame& frame) {
 }
 
 Status top(const std::string& socket_path, double interval_s, uint32_t frames) {
-  IOKV_TRY_ASSIGN(const CounterPage page, CounterPage::open(socket_path));
+  IOKV_TRY_ASSIGN(const CounterWatch watch, CounterWatch::open(socket_path));
   const bool terminal = ::isatty(STDOUT_FILENO) != 0;
   TopFrame frame;
-  frame.before = page.read();
+  auto look = [&](CounterSnapshot& snapshot) -> Status {
+    auto now = watch.read();
+    if (!now) return error(frame.before.socket_path + ": the daemon is gone");
+    snapshot = *std::move(now);
+    return {};
+  };
+  IOKV_TRY(look(frame.before));
   uint64_t before_ns = monotonic_ns();
   for (uint32_t printed = 0; frames == 0 || printed < frames; ++printed) {
     std::this_thread::sleep_for(std::chrono::duration<double>(interval_s));
-    if (page.gone()) return error(frame.before.socket_path + ": the daemon is gone");
-    frame.now = page.read();
+    IOKV_TRY(look(frame.now));
     frame.now_ns = monotonic_ns();
     frame.elapsed_ns = frame.now_ns - before_ns;
     // While a model loads there is no table yet, and an older daemon has none.

@@ -40,6 +40,7 @@ class Served(unittest.TestCase):
         rates = [float(rate) for rate in re.findall(r"tokens/s +([\d.]+) sampled", text)]
         self.assertGreater(max(rates), 0)
         self.assertRegex(text, r"bound by +(the device's dense work|the clients|nothing)")
+        self.assertRegex(text, r"between tokens mean [\d.]+ (us|ms|s), p50 <= ")
         self.assertRegex(text, r"a-client +1 ")
         self.assertRegex(text, r"pool +[\d.]+ % of [\d.]+ [MG]iB in use")
 
