@@ -399,9 +399,16 @@ class Connection:
         *,
         stop_tokens: TokenList[int] = (),
         sampling: Sampling | None = None,
+        each: bool = False,
+        logits: bool = False,
+        priority: int = 0,
+        deadline_ns: int = 0,
     ) -> list[int]:
-        """iokv_generate: one blocking step with nothing else outstanding; returns the sampled tokens."""
-        options = self._step_options(tokens, max_tokens, stop_tokens, sampling, False, False, 0, 0, 0)
+        """iokv_generate: one blocking step with nothing else outstanding; returns the sampled tokens. `each` and
+        `logits`, whose completions nobody would see, are an InvalidArgumentError."""
+        options = self._step_options(
+            tokens, max_tokens, stop_tokens, sampling, each, logits, priority, deadline_ns, 0
+        )
         sampled, count = (ctypes.c_int32 * max(1, max_tokens))(), ctypes.c_uint32()
         _check(
             self._library.iokv_generate(

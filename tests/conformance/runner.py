@@ -1,15 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one case of bindings/conformance against a real iokvd through the Python binding's Connection, which is the C
-ABI call for call. bindings/conformance/README.md defines the language; one method here is one action there.
+"""Runs cases of bindings/conformance against a real iokvd through a binding's driver. bindings/conformance/README.md
+defines the language and the driver's protocol; one method here is one action there.
 
-usage: PYTHONPATH=bindings/python/src:tests/e2e python_runner.py CASE.json
+usage: PYTHONPATH=bindings/python/src:tests/e2e:bindings/abi runner.py [--case NAME]... DRIVER [ARGUMENT...]
+       without --case: all of them, and that the binding's view of iokv.h is the C compiler's ("layout")
+
+Invariants
+ 1. Cases that say nothing about their daemon share one, and all share a driver: what a case leaves behind is what the
+    end of its connections leaves behind.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -20,17 +28,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from iokv import Completion, Connection, ConnectionClosedError, Error, Sampling
-from iokv.abi import LOGITS
+import layout
+from driver import LIMIT_S, LOGITS, CallFailed, Client, Completion, Driver, Failed, bytes_of
 from iokv.errors import BY_NAME
-from iokvd import Daemon, prompt
+from iokvd import MODEL, Daemon, prompt
 
-LIMIT_S = 60.0
 Action = dict[str, Any]
-
-
-class Failed(Exception):
-    """The case does not hold."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -67,28 +70,31 @@ class Operation:
 class Runner:
     """One case: the daemon, the clients, and the names that the case has given."""
 
-    def __init__(self, case: Action) -> None:
+    def __init__(self, case: Action, driver: Driver, shared: Daemon | None) -> None:
         self.case = case
+        self.driver = driver
+        self.shared = shared
         self.directory = tempfile.TemporaryDirectory(prefix="iokv-conformance-")
-        self.socket = os.path.join(self.directory.name, "iokv.sock")
+        self.socket = shared.socket if shared is not None else os.path.join(self.directory.name, "iokv.sock")
         self.daemon: Daemon | None = None
-        self.clients: dict[str, Connection] = {}
+        self.clients: dict[str, Client] = {}
         self.sequences: dict[str, int] = {}
         self.operations: dict[str, Operation] = {}
         self.by_id: dict[tuple[str, int], Operation] = {}
-        self.sampling: dict[str, Sampling | None] = {}
+        self.sampling: dict[str, Action | None] = {}
         self.next_user_data = 1000
 
     def run(self) -> None:
         try:
-            if self.case.get("daemon", []) is not None:
+            if self.shared is None and self.case.get("daemon", []) is not None:
                 self.do_start_daemon({})
             for name, options in self.case.get("clients", {"main": {}}).items():
                 self.do_connect({"client": name, "options": options})
             self.do_all(self.case["do"])
         finally:
             for client in self.clients.values():
-                client.disconnect()
+                with contextlib.suppress(Failed):
+                    client.disconnect()
             if self.daemon is not None:
                 self.daemon.close()
             self.directory.cleanup()
@@ -101,12 +107,9 @@ class Runner:
                 getattr(self, "do_" + action["do"])(action)
             except Failed as failure:
                 raise Failed(f"action {position} {json.dumps(action)}: {failure}") from None
-            except Error as error:
-                require(expected is not None, f"action {position} {json.dumps(action)}: {error.name}: {error}")
-                require(
-                    isinstance(error, BY_NAME[str(expected)]),
-                    f"action {position} {json.dumps(action)}: {error.name} instead of {expected}: {error}",
-                )
+            except CallFailed as error:
+                require(expected is not None, f"action {position} {json.dumps(action)}: {error}")
+                require(error.name == expected, f"action {position} {json.dumps(action)}: not {expected} but {error}")
                 if "call" not in action:
                     return True
             else:
@@ -115,7 +118,7 @@ class Runner:
 
     # ---- values ----
 
-    def client(self, action: Action) -> Connection:
+    def client(self, action: Action) -> Client:
         return self.clients[action.get("client", "main")]
 
     def number(self, action: Action, value: int | str) -> int:
@@ -123,7 +126,7 @@ class Runner:
             return value
         match = re.fullmatch(r"([a-z_]+)([+-]\d+)?", value)
         assert match is not None, value
-        return int(getattr(self.client(action).info, match[1])) + int(match[2] or 0)
+        return self.client(action).number(match[1]) + int(match[2] or 0)
 
     def sequence(self, action: Action) -> int:
         name = action["sequence"]
@@ -135,7 +138,7 @@ class Runner:
         if "sampled_by" in value:
             return self.operations[value["sampled_by"]].sampled[value["from"] : value["to"]]
         count = self.number(action, value["count"])
-        return prompt(count, value["seed"], self.client(action).info.vocabulary)
+        return prompt(count, value["seed"], self.client(action).number("vocabulary"))
 
     def user_data(self) -> int:
         self.next_user_data += 1
@@ -150,7 +153,20 @@ class Runner:
     # ---- the daemon and connections ----
 
     def do_start_daemon(self, _: Action) -> None:
-        self.daemon = Daemon(*self.case.get("daemon", []), socket=self.socket)
+        self.daemon = Daemon(*self.case.get("daemon", []), socket=self.socket, model=self.model())
+
+    def model(self) -> Path:
+        """The golden model, or a copy of it with the case's files beside."""
+        files = self.case.get("model_files")
+        if files is None:
+            return MODEL
+        path = Path(self.directory.name) / MODEL.name
+        if not path.exists():
+            shutil.copytree(MODEL, path)
+            for name, content in files.items():
+                text = content if isinstance(content, str) else json.dumps(content)
+                (path / name).write_text(text, encoding="utf-8")
+        return path
 
     def do_stop_daemon(self, action: Action) -> None:
         assert self.daemon is not None
@@ -162,7 +178,7 @@ class Runner:
 
     def do_connect(self, action: Action) -> None:
         name = action.get("client", "main")
-        self.clients[name] = Connection(self.socket, timeout=LIMIT_S, **action.get("options", {}))
+        self.clients[name] = Client(self.driver, name, socket=self.socket, **action.get("options", {}))
 
     def do_disconnect(self, action: Action) -> None:
         self.client(action).disconnect()
@@ -173,8 +189,9 @@ class Runner:
         try:
             client.submit()
             while time.monotonic() < limit:
-                client.reap(timeout=LIMIT_S)
-        except ConnectionClosedError:
+                client.reap()
+        except CallFailed as error:
+            require(error.name == "ECLOSED", f"a reap failed with {error}")
             return
         raise Failed("the connection is still open")
 
@@ -194,68 +211,67 @@ class Runner:
 
     # ---- operations ----
 
-    @staticmethod
-    def sampling_of(action: Action) -> Sampling | None:
-        return Sampling(**action["sampling"]) if "sampling" in action else None
+    def place(self, action: Action, verb: str, greedy: bool = True, **named: object) -> None:
+        user_data = self.user_data()
+        sequence, operation = self.client(action).place(verb, user_data=user_data, **named)
+        if "as" in action:
+            self.sequences[action["as"]] = sequence
+        self.placed(action, operation, user_data, greedy)
 
     def do_open(self, action: Action) -> None:
-        user_data, sampling = self.user_data(), self.sampling_of(action)
-        sequence, operation = self.client(action).open(
-            sampling,
-            priority=action.get("priority", 0),
-            model=action.get("model", 0),
-            adapter=action.get("adapter", 0),
-            user_data=user_data,
-        )
-        self.sequences[action["as"]] = sequence
+        sampling = action.get("sampling")
+        options = {name: action.get(name) for name in ("priority", "model", "adapter")}
+        self.place(action, "open", **options, **(sampling or {}))
         self.sampling[action["as"]] = sampling
-        self.placed(action, operation, user_data)
+
+    def step_options(self, action: Action) -> dict[str, object]:
+        return {
+            "sequence": self.sequence(action),
+            "tokens": joined(self.tokens(action, action["tokens"])),
+            "max_tokens": self.number(action, action["max_tokens"]),
+            "stop_tokens": joined(self.tokens(action, action.get("stop_tokens", []))),
+            "each": int(action.get("each", False)),
+            "logits": int(action.get("logits", False)),
+            "priority": action.get("priority"),
+            "deadline_ns": 1 if action.get("deadline") == "past" else None,
+            **action.get("sampling", {}),
+        }
 
     def do_step(self, action: Action) -> None:
-        user_data, sampling = self.user_data(), self.sampling_of(action)
-        effective = sampling or self.sampling.get(str(action["sequence"]))
-        operation = self.client(action).step(
-            self.sequence(action),
-            self.tokens(action, action["tokens"]),
-            self.number(action, action["max_tokens"]),
-            stop_tokens=self.tokens(action, action.get("stop_tokens", [])),
-            sampling=sampling,
-            each=action.get("each", False),
-            logits=action.get("logits", False),
-            deadline_ns=1 if action.get("deadline") == "past" else 0,
-            user_data=user_data,
-        )
-        self.placed(action, operation, user_data, effective is None or effective.temperature == 0)
+        effective = action.get("sampling") or self.sampling.get(str(action["sequence"]))
+        greedy = effective is None or effective.get("temperature", 0) == 0
+        self.place(action, "step", greedy, **self.step_options(action))
 
     def do_fork(self, action: Action) -> None:
-        user_data = self.user_data()
-        child, operation = self.client(action).fork(self.sequence(action), action.get("tokens"), user_data=user_data)
-        self.sequences[action["as"]] = child
-        self.placed(action, operation, user_data)
+        self.place(action, "fork", sequence=self.sequence(action), tokens=action.get("tokens"))
 
     def do_truncate(self, action: Action) -> None:
-        user_data = self.user_data()
-        identity = self.client(action).truncate(self.sequence(action), action["length"], user_data=user_data)
-        self.placed(action, identity, user_data)
+        self.place(action, "truncate", sequence=self.sequence(action), length=action["length"])
 
     def do_cancel(self, action: Action) -> None:
-        user_data, target = self.user_data(), 0
+        target = None
         if "target" in action:
             wanted = self.operations[action["target"]]
             target = next(key[1] for key, operation in self.by_id.items() if operation is wanted)
-        identity = self.client(action).cancel(self.sequence(action), target, user_data=user_data)
-        self.placed(action, identity, user_data)
+        self.place(action, "cancel", sequence=self.sequence(action), target=target)
 
     def do_close(self, action: Action) -> None:
-        user_data = self.user_data()
-        self.placed(action, self.client(action).close(self.sequence(action), user_data=user_data), user_data)
+        self.place(action, "close", sequence=self.sequence(action))
 
     def do_nop(self, action: Action) -> None:
-        user_data = self.user_data()
-        self.placed(action, self.client(action).nop(user_data=user_data), user_data)
+        self.place(action, "nop")
 
     def do_submit(self, action: Action) -> None:
         self.client(action).submit()
+
+    def do_generate(self, action: Action) -> None:
+        text = self.client(action).ask("generate", **self.step_options(action))["tokens"]
+        tokens = [int(token) for token in text.split(",") if token]
+        wanted = self.operations[action["sampled_as"]].sampled
+        require(tokens == wanted, f"generated {tokens}, a step sampled {wanted}")
+
+    def do_wake(self, action: Action) -> None:
+        self.client(action).ask("wake")
 
     def do_repeat(self, action: Action) -> None:
         for _ in range(self.number(action, action["times"])):
@@ -263,12 +279,41 @@ class Runner:
                 return
         require("until" not in action, f"no call failed with {action.get('until')}")
 
+    # ---- facts, text and counters ----
+
+    def do_end_reason(self, action: Action) -> None:
+        words = self.client(action).ask("end_reason")
+        require(int(words["code"]) == code_of(action["code"]), f"the connection ended with {words['code']}")
+        require(bytes_of(words["line"]) != b"", "nothing says why")
+
+    def do_token_bytes(self, action: Action) -> None:
+        words = self.client(action).ask("token_bytes", token=self.number(action, action["token"]))
+        require(bytes_of(words["bytes"]).hex() == action["hex"], f"the token's bytes are {words['bytes']}")
+
+    def do_text(self, action: Action) -> None:
+        words = self.client(action).ask("text", file={"tokenizer": 1, "chat_template": 2}[action["file"]])
+        wanted = b"" if action["is"] is None else (self.model() / action["is"]).read_bytes()
+        require(bytes_of(words["bytes"]) == wanted, f"the text is {bytes_of(words['bytes'])!r}")
+
+    def do_counters(self, action: Action) -> None:
+        assert self.daemon is not None
+        # Written by the daemon when it likes: as soon as the observer's handshake shows them, so does this client's page.
+        status = self.daemon.status()
+        words = self.client(action).ask("counters")
+        require(set(words) == set(status), f"counters {sorted(set(words) ^ set(status))} are missing on one side")
+        for name, value in action["values"].items():
+            require(int(words[name]) == value, f"{name} is {words[name]}")
+
     # ---- completions ----
+
+    def do_reap(self, action: Action) -> None:
+        completions = self.client(action).reap(timeout_ns=action["timeout_ns"])
+        require(len(completions) == action["completions"], f"{len(completions)} completions")
 
     def reap_once(self, name: str) -> None:
         client = self.clients[name]
         client.submit()
-        for completion in client.reap(timeout=LIMIT_S):
+        for completion in client.reap():
             operation = self.by_id.get((name, completion.operation))
             if operation is None:
                 raise Failed(f"a completion for an operation that was never submitted: {completion}")
@@ -306,11 +351,12 @@ class Runner:
     def check_form(self, operation: Operation) -> None:
         indices = [completion.index for completion in operation.completions if completion.sampled]
         require(indices == list(range(len(indices))), f"sampled tokens have indices {indices}")
-        vocabulary = self.clients[operation.client].info.vocabulary
+        vocabulary = self.clients[operation.client].number("vocabulary")
         for completion in operation.completions:
             require(completion.final == (completion is operation.completions[-1]), "MORE is wrong")
             if completion.sampled or completion.predicted:
-                require(completion.times is not None and completion.times.dense_ns > 0, "a token without its step's times")
+                require(completion.dense_ns > 0, "a token without its step's times")
+                require(completion.logprob <= 0, f"a logarithm of a probability that is {completion.logprob}")
             if completion.logits is not None:
                 require(len(completion.logits) == vocabulary, f"{len(completion.logits)} logits")
                 largest = max(completion.logits)
@@ -362,16 +408,59 @@ def code_of(result: int | str) -> int:
     return 0 if result == "OK" else BY_NAME[result].code
 
 
+def joined(tokens: list[int]) -> str:
+    return ",".join(map(str, tokens))
+
+
+def check_layout(driver: Driver) -> None:
+    lines, _ = driver.ask("layout")
+    wanted = layout.compiled()
+    for ours, compiled in zip(lines, wanted):
+        require(ours == compiled, f"the binding says `{ours}`, the C compiler `{compiled}`")
+    require(len(lines) == len(wanted), f"{len(lines)} lines of layout instead of {len(wanted)}")
+
+
+CASES = Path(__file__).resolve().parents[2] / "bindings" / "conformance" / "cases"
+
+
+def needs_its_own_daemon(case: Action) -> bool:
+    return "daemon" in case or "model_files" in case or any(action["do"] == "stop_daemon" for action in case["do"])
+
+
+def run_case(name: str, driver: Driver, shared: Daemon) -> None:
+    """Runs one case and says how it went. Failed, CallFailed."""
+    started = time.monotonic()
+    if name == "layout":
+        sentence = "structures and constants are the C compiler's"
+        check_layout(driver)
+    else:
+        case = json.loads((CASES / f"{name}.json").read_text(encoding="utf-8"))
+        sentence = case["name"]
+        Runner(case, driver, None if needs_its_own_daemon(case) else shared).run()
+    print(f"ok {name} ({time.monotonic() - started:.2f} s): {sentence}", flush=True)
+
+
 def main() -> int:
-    case = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    signal.alarm(180)
-    try:
-        Runner(case).run()
-    except Failed as failure:
-        print(f"not so: {case['name']}\n{failure}")
-        return 1
-    print(f"so: {case['name']}")
-    return 0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", action="append", metavar="NAME")
+    parser.add_argument("driver", nargs=argparse.REMAINDER)
+    given = parser.parse_args()
+    failed = []
+    signal.alarm(280)
+    with contextlib.ExitStack() as stack:
+        shared = stack.enter_context(Daemon())
+        driver = stack.enter_context(Driver(given.driver))
+        for name in given.case or ["layout", *sorted(path.stem for path in CASES.glob("*.json"))]:
+            try:
+                run_case(name, driver, shared)
+            except (Failed, CallFailed) as failure:
+                print(f"NOT OK {name}: {failure}", flush=True)
+                failed.append(name)
+                # What it left behind is nobody's fault.
+                driver = stack.enter_context(Driver(given.driver))
+    if failed:
+        print(f"{len(failed)} cases failed: {' '.join(failed)}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
