@@ -41,8 +41,8 @@ class Bindings(unittest.TestCase):
 
 
 # Where a language gives its own names to the codes.
-NAMES: tuple[str, ...] = ()
-SOURCES = {"C++": "../include/iokv/iokv.hpp", "Python": "python/src/iokv/*.py"}
+NAMES: tuple[str, ...] = ("rust/iokv/src/error.rs",)
+SOURCES = {"C++": "../include/iokv/iokv.hpp", "Python": "python/src/iokv/*.py", "Rust": "rust/iokv/src/*.rs"}
 GENERATED = {"declarations.py", "declarations.rs", "Declarations.cs", "layout.go"}
 
 
