@@ -41,9 +41,9 @@ class Bindings(unittest.TestCase):
 
 
 # Where a language gives its own names to the codes.
-NAMES: tuple[str, ...] = ("rust/iokv/src/error.rs",)
-SOURCES = {"C++": "../include/iokv/iokv.hpp", "Python": "python/src/iokv/*.py", "Rust": "rust/iokv/src/*.rs"}
-GENERATED = {"declarations.py", "declarations.rs", "Declarations.cs", "layout.go"}
+NAMES: tuple[str, ...] = ("go/errors.go", "rust/iokv/src/error.rs")
+SOURCES = {"C++": "../include/iokv/iokv.hpp", "Go": "go/*.go", "Python": "python/src/iokv/*.py", "Rust": "rust/iokv/src/*.rs"}
+GENERATED = {"declarations.py", "declarations.rs", "Declarations.cs"}
 
 
 if __name__ == "__main__":
