@@ -41,8 +41,8 @@ class Bindings(unittest.TestCase):
 
 
 # Where a language gives its own names to the codes.
-NAMES: tuple[str, ...] = ("go/errors.go", "rust/iokv/src/error.rs")
-SOURCES = {"C++": "../include/iokv/iokv.hpp", "Go": "go/*.go", "Python": "python/src/iokv/*.py", "Rust": "rust/iokv/src/*.rs"}
+NAMES: tuple[str, ...] = ("csharp/Iokv/IokvException.cs", "go/errors.go", "rust/iokv/src/error.rs")
+SOURCES = {"C#": "csharp/Iokv/*.cs", "C++": "../include/iokv/iokv.hpp", "Go": "go/*.go", "Python": "python/src/iokv/*.py", "Rust": "rust/iokv/src/*.rs"}
 GENERATED = {"declarations.py", "declarations.rs", "Declarations.cs"}
 
 
