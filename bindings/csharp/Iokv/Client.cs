@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 using System;
+using System.Collections.Concurrent;
 using System.Collections.Generic;
 using System.Threading;
 using System.Threading.Tasks;
@@ -20,6 +21,7 @@ namespace Iokv
         private TaskCompletionSource<bool>? room;          // done at the next reap, if somebody asked
         private Exception? ended;                          // why nothing more will come
         private bool hasTexts;
+        private readonly Resumption resumption = new Resumption();
 
         /// <summary>Connects, and blocks until the daemon is ready.</summary>
         public Client(ConnectOptions? options = null)
@@ -202,6 +204,7 @@ namespace Iokv
                 asked = room;
                 room = null;
             }
+            resumption.Call();
             if (asked != null)
             {
                 asked.TrySetResult(true);
@@ -236,6 +239,7 @@ namespace Iokv
             {
                 operation.Lose(failure);
             }
+            resumption.Call();
             if (asked != null)
             {
                 asked.TrySetResult(true);
@@ -243,6 +247,9 @@ namespace Iokv
             // Each throws, as its call does on what has ended.
             RunErrands();
         }
+
+        // Called by Deliver and End, which then call the pool, and by who is cancelled, who does so by itself.
+        internal Resumption Resumption { get { return resumption; } }
 
         // ---- placing ----
 
@@ -310,7 +317,7 @@ namespace Iokv
                     // The daemon may have gone since.
                     if (ended != null)
                     {
-                        operation.Lose(ended);
+                        operation.Lose(ended); // nobody waits for it yet
                     }
                     else
                     {
@@ -336,6 +343,46 @@ namespace Iokv
         }
 
         internal Connection Connection { get { return connection; } }
+    }
+
+    /// <summary>Runs continuations on threads of the pool: those that come together, one after the other in one item of the pool's
+    /// work, since an item for each token would cost several times what the token does. While there are more, another
+    /// thread is called to help, so that one that blocks holds up none behind it.</summary>
+    internal sealed class Resumption
+    {
+        private readonly ConcurrentQueue<IResumable> ready = new ConcurrentQueue<IResumable>();
+        private readonly WaitCallback run;
+        private int called; // 1: a thread has been called and has not come yet
+
+        public Resumption()
+        {
+            run = Run;
+        }
+
+        public void Add(IResumable waiter)
+        {
+            ready.Enqueue(waiter);
+        }
+
+        /// <summary>After what was added together.</summary>
+        public void Call()
+        {
+            if (!ready.IsEmpty && Interlocked.Exchange(ref called, 1) == 0)
+            {
+                ThreadPool.UnsafeQueueUserWorkItem(run, null);
+            }
+        }
+
+        private void Run(object? state)
+        {
+            Interlocked.Exchange(ref called, 0);
+            IResumable? next;
+            while (ready.TryDequeue(out next))
+            {
+                Call();
+                next.Run();
+            }
+        }
     }
 
     /// <summary>A growing list of tokens that the daemon keeps. Dispose closes it.</summary>

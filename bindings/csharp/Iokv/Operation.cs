@@ -3,9 +3,16 @@ using System;
 using System.Collections.Generic;
 using System.Threading;
 using System.Threading.Tasks;
+using System.Threading.Tasks.Sources;
 
 namespace Iokv
 {
+    /// <summary>What Resumption runs.</summary>
+    internal interface IResumable
+    {
+        void Run();
+    }
+
     /// <summary>A submitted operation. Enumerated, it gives its tokens as they come and then throws the operation's failure, if it
     /// failed: by `await foreach`, or blocking, by <see cref="Tokens"/>. One enumeration at a time. Leaving it before the end, or
     /// cancelling its token, cancels the operation in the daemon.</summary>
@@ -18,7 +25,8 @@ namespace Iokv
         private bool hasEnded;
         private Token end;
         private Exception? lost;
-        private TaskCompletionSource<bool>? news; // done when something comes, if somebody waits
+        private TaskCompletionSource<bool>? news; // done when something comes, if somebody waits for the end
+        private Enumerator? streaming;            // told when something comes, if it waits
 
         /// <summary>Its id, as in completions.</summary>
         public ulong Id { get; }
@@ -33,9 +41,10 @@ namespace Iokv
         internal void Deliver(ref Token token)
         {
             TaskCompletionSource<bool>? asked;
+            Enumerator? stream;
             lock (mutex)
             {
-                if (token.IsSampled || token.IsPredicted)
+                if ((token.Flags & WithToken) != 0)
                 {
                     arrived.Enqueue(token);
                 }
@@ -44,28 +53,44 @@ namespace Iokv
                     hasEnded = true;
                     end = token;
                 }
-                asked = news;
-                news = null;
+                asked = TakeWaiters(out stream);
             }
+            Tell(asked, stream);
+        }
+
+        private const uint WithToken = Native.Constants.IOKV_COMPLETION_TOKEN | Native.Constants.IOKV_COMPLETION_PREDICTED;
+
+        private TaskCompletionSource<bool>? TakeWaiters(out Enumerator? stream)
+        {
+            TaskCompletionSource<bool>? asked = news;
+            stream = streaming;
+            news = null;
+            streaming = null;
+            return asked;
+        }
+
+        private static void Tell(TaskCompletionSource<bool>? asked, Enumerator? stream)
+        {
             if (asked != null)
             {
                 asked.TrySetResult(true);
+            }
+            if (stream != null)
+            {
+                stream.Tell();
             }
         }
 
         internal void Lose(Exception failure)
         {
             TaskCompletionSource<bool>? asked;
+            Enumerator? stream;
             lock (mutex)
             {
                 lost = failure;
-                asked = news;
-                news = null;
+                asked = TakeWaiters(out stream);
             }
-            if (asked != null)
-            {
-                asked.TrySetResult(true);
-            }
+            Tell(asked, stream);
         }
 
         // A failure is thrown anew for each who asks.
@@ -78,30 +103,25 @@ namespace Iokv
             return new IokvException((int)ErrorCode.Closed, lost == null ? "" : lost.Message);
         }
 
-        // true: `token` is the next; false: the end, unless `wait` says what to wait for.
-        private bool TryTake(out Token token, out Task? wait)
+        // true: `token` is the next; false: the end; null: not yet. Within `mutex`.
+        private bool? TryTake(out Token token)
         {
-            lock (mutex)
+            token = default(Token);
+            if (arrived.Count > 0)
             {
-                wait = null;
-                token = default(Token);
-                if (arrived.Count > 0)
-                {
-                    token = arrived.Dequeue();
-                    return true;
-                }
-                if (hasEnded)
-                {
-                    IokvException.Check(end.Result);
-                    return false;
-                }
-                if (lost != null)
-                {
-                    throw Lost();
-                }
-                wait = News();
+                token = arrived.Dequeue();
+                return true;
+            }
+            if (hasEnded)
+            {
+                IokvException.Check(end.Result);
                 return false;
             }
+            if (lost != null)
+            {
+                throw Lost();
+            }
+            return null;
         }
 
         private Task News()
@@ -132,12 +152,21 @@ namespace Iokv
                 while (true)
                 {
                     Token token;
-                    Task? wait;
-                    if (TryTake(out token, out wait))
+                    bool? taken;
+                    Task wait = Task.CompletedTask;
+                    lock (mutex)
+                    {
+                        taken = TryTake(out token);
+                        if (taken == null)
+                        {
+                            wait = News();
+                        }
+                    }
+                    if (taken == true)
                     {
                         yield return token;
                     }
-                    else if (wait == null)
+                    else if (taken == false)
                     {
                         yield break;
                     }
@@ -164,12 +193,19 @@ namespace Iokv
         {
             var sampled = new List<int>();
             IAsyncEnumerator<Token> tokens = GetAsyncEnumerator(cancellation);
-            while (await tokens.MoveNextAsync().ConfigureAwait(false))
+            try
             {
-                if (tokens.Current.IsSampled)
+                while (await tokens.MoveNextAsync().ConfigureAwait(false))
                 {
-                    sampled.Add(tokens.Current.Id);
+                    if (tokens.Current.IsSampled)
+                    {
+                        sampled.Add(tokens.Current.Id);
+                    }
                 }
+            }
+            finally
+            {
+                await tokens.DisposeAsync().ConfigureAwait(false);
             }
             return sampled.ToArray();
         }
@@ -243,46 +279,106 @@ namespace Iokv
             }
         }
 
-        private sealed class Enumerator : IAsyncEnumerator<Token>
+        // One object for the whole stream: what it waits with is used again for each token.
+        private sealed class Enumerator : IAsyncEnumerator<Token>, IValueTaskSource<bool>, IResumable
         {
             private readonly Operation operation;
             private readonly CancellationToken cancellation;
+            private readonly CancellationTokenRegistration registration;
+            private ManualResetValueTaskSourceCore<bool> source;
+            private Exception? failure;
             private Token current;
 
             public Enumerator(Operation operation, CancellationToken cancellation)
             {
                 this.operation = operation;
                 this.cancellation = cancellation;
+                registration = cancellation.Register(Canceled);
             }
 
             public Token Current { get { return current; } }
 
             public ValueTask<bool> MoveNextAsync()
             {
-                Task? wait;
-                if (operation.TryTake(out current, out wait))
+                lock (operation.mutex)
                 {
-                    return new ValueTask<bool>(true);
+                    bool? taken = operation.TryTake(out current);
+                    if (taken != null)
+                    {
+                        return new ValueTask<bool>(taken.Value);
+                    }
+                    cancellation.ThrowIfCancellationRequested();
+                    if (operation.streaming != null)
+                    {
+                        throw new InvalidOperationException("another enumeration waits for this operation's tokens");
+                    }
+                    source.Reset();
+                    operation.streaming = this;
+                    return new ValueTask<bool>(this, source.Version);
                 }
-                return wait == null ? new ValueTask<bool>(false) : new ValueTask<bool>(MoveNextAsync(wait));
             }
 
-            private async Task<bool> MoveNextAsync(Task wait)
+            // Whoever has taken this from `streaming` calls it, so it is called once for each wait.
+            public void Tell()
             {
-                Task? next = wait;
-                while (next != null)
+                operation.client.Resumption.Add(this);
+            }
+
+            // Goes on with what awaits; on a thread of the pool.
+            public void Run()
+            {
+                if (failure != null)
                 {
-                    await operation.Await(next, cancellation).ConfigureAwait(false);
-                    if (operation.TryTake(out current, out next))
+                    source.SetException(failure);
+                }
+                else
+                {
+                    source.SetResult(true);
+                }
+            }
+
+            private void Canceled()
+            {
+                bool waits;
+                lock (operation.mutex)
+                {
+                    waits = operation.streaming == this;
+                    if (waits)
                     {
-                        return true;
+                        operation.streaming = null;
                     }
                 }
-                return false;
+                operation.Cancel();
+                if (waits)
+                {
+                    failure = new OperationCanceledException(cancellation);
+                    Tell();
+                    operation.client.Resumption.Call();
+                }
+            }
+
+            public bool GetResult(short token)
+            {
+                source.GetResult(token);
+                lock (operation.mutex)
+                {
+                    return operation.TryTake(out current) == true;
+                }
+            }
+
+            public ValueTaskSourceStatus GetStatus(short token)
+            {
+                return source.GetStatus(token);
+            }
+
+            public void OnCompleted(Action<object?> continuation, object? state, short token, ValueTaskSourceOnCompletedFlags flags)
+            {
+                source.OnCompleted(continuation, state, token, flags);
             }
 
             public ValueTask DisposeAsync()
             {
+                registration.Dispose();
                 operation.Cancel();
                 return default(ValueTask);
             }

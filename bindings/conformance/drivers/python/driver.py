@@ -179,7 +179,26 @@ def serve() -> None:
             print("error", error.code, error, flush=True)
 
 
-async def load(socket: str, count: int, prompt_tokens: int, most: int, seed: int) -> None:
+def load(socket: str, count: int, prompt_tokens: int, most: int, seed: int) -> None:
+    """What bench/load.cpp does, by Client, with a loop over the operations."""
+    with iokv.Client(socket, timeout=None) as client:
+        vocabulary = client.info.vocabulary
+        sequences = [client.open() for _ in range(count)]
+        for s, sequence in enumerate(sequences):
+            sequence.generate([((seed + s) * 7919 + i * 104729 + i * i) % vocabulary for i in range(prompt_tokens)], 1)
+        print("ready", flush=True)
+        while sys.stdin.readline():
+            start_ns = time.monotonic_ns()
+            with client.batch():
+                operations = [sequence.step((), most) for sequence in sequences]
+            drawn = sum(1 for operation in operations for _ in operation)
+            end_ns = time.monotonic_ns()
+            print(json.dumps({"tokens": drawn, "start_ns": start_ns, "end_ns": end_ns}), flush=True)
+            for sequence in sequences:
+                sequence.truncate(prompt_tokens + 1)
+
+
+async def load_asyncio(socket: str, count: int, prompt_tokens: int, most: int, seed: int) -> None:
     """What bench/load.cpp does, by AsyncClient, with a task for each sequence."""
     async with iokv.AsyncClient(socket, timeout=None) as client:
         vocabulary = client.info.vocabulary
@@ -189,8 +208,8 @@ async def load(socket: str, count: int, prompt_tokens: int, most: int, seed: int
 
         async def stream(sequence: iokv.AsyncSequence) -> int:
             drawn = 0
-            async for token in await sequence.step((), most):
-                drawn += token.sampled
+            async for _ in await sequence.step((), most):
+                drawn += 1
             return drawn
 
         print("ready", flush=True)
@@ -205,6 +224,8 @@ async def load(socket: str, count: int, prompt_tokens: int, most: int, seed: int
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["load"]:
-        asyncio.run(load(sys.argv[2], *map(int, sys.argv[3:7])))
+        load(sys.argv[2], *map(int, sys.argv[3:7]))
+    elif sys.argv[1:2] == ["load_asyncio"]:
+        asyncio.run(load_asyncio(sys.argv[2], *map(int, sys.argv[3:7])))
     else:
         serve()
