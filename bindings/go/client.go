@@ -11,7 +11,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"sync"
+	"syscall"
+	"time"
 )
 
 // Client is a connection whose operations look after themselves. All of its methods, and those of what came from it, are for
@@ -25,6 +28,7 @@ type Client struct {
 	waiting map[uint64]*Operation
 	room    chan struct{} // closed at the next reap, if somebody asked
 	ended   error         // why nothing more will come
+	bell    *os.File      // readable when there may be something to reap
 	errands chan func()   // for the reaping goroutine, between two waits
 	done    chan struct{} // the reaping goroutine has ended
 
@@ -41,13 +45,41 @@ func Dial(options *ConnectOptions) (*Client, error) {
 	client := &Client{
 		conn: conn, waiting: map[uint64]*Operation{}, errands: make(chan func(), 1), done: make(chan struct{}),
 	}
+	fd, err := conn.FD()
+	if err == nil {
+		client.bell, err = watch(fd)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
 	go client.reap()
 	return client, nil
+}
+
+// watch makes a file that the runtime's poller can wait for, readable when fd is. The descriptor itself stays the library's:
+// the poller wants those that never block, which this one may.
+func watch(fd int) (*os.File, error) {
+	set, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	event := syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(fd)}
+	if err := syscall.EpollCtl(set, syscall.EPOLL_CTL_ADD, fd, &event); err != nil {
+		syscall.Close(set)
+		return nil, os.NewSyscallError("epoll_ctl", err)
+	}
+	if err := syscall.SetNonblock(set, true); err != nil {
+		syscall.Close(set)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(set), "iokv"), nil
 }
 
 // Close ends the connection: what is outstanding fails with ErrClosed, every sequence is closed. Calling it again does nothing.
 func (c *Client) Close() error {
 	err := c.conn.Close()
+	c.ring()
 	<-c.done
 	return err
 }
@@ -113,6 +145,12 @@ func (c *Client) Counters() (counters []Counter, err error) {
 // Outstanding is how many operations have not ended.
 func (c *Client) Outstanding() int { return c.conn.Outstanding() }
 
+// ring ends the reaping goroutine's wait.
+func (c *Client) ring() {
+	// It fails when that goroutine has ended.
+	_ = c.bell.SetReadDeadline(time.Unix(1, 0))
+}
+
 // exclusively runs call with both roles: it has the submitting one, and lets the reaping goroutine run it.
 func (c *Client) exclusively(call func() error) error {
 	c.submitting.Lock()
@@ -123,9 +161,7 @@ func (c *Client) exclusively(call func() error) error {
 	case <-c.done:
 		return c.reason()
 	}
-	if err := c.conn.Wake(); err != nil {
-		return err
-	}
+	c.ring()
 	select {
 	case err := <-done:
 		return err
@@ -140,19 +176,28 @@ func (c *Client) reason() error {
 	return c.ended
 }
 
-// reap runs in the client's goroutine until the connection ends.
+// reap runs in the client's goroutine until the connection ends. It waits with the runtime's poller: a thread that sleeps in a
+// call of C would have to give its processor away and find another one for each step.
 func (c *Client) reap() {
 	defer close(c.done)
+	defer c.bell.Close()
 	completions := make([]Completion, reapAtOnce)
-	for {
-		count, err := c.conn.Reap(completions, -1)
+	bell, err := c.bell.SyscallConn()
+	for err == nil {
+		count, failed := 0, error(nil)
+		rung := bell.Read(func(uintptr) bool {
+			count, failed = c.conn.Reap(completions, 0)
+			return count != 0 || failed != nil
+		})
 		switch {
-		case err == nil:
+		case failed != nil && !errors.Is(failed, ErrWoken):
+			err = failed
+		case count > 0:
 			c.deliver(completions[:count])
-		case errors.Is(err, ErrWoken):
+		case errors.Is(rung, os.ErrDeadlineExceeded):
+			err = c.bell.SetReadDeadline(time.Time{})
 		default:
-			c.end(err)
-			return
+			err = rung
 		}
 		select {
 		case errand := <-c.errands:
@@ -160,6 +205,7 @@ func (c *Client) reap() {
 		default:
 		}
 	}
+	c.end(err)
 }
 
 func (c *Client) deliver(completions []Completion) {
