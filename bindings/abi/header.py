@@ -76,7 +76,7 @@ class Header:
 COMMENT = r"/\*.*?\*/"
 DECLARATION = re.compile(
     rf"""(?P<comment>{COMMENT})
-      | \#define\ (?P<macro>IOKV_\w+)\ (?P<value>\d+)\n
+      | \#define\ (?P<macro>IOKV_\w+)\ (?P<value>\d+)[ \t]*(?P<beside>{COMMENT})?\n
       | (?P<directive>\#[^\n]*\n(?:[^\n]*\\\n)*)
       | enum\ (?P<enum>\w+)\ \{{(?P<constants>.*?)\}};
       | typedef\ struct\ (?P<struct>\w+)\ \{{(?P<fields>.*?)\}}\ (?P=struct);
@@ -87,8 +87,10 @@ DECLARATION = re.compile(
       | \s+""",
     re.VERBOSE | re.DOTALL,
 )
-CONSTANT = re.compile(rf"\s*(\w+) = (-?\d+),?\s*({COMMENT})?", re.DOTALL)
-FIELD = re.compile(rf"\s*([\w ]+?[ *]+)(\w+)(?:\[(\d+)\])?;[ \t]*({COMMENT})?", re.DOTALL)
+# A comment on a line of its own is about several.
+ALONE = rf"\s*(?:{COMMENT}\s*)?"
+CONSTANT = re.compile(rf"{ALONE}(\w+) = (-?\d+),?[ \t]*({COMMENT})?", re.DOTALL)
+FIELD = re.compile(rf"{ALONE}([\w ]+?[ *]+)(\w+)(?:\[(\d+)\])?;[ \t]*({COMMENT})?", re.DOTALL)
 
 
 def plain(comment: str | None) -> str:
@@ -129,7 +131,7 @@ def read(path: Path = HEADER) -> Header:
             comment = plain(match["comment"])
             continue
         if match["macro"]:
-            header.macros.append(Constant(match["macro"], int(match["value"]), ""))
+            header.macros.append(Constant(match["macro"], int(match["value"]), plain(match["beside"])))
         elif match["enum"]:
             constants = [Constant(m[1], int(m[2]), plain(m[3])) for m in all_matches(CONSTANT, match["constants"])]
             header.enums.append(Enum(match["enum"], comment, constants))

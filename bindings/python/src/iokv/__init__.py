@@ -37,6 +37,7 @@ from iokv.errors import (
     WaitTimeoutError,
     WokenError,
 )
+from iokv.text import Decoder
 
 __all__ = [
     "AccessDeniedError",
@@ -52,6 +53,7 @@ __all__ = [
     "ConnectionClosedError",
     "ContextFullError",
     "Counter",
+    "Decoder",
     "DeadlinePassedError",
     "DeviceError",
     "Error",
