@@ -46,6 +46,7 @@ class Descriptor {
     if (fd_ >= 0) ::close(fd_);
   }
   int get() const { return fd_; }
+  int release() { return std::exchange(fd_, -1); }
 
  private:
   int fd_ = -1;
@@ -168,7 +169,8 @@ Result<wire::Blob> check_blob(const Packet& packet) {
   return blob;
 }
 
-Status copy_counters(const Packet& packet, CounterSnapshot& snapshot) {
+// One page, read-only.
+Result<const void*> map_counters(const Packet& packet) {
   IOKV_TRY(check_blob(packet));
   struct stat status {};
   if (packet.descriptor.get() < 0 || ::fstat(packet.descriptor.get(), &status) != 0 ||
@@ -177,13 +179,7 @@ Status copy_counters(const Packet& packet, CounterSnapshot& snapshot) {
   }
   void* page = ::mmap(nullptr, wire::kCounterBytes, PROT_READ, MAP_SHARED, packet.descriptor.get(), 0);
   if (page == MAP_FAILED) return error(fmt::format("mapping the counters: {}", std::strerror(errno)), IOKV_ENOMEM);
-  // Relaxed like the daemon's stores: each counter is right by itself, together they are of nearly one moment.
-  const auto* slots = static_cast<const uint64_t*>(page);
-  snapshot.known =
-      static_cast<uint32_t>(std::min<uint64_t>(__atomic_load_n(&slots[0], __ATOMIC_RELAXED), wire::kCounters));
-  for (uint32_t i = 0; i < snapshot.known; ++i) snapshot.values[i] = __atomic_load_n(&slots[i + 1], __ATOMIC_RELAXED);
-  ::munmap(page, wire::kCounterBytes);
-  return {};
+  return static_cast<const void*>(page);
 }
 
 Result<std::vector<std::byte>> copy_blob(const Packet& packet) {
@@ -223,6 +219,7 @@ Result<Packet> fetch(const Descriptor& socket, wire::BlobKind kind) {
 struct Fetched {
   std::string socket_path;
   Packet packet;
+  Descriptor socket;
 };
 
 // From the first daemon that is there.
@@ -237,7 +234,7 @@ Result<Fetched> fetch_from(const std::string& socket_path, wire::BlobKind kind) 
     }
     Result<Packet> packet = fetch(*socket, kind);
     if (!packet) return std::move(packet.failure()).within(path);
-    return Fetched{path, *std::move(packet)};
+    return Fetched{path, *std::move(packet), *std::move(socket)};
   }
   return last;
 }
@@ -245,13 +242,42 @@ Result<Fetched> fetch_from(const std::string& socket_path, wire::BlobKind kind) 
 }  // namespace
 
 Result<CounterSnapshot> read_counters(const std::string& socket_path) {
-  IOKV_TRY_ASSIGN(const Fetched fetched, fetch_from(socket_path, wire::BlobKind::counters));
+  IOKV_TRY_ASSIGN(const CounterPage page, CounterPage::open(socket_path));
+  return page.read();
+}
+
+Result<CounterPage> CounterPage::open(const std::string& socket_path) {
+  IOKV_TRY_ASSIGN(Fetched fetched, fetch_from(socket_path, wire::BlobKind::counters));
+  Result<const void*> page = map_counters(fetched.packet);
+  if (!page) return std::move(page.failure()).within(fetched.socket_path);
+  return CounterPage(fetched.socket_path, *page, fetched.socket.release());
+}
+
+CounterPage::CounterPage(CounterPage&& other) noexcept
+    : socket_path_(std::move(other.socket_path_)),
+      page_(std::exchange(other.page_, nullptr)),
+      socket_(std::exchange(other.socket_, -1)) {}
+
+CounterPage::~CounterPage() {
+  if (page_ != nullptr) ::munmap(const_cast<void*>(page_), wire::kCounterBytes);
+  if (socket_ >= 0) ::close(socket_);
+}
+
+CounterSnapshot CounterPage::read() const {
   CounterSnapshot snapshot;
-  snapshot.socket_path = fetched.socket_path;
-  if (Status copied = copy_counters(fetched.packet, snapshot); !copied) {
-    return std::move(copied.failure()).within(fetched.socket_path);
-  }
+  snapshot.socket_path = socket_path_;
+  // Relaxed like the daemon's stores: each counter is right by itself, together they are of nearly one moment.
+  const auto* slots = static_cast<const uint64_t*>(page_);
+  snapshot.known =
+      static_cast<uint32_t>(std::min<uint64_t>(__atomic_load_n(&slots[0], __ATOMIC_RELAXED), wire::kCounters));
+  for (uint32_t i = 0; i < snapshot.known; ++i) snapshot.values[i] = __atomic_load_n(&slots[i + 1], __ATOMIC_RELAXED);
   return snapshot;
+}
+
+bool CounterPage::gone() const {
+  char byte;
+  const ssize_t got = ::recv(socket_, &byte, 1, MSG_DONTWAIT | MSG_PEEK);
+  return got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
 }
 
 Result<ObservedBlob> read_blob(const std::string& socket_path, wire::BlobKind kind) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daemon/base/result.h"
@@ -37,6 +38,27 @@ struct CounterSnapshot {
 // socket_path empty: the places that include/iokv/iokv.h names, in their order. Errors: IOKV_ENODAEMON, IOKV_EACCES,
 // IOKV_EVERSION, IOKV_EPROTOCOL, IOKV_ETIMEDOUT (no answer for five seconds), or what the daemon refuses with.
 Result<CounterSnapshot> read_counters(const std::string& socket_path);
+
+// The daemon's page of counters, mapped for as long as this lives. One thread.
+class CounterPage {
+ public:
+  static Result<CounterPage> open(const std::string& socket_path);  // errors as read_counters
+  CounterPage(CounterPage&& other) noexcept;
+  CounterPage& operator=(CounterPage&&) = delete;
+  ~CounterPage();
+
+  CounterSnapshot read() const;
+  // The daemon has gone: the page says nothing new any more.
+  bool gone() const;
+
+ private:
+  CounterPage(std::string socket_path, const void* page, int socket)
+      : socket_path_(std::move(socket_path)), page_(page), socket_(socket) {}
+
+  std::string socket_path_;
+  const void* page_;
+  int socket_;
+};
 
 struct ObservedBlob {
   std::string socket_path;

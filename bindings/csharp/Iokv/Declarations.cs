@@ -10,7 +10,8 @@ namespace Iokv.Native
     internal static class Constants
     {
         public const int IOKV_VERSION_MAJOR = 1;
-        public const int IOKV_VERSION_MINOR = 0;
+        /// <summary>what is marked "1.1" below has come with it</summary>
+        public const int IOKV_VERSION_MINOR = 1;
         public const int IOKV_OK = 0;
         /// <summary>an argument is out of range; the detail or the function's comment says which</summary>
         public const int IOKV_EINVAL = -1;
@@ -58,9 +59,23 @@ namespace Iokv.Native
         public const int IOKV_EDEVICE = -22;
         /// <summary>this daemon does not offer that (model, adapter or feature)</summary>
         public const int IOKV_EUNSUPPORTED = -23;
+        /// <summary>1.1: a mask has another length than the vocabulary, or permits nothing, or there are not as many as the step draws</summary>
+        public const int IOKV_EMASK = -24;
+        /// <summary>1.1: a step's stop tokens and stop sequences are too many or too long: iokv_info</summary>
+        public const int IOKV_ESTOP = -25;
+        /// <summary>1.1: all that is marked 1.1 in iokv_sampling and iokv_step_options; without it EUNSUPPORTED</summary>
+        public const int IOKV_FEATURE_SAMPLING = 1;
+        /// <summary>1.1: tokens with a bias</summary>
+        public const int IOKV_MAX_LOGIT_BIAS = 1024;
+        /// <summary>1.1</summary>
+        public const int IOKV_MAX_TOP_LOGPROBS = 64;
+        /// <summary>1.1</summary>
+        public const int IOKV_MAX_STOP_SEQUENCES = 64;
+        /// <summary>1.1: of a step</summary>
+        public const int IOKV_MAX_MASKS = 64;
         /// <summary>a completion also for each appended token but the last (with max_tokens 0: for the last as well), with the token that would be drawn after it (IOKV_COMPLETION_PREDICTED). Not with tokens beyond max_step_tokens. Verifies drafts.</summary>
         public const int IOKV_STEP_EACH = 1;
-        /// <summary>each completion that carries a token also carries the logits it was drawn from</summary>
+        /// <summary>each completion that carries a token also carries the model's logits there, before anything that iokv_sampling says</summary>
         public const int IOKV_STEP_LOGITS = 2;
         /// <summary>the operation goes on: not its final completion</summary>
         public const int IOKV_COMPLETION_MORE = 1;
@@ -70,8 +85,10 @@ namespace Iokv.Native
         public const int IOKV_COMPLETION_PREDICTED = 4;
         /// <summary>iokv_logits gives a view, which must be released</summary>
         public const int IOKV_COMPLETION_LOGITS = 8;
-        /// <summary>`token` is one of the step's stop tokens</summary>
+        /// <summary>`token` is one of the step's stop tokens, or (1.1) ends one of its stop sequences</summary>
         public const int IOKV_COMPLETION_STOPPED = 16;
+        /// <summary>1.1: iokv_top_logprobs gives a view, which must be released</summary>
+        public const int IOKV_COMPLETION_TOP = 32;
         public const int IOKV_F32 = 0;
         public const int IOKV_F16 = 1;
         public const int IOKV_BF16 = 2;
@@ -156,9 +173,20 @@ namespace Iokv.Native
         public fixed byte tokenizer_digest[32];
         public fixed byte model_name[64];
         public fixed byte daemon_version[32];
+        /// <summary>1.1: enum iokv_feature, what this daemon offers</summary>
+        public ulong features;
     }
 
-    /// <summary>How tokens are drawn. temperature 0 takes the most probable token (the smallest id among equals). Otherwise logits are divided by temperature, cut to the top_k most probable (0: all) and then to the smallest set whose probability reaches top_p (0 or 1: all), and one is drawn by a counter-based generator from (seed, position): the same seed gives the same text, alone or under load.</summary>
+    /// <summary>1.1: what is added to the logit of one token.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    internal unsafe struct LogitBias
+    {
+        public int token;
+        /// <summary>-10000..10000; OpenAI's -100 all but forbids a token, 100 all but forces it</summary>
+        public float bias;
+    }
+
+    /// <summary>How tokens are drawn. temperature 0 takes the most probable token (the smallest id among equals). Otherwise logits are divided by temperature, cut to the top_k most probable (0: all) and then to the smallest set whose probability reaches top_p (0 or 1: all), and one is drawn by a counter-based generator from (seed, position): the same seed gives the same text, alone or under load. 1.1: before that, in this order: logit_bias is added; the logit of a token that the sequence holds from position repetition_from on is divided by repetition_penalty if it is positive, else multiplied; from the logit of one that it holds n &gt; 0 times from position frequency_from on presence_penalty + n * frequency_penalty is taken; the step's mask forbids tokens. Temperature 0 then takes the largest. After top_p, min_p drops what is less probable than min_p times the most probable, and typical_p keeps those whose -log p is nearest to the entropy, until they have that probability. Each is what the logits processor of that name in Hugging Face transformers computes; presence and frequency are OpenAI's (with frequency_from the length of the prompt, as there). Values out of range: IOKV_EINVAL, and iokv_last_failure names them.</summary>
     [StructLayout(LayoutKind.Sequential)]
     internal unsafe struct Sampling
     {
@@ -169,6 +197,24 @@ namespace Iokv.Native
         public float top_p;
         public uint top_k;
         public ulong seed;
+        /// <summary>0..1; 0: all</summary>
+        public float min_p;
+        /// <summary>0..1; 0 or 1: all</summary>
+        public float typical_p;
+        /// <summary>0.01..100; 0 or 1: none</summary>
+        public float repetition_penalty;
+        /// <summary>-100..100</summary>
+        public float presence_penalty;
+        /// <summary>-100..100</summary>
+        public float frequency_penalty;
+        /// <summary>position of the first token that repetition_penalty is about</summary>
+        public uint repetition_from;
+        /// <summary>position of the first token that presence_penalty and frequency_penalty count</summary>
+        public uint frequency_from;
+        /// <summary>0..IOKV_MAX_LOGIT_BIAS</summary>
+        public uint logit_bias_count;
+        /// <summary>each token once; copied before the call returns</summary>
+        public LogitBias* logit_bias;
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -213,6 +259,20 @@ namespace Iokv.Native
         public Sampling* sampling;
         /// <summary>CLOCK_MONOTONIC; past it the step ends with IOKV_EDEADLINE; 0: none</summary>
         public ulong deadline_ns;
+        /// <summary>tokens of all stop sequences, one behind the other: when the tokens that this step has sampled end with one of them, the step ends as with a stop token</summary>
+        public int* stop_sequences;
+        /// <summary>tokens of each, 1 at least; their sum and stop_token_count together are at most max_stop_tokens (IOKV_ESTOP)</summary>
+        public uint* stop_sequence_lengths;
+        /// <summary>0..IOKV_MAX_STOP_SEQUENCES</summary>
+        public uint stop_sequence_count;
+        /// <summary>0..IOKV_MAX_TOP_LOGPROBS: so many most probable tokens come with each completion that carries a token: IOKV_COMPLETION_TOP</summary>
+        public uint top_logprobs;
+        /// <summary>[mask_count][mask_words]: which tokens may be drawn, token t is bit t % 32 of word t / 32; bits beyond the vocabulary mean nothing</summary>
+        public uint* masks;
+        /// <summary>(vocabulary + 31) / 32, or 0 without masks; else IOKV_EMASK</summary>
+        public uint mask_words;
+        /// <summary>0, or as many as the step draws: max_tokens, and with IOKV_STEP_EACH as many more as it predicts; at most IOKV_MAX_MASKS. Else IOKV_EMASK. A mask that permits nothing: IOKV_EMASK</summary>
+        public uint mask_count;
     }
 
     [StructLayout(LayoutKind.Sequential)]
@@ -232,7 +292,7 @@ namespace Iokv.Native
         public uint index;
         /// <summary>tokens in the sequence after this</summary>
         public uint length;
-        /// <summary>for iokv_logits</summary>
+        /// <summary>for iokv_logits and iokv_top_logprobs</summary>
         public fixed uint view[2];
         /// <summary>for iokv_completion_times</summary>
         public ulong times;
@@ -249,6 +309,14 @@ namespace Iokv.Native
         public uint reserved;
         /// <summary>in shared memory, read-only</summary>
         public void* data;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    internal unsafe struct TokenLogprob
+    {
+        public int token;
+        /// <summary>natural logarithm, of the unmodified distribution</summary>
+        public float logprob;
     }
 
     /// <summary>What the time of a step of the device went to: the step that a completion's token or prediction was drawn in, or that computed the last token of an append. Durations in ns, exact below 4096, within 0.025 % above, at most 73 minutes. The device works on many sequences in a step, and its times are those of the whole step; they overlap each other, and the link works ahead of the step as well. What is greatest of link, recompute and dense is what bound the step.</summary>
@@ -330,6 +398,15 @@ namespace Iokv.Native
         public static extern int iokv_end_reason(ClientHandle client, ErrorDetail* detail);
 #endif
 
+        /// <summary>1.1. Why the latest iokv_open or iokv_step of this client returned what it returned: the code and one line that names the argument and its range ("top_p is 1.5: it must be 0 to 1"); code 0 and an empty line when it has not failed. EINVAL, EFORK.</summary>
+#if NET7_0_OR_GREATER
+        [LibraryImport(Name)]
+        public static partial int iokv_last_failure(ClientHandle client, ErrorDetail* detail);
+#else
+        [DllImport(Name, CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+        public static extern int iokv_last_failure(ClientHandle client, ErrorDetail* detail);
+#endif
+
         /// <summary>Opens an empty sequence. options may be NULL. Also ELIMIT: max_sequences are open already. Completion result: 0, ELIMIT, EUNSUPPORTED.</summary>
 #if NET7_0_OR_GREATER
         [LibraryImport(Name)]
@@ -339,7 +416,7 @@ namespace Iokv.Native
         public static extern int iokv_open(ClientHandle client, OpenOptions* options, ulong* sequence, ulong* operation);
 #endif
 
-        /// <summary>Appends token_count tokens, then samples up to max_tokens. One completion a sampled token, with IOKV_COMPLETION_MORE on all but the last; with max_tokens 0 one completion in all. With token_count 0 sampling goes on from where the sequence is (it must not be empty: EINVAL). A prompt larger than the arena is passed on in parts, which the caller does not see. Completion result: 0, ECONTEXT, EPOOL, ESEQUENCE, ETOKEN, EINVAL, ECANCELED, EDEADLINE, ELIMIT, EDEVICE, ESHUTDOWN. After a failure the sequence holds `length` tokens, as the final completion says.</summary>
+        /// <summary>Appends token_count tokens, then samples up to max_tokens. One completion a sampled token, with IOKV_COMPLETION_MORE on all but the last; with max_tokens 0 one completion in all. With token_count 0 sampling goes on from where the sequence is (it must not be empty: EINVAL). A prompt larger than the arena is passed on in parts, which the caller does not see. Also ESTOP, EMASK, ELIMIT and EUNSUPPORTED, as iokv_step_options says. Completion result: 0, ECONTEXT, EPOOL, ESEQUENCE, ETOKEN, EINVAL, ECANCELED, EDEADLINE, ELIMIT, EDEVICE, ESHUTDOWN, EMASK. After a failure the sequence holds `length` tokens, as the final completion says.</summary>
 #if NET7_0_OR_GREATER
         [LibraryImport(Name)]
         public static partial int iokv_step(ClientHandle client, ulong sequence, StepOptions* options, ulong* operation);
@@ -438,7 +515,16 @@ namespace Iokv.Native
         public static extern int iokv_logits(ClientHandle client, Completion* completion, LogitsView* view);
 #endif
 
-        /// <summary>Gives a view's space back; in any order, once each. Must be called for every completion with IOKV_COMPLETION_LOGITS, whether viewed or not. Reaping thread. EINVAL, EFORK.</summary>
+        /// <summary>1.1. The most probable tokens of a completion with IOKV_COMPLETION_TOP, the most probable first, the smaller id first among equals: *count = min(top_logprobs, vocabulary) entries in shared memory, read-only and valid until released. The space for them is that of logits. Reaping thread. EINVAL, EFORK.</summary>
+#if NET7_0_OR_GREATER
+        [LibraryImport(Name)]
+        public static partial int iokv_top_logprobs(ClientHandle client, Completion* completion, TokenLogprob** entries, uint* count);
+#else
+        [DllImport(Name, CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+        public static extern int iokv_top_logprobs(ClientHandle client, Completion* completion, TokenLogprob** entries, uint* count);
+#endif
+
+        /// <summary>Gives a completion's views back; in any order, once each. Must be called for every completion with IOKV_COMPLETION_LOGITS or IOKV_COMPLETION_TOP, whether viewed or not. Reaping thread. EINVAL, EFORK.</summary>
 #if NET7_0_OR_GREATER
         [LibraryImport(Name)]
         public static partial int iokv_release(ClientHandle client, Completion* completion);
@@ -465,7 +551,7 @@ namespace Iokv.Native
         public static extern uint iokv_outstanding(ClientHandle client);
 #endif
 
-        /// <summary>Blocking: one step, its sampled tokens into `tokens` (capacity &gt;= options-&gt;max_tokens) and their number into *count. Returns 0 or the call's or the operation's negative code; tokens sampled before a failure are delivered. EBUSY while operations are outstanding. IOKV_STEP_EACH and IOKV_STEP_LOGITS are EINVAL here. Both threads' role.</summary>
+        /// <summary>Blocking: one step, its sampled tokens into `tokens` (capacity &gt;= options-&gt;max_tokens) and their number into *count. Returns 0 or the call's or the operation's negative code; tokens sampled before a failure are delivered. EBUSY while operations are outstanding. IOKV_STEP_EACH, IOKV_STEP_LOGITS and top_logprobs are EINVAL here. Both threads' role.</summary>
 #if NET7_0_OR_GREATER
         [LibraryImport(Name)]
         public static partial int iokv_generate(ClientHandle client, ulong sequence, StepOptions* options, int* tokens, uint capacity, uint* count);

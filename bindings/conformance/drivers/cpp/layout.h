@@ -87,6 +87,13 @@ inline void print_layout() {
               sizeof(iokv_info::model_name));
   std::printf("field iokv_info.daemon_version %zu %zu\n", offsetof(iokv_info, daemon_version),
               sizeof(iokv_info::daemon_version));
+  std::printf("field iokv_info.features %zu %zu\n", offsetof(iokv_info, features),
+              sizeof(iokv_info::features));
+  std::printf("size iokv_logit_bias %zu\n", sizeof(iokv_logit_bias));
+  std::printf("field iokv_logit_bias.token %zu %zu\n", offsetof(iokv_logit_bias, token),
+              sizeof(iokv_logit_bias::token));
+  std::printf("field iokv_logit_bias.bias %zu %zu\n", offsetof(iokv_logit_bias, bias),
+              sizeof(iokv_logit_bias::bias));
   std::printf("size iokv_sampling %zu\n", sizeof(iokv_sampling));
   std::printf("field iokv_sampling.struct_size %zu %zu\n", offsetof(iokv_sampling, struct_size),
               sizeof(iokv_sampling::struct_size));
@@ -98,6 +105,24 @@ inline void print_layout() {
               sizeof(iokv_sampling::top_k));
   std::printf("field iokv_sampling.seed %zu %zu\n", offsetof(iokv_sampling, seed),
               sizeof(iokv_sampling::seed));
+  std::printf("field iokv_sampling.min_p %zu %zu\n", offsetof(iokv_sampling, min_p),
+              sizeof(iokv_sampling::min_p));
+  std::printf("field iokv_sampling.typical_p %zu %zu\n", offsetof(iokv_sampling, typical_p),
+              sizeof(iokv_sampling::typical_p));
+  std::printf("field iokv_sampling.repetition_penalty %zu %zu\n", offsetof(iokv_sampling, repetition_penalty),
+              sizeof(iokv_sampling::repetition_penalty));
+  std::printf("field iokv_sampling.presence_penalty %zu %zu\n", offsetof(iokv_sampling, presence_penalty),
+              sizeof(iokv_sampling::presence_penalty));
+  std::printf("field iokv_sampling.frequency_penalty %zu %zu\n", offsetof(iokv_sampling, frequency_penalty),
+              sizeof(iokv_sampling::frequency_penalty));
+  std::printf("field iokv_sampling.repetition_from %zu %zu\n", offsetof(iokv_sampling, repetition_from),
+              sizeof(iokv_sampling::repetition_from));
+  std::printf("field iokv_sampling.frequency_from %zu %zu\n", offsetof(iokv_sampling, frequency_from),
+              sizeof(iokv_sampling::frequency_from));
+  std::printf("field iokv_sampling.logit_bias_count %zu %zu\n", offsetof(iokv_sampling, logit_bias_count),
+              sizeof(iokv_sampling::logit_bias_count));
+  std::printf("field iokv_sampling.logit_bias %zu %zu\n", offsetof(iokv_sampling, logit_bias),
+              sizeof(iokv_sampling::logit_bias));
   std::printf("size iokv_open_options %zu\n", sizeof(iokv_open_options));
   std::printf("field iokv_open_options.struct_size %zu %zu\n", offsetof(iokv_open_options, struct_size),
               sizeof(iokv_open_options::struct_size));
@@ -138,6 +163,20 @@ inline void print_layout() {
               sizeof(iokv_step_options::sampling));
   std::printf("field iokv_step_options.deadline_ns %zu %zu\n", offsetof(iokv_step_options, deadline_ns),
               sizeof(iokv_step_options::deadline_ns));
+  std::printf("field iokv_step_options.stop_sequences %zu %zu\n", offsetof(iokv_step_options, stop_sequences),
+              sizeof(iokv_step_options::stop_sequences));
+  std::printf("field iokv_step_options.stop_sequence_lengths %zu %zu\n", offsetof(iokv_step_options, stop_sequence_lengths),
+              sizeof(iokv_step_options::stop_sequence_lengths));
+  std::printf("field iokv_step_options.stop_sequence_count %zu %zu\n", offsetof(iokv_step_options, stop_sequence_count),
+              sizeof(iokv_step_options::stop_sequence_count));
+  std::printf("field iokv_step_options.top_logprobs %zu %zu\n", offsetof(iokv_step_options, top_logprobs),
+              sizeof(iokv_step_options::top_logprobs));
+  std::printf("field iokv_step_options.masks %zu %zu\n", offsetof(iokv_step_options, masks),
+              sizeof(iokv_step_options::masks));
+  std::printf("field iokv_step_options.mask_words %zu %zu\n", offsetof(iokv_step_options, mask_words),
+              sizeof(iokv_step_options::mask_words));
+  std::printf("field iokv_step_options.mask_count %zu %zu\n", offsetof(iokv_step_options, mask_count),
+              sizeof(iokv_step_options::mask_count));
   std::printf("size iokv_completion %zu\n", sizeof(iokv_completion));
   std::printf("field iokv_completion.user_data %zu %zu\n", offsetof(iokv_completion, user_data),
               sizeof(iokv_completion::user_data));
@@ -172,6 +211,11 @@ inline void print_layout() {
               sizeof(iokv_logits_view::reserved));
   std::printf("field iokv_logits_view.data %zu %zu\n", offsetof(iokv_logits_view, data),
               sizeof(iokv_logits_view::data));
+  std::printf("size iokv_token_logprob %zu\n", sizeof(iokv_token_logprob));
+  std::printf("field iokv_token_logprob.token %zu %zu\n", offsetof(iokv_token_logprob, token),
+              sizeof(iokv_token_logprob::token));
+  std::printf("field iokv_token_logprob.logprob %zu %zu\n", offsetof(iokv_token_logprob, logprob),
+              sizeof(iokv_token_logprob::logprob));
   std::printf("size iokv_times %zu\n", sizeof(iokv_times));
   std::printf("field iokv_times.struct_size %zu %zu\n", offsetof(iokv_times, struct_size),
               sizeof(iokv_times::struct_size));
@@ -220,6 +264,13 @@ inline void print_layout() {
   std::printf("constant IOKV_ESHUTDOWN %d\n", static_cast<int>(IOKV_ESHUTDOWN));
   std::printf("constant IOKV_EDEVICE %d\n", static_cast<int>(IOKV_EDEVICE));
   std::printf("constant IOKV_EUNSUPPORTED %d\n", static_cast<int>(IOKV_EUNSUPPORTED));
+  std::printf("constant IOKV_EMASK %d\n", static_cast<int>(IOKV_EMASK));
+  std::printf("constant IOKV_ESTOP %d\n", static_cast<int>(IOKV_ESTOP));
+  std::printf("constant IOKV_FEATURE_SAMPLING %d\n", static_cast<int>(IOKV_FEATURE_SAMPLING));
+  std::printf("constant IOKV_MAX_LOGIT_BIAS %d\n", static_cast<int>(IOKV_MAX_LOGIT_BIAS));
+  std::printf("constant IOKV_MAX_TOP_LOGPROBS %d\n", static_cast<int>(IOKV_MAX_TOP_LOGPROBS));
+  std::printf("constant IOKV_MAX_STOP_SEQUENCES %d\n", static_cast<int>(IOKV_MAX_STOP_SEQUENCES));
+  std::printf("constant IOKV_MAX_MASKS %d\n", static_cast<int>(IOKV_MAX_MASKS));
   std::printf("constant IOKV_STEP_EACH %d\n", static_cast<int>(IOKV_STEP_EACH));
   std::printf("constant IOKV_STEP_LOGITS %d\n", static_cast<int>(IOKV_STEP_LOGITS));
   std::printf("constant IOKV_COMPLETION_MORE %d\n", static_cast<int>(IOKV_COMPLETION_MORE));
@@ -227,6 +278,7 @@ inline void print_layout() {
   std::printf("constant IOKV_COMPLETION_PREDICTED %d\n", static_cast<int>(IOKV_COMPLETION_PREDICTED));
   std::printf("constant IOKV_COMPLETION_LOGITS %d\n", static_cast<int>(IOKV_COMPLETION_LOGITS));
   std::printf("constant IOKV_COMPLETION_STOPPED %d\n", static_cast<int>(IOKV_COMPLETION_STOPPED));
+  std::printf("constant IOKV_COMPLETION_TOP %d\n", static_cast<int>(IOKV_COMPLETION_TOP));
   std::printf("constant IOKV_F32 %d\n", static_cast<int>(IOKV_F32));
   std::printf("constant IOKV_F16 %d\n", static_cast<int>(IOKV_F16));
   std::printf("constant IOKV_BF16 %d\n", static_cast<int>(IOKV_BF16));

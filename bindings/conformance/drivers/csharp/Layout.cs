@@ -57,6 +57,13 @@ internal static unsafe class Layout
             lines.Add("field iokv_info.tokenizer_digest " + ((byte*)value.tokenizer_digest - (byte*)&value) + " " + (sizeof(byte) * 32));
             lines.Add("field iokv_info.model_name " + ((byte*)value.model_name - (byte*)&value) + " " + (sizeof(byte) * 64));
             lines.Add("field iokv_info.daemon_version " + ((byte*)value.daemon_version - (byte*)&value) + " " + (sizeof(byte) * 32));
+            lines.Add("field iokv_info.features " + ((byte*)&value.features - (byte*)&value) + " " + (sizeof(ulong)));
+        }
+        {
+            var value = default(LogitBias);
+            lines.Add("size iokv_logit_bias " + sizeof(LogitBias));
+            lines.Add("field iokv_logit_bias.token " + ((byte*)&value.token - (byte*)&value) + " " + (sizeof(int)));
+            lines.Add("field iokv_logit_bias.bias " + ((byte*)&value.bias - (byte*)&value) + " " + (sizeof(float)));
         }
         {
             var value = default(Sampling);
@@ -66,6 +73,15 @@ internal static unsafe class Layout
             lines.Add("field iokv_sampling.top_p " + ((byte*)&value.top_p - (byte*)&value) + " " + (sizeof(float)));
             lines.Add("field iokv_sampling.top_k " + ((byte*)&value.top_k - (byte*)&value) + " " + (sizeof(uint)));
             lines.Add("field iokv_sampling.seed " + ((byte*)&value.seed - (byte*)&value) + " " + (sizeof(ulong)));
+            lines.Add("field iokv_sampling.min_p " + ((byte*)&value.min_p - (byte*)&value) + " " + (sizeof(float)));
+            lines.Add("field iokv_sampling.typical_p " + ((byte*)&value.typical_p - (byte*)&value) + " " + (sizeof(float)));
+            lines.Add("field iokv_sampling.repetition_penalty " + ((byte*)&value.repetition_penalty - (byte*)&value) + " " + (sizeof(float)));
+            lines.Add("field iokv_sampling.presence_penalty " + ((byte*)&value.presence_penalty - (byte*)&value) + " " + (sizeof(float)));
+            lines.Add("field iokv_sampling.frequency_penalty " + ((byte*)&value.frequency_penalty - (byte*)&value) + " " + (sizeof(float)));
+            lines.Add("field iokv_sampling.repetition_from " + ((byte*)&value.repetition_from - (byte*)&value) + " " + (sizeof(uint)));
+            lines.Add("field iokv_sampling.frequency_from " + ((byte*)&value.frequency_from - (byte*)&value) + " " + (sizeof(uint)));
+            lines.Add("field iokv_sampling.logit_bias_count " + ((byte*)&value.logit_bias_count - (byte*)&value) + " " + (sizeof(uint)));
+            lines.Add("field iokv_sampling.logit_bias " + ((byte*)&value.logit_bias - (byte*)&value) + " " + (sizeof(void*)));
         }
         {
             var value = default(OpenOptions);
@@ -93,6 +109,13 @@ internal static unsafe class Layout
             lines.Add("field iokv_step_options.priority " + ((byte*)&value.priority - (byte*)&value) + " " + (sizeof(int)));
             lines.Add("field iokv_step_options.sampling " + ((byte*)&value.sampling - (byte*)&value) + " " + (sizeof(void*)));
             lines.Add("field iokv_step_options.deadline_ns " + ((byte*)&value.deadline_ns - (byte*)&value) + " " + (sizeof(ulong)));
+            lines.Add("field iokv_step_options.stop_sequences " + ((byte*)&value.stop_sequences - (byte*)&value) + " " + (sizeof(void*)));
+            lines.Add("field iokv_step_options.stop_sequence_lengths " + ((byte*)&value.stop_sequence_lengths - (byte*)&value) + " " + (sizeof(void*)));
+            lines.Add("field iokv_step_options.stop_sequence_count " + ((byte*)&value.stop_sequence_count - (byte*)&value) + " " + (sizeof(uint)));
+            lines.Add("field iokv_step_options.top_logprobs " + ((byte*)&value.top_logprobs - (byte*)&value) + " " + (sizeof(uint)));
+            lines.Add("field iokv_step_options.masks " + ((byte*)&value.masks - (byte*)&value) + " " + (sizeof(void*)));
+            lines.Add("field iokv_step_options.mask_words " + ((byte*)&value.mask_words - (byte*)&value) + " " + (sizeof(uint)));
+            lines.Add("field iokv_step_options.mask_count " + ((byte*)&value.mask_count - (byte*)&value) + " " + (sizeof(uint)));
         }
         {
             var value = default(Completion);
@@ -117,6 +140,12 @@ internal static unsafe class Layout
             lines.Add("field iokv_logits_view.count " + ((byte*)&value.count - (byte*)&value) + " " + (sizeof(uint)));
             lines.Add("field iokv_logits_view.reserved " + ((byte*)&value.reserved - (byte*)&value) + " " + (sizeof(uint)));
             lines.Add("field iokv_logits_view.data " + ((byte*)&value.data - (byte*)&value) + " " + (sizeof(void*)));
+        }
+        {
+            var value = default(TokenLogprob);
+            lines.Add("size iokv_token_logprob " + sizeof(TokenLogprob));
+            lines.Add("field iokv_token_logprob.token " + ((byte*)&value.token - (byte*)&value) + " " + (sizeof(int)));
+            lines.Add("field iokv_token_logprob.logprob " + ((byte*)&value.logprob - (byte*)&value) + " " + (sizeof(float)));
         }
         {
             var value = default(Times);
@@ -162,6 +191,13 @@ internal static unsafe class Layout
         lines.Add("constant IOKV_ESHUTDOWN " + Constants.IOKV_ESHUTDOWN);
         lines.Add("constant IOKV_EDEVICE " + Constants.IOKV_EDEVICE);
         lines.Add("constant IOKV_EUNSUPPORTED " + Constants.IOKV_EUNSUPPORTED);
+        lines.Add("constant IOKV_EMASK " + Constants.IOKV_EMASK);
+        lines.Add("constant IOKV_ESTOP " + Constants.IOKV_ESTOP);
+        lines.Add("constant IOKV_FEATURE_SAMPLING " + Constants.IOKV_FEATURE_SAMPLING);
+        lines.Add("constant IOKV_MAX_LOGIT_BIAS " + Constants.IOKV_MAX_LOGIT_BIAS);
+        lines.Add("constant IOKV_MAX_TOP_LOGPROBS " + Constants.IOKV_MAX_TOP_LOGPROBS);
+        lines.Add("constant IOKV_MAX_STOP_SEQUENCES " + Constants.IOKV_MAX_STOP_SEQUENCES);
+        lines.Add("constant IOKV_MAX_MASKS " + Constants.IOKV_MAX_MASKS);
         lines.Add("constant IOKV_STEP_EACH " + Constants.IOKV_STEP_EACH);
         lines.Add("constant IOKV_STEP_LOGITS " + Constants.IOKV_STEP_LOGITS);
         lines.Add("constant IOKV_COMPLETION_MORE " + Constants.IOKV_COMPLETION_MORE);
@@ -169,6 +205,7 @@ internal static unsafe class Layout
         lines.Add("constant IOKV_COMPLETION_PREDICTED " + Constants.IOKV_COMPLETION_PREDICTED);
         lines.Add("constant IOKV_COMPLETION_LOGITS " + Constants.IOKV_COMPLETION_LOGITS);
         lines.Add("constant IOKV_COMPLETION_STOPPED " + Constants.IOKV_COMPLETION_STOPPED);
+        lines.Add("constant IOKV_COMPLETION_TOP " + Constants.IOKV_COMPLETION_TOP);
         lines.Add("constant IOKV_F32 " + Constants.IOKV_F32);
         lines.Add("constant IOKV_F16 " + Constants.IOKV_F16);
         lines.Add("constant IOKV_BF16 " + Constants.IOKV_BF16);

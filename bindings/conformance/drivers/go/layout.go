@@ -64,6 +64,13 @@ func layout() []string {
 		lines = append(lines, fmt.Sprintf("field iokv_info.tokenizer_digest %d %d", unsafe.Offsetof(s.tokenizer_digest), unsafe.Sizeof(s.tokenizer_digest)))
 		lines = append(lines, fmt.Sprintf("field iokv_info.model_name %d %d", unsafe.Offsetof(s.model_name), unsafe.Sizeof(s.model_name)))
 		lines = append(lines, fmt.Sprintf("field iokv_info.daemon_version %d %d", unsafe.Offsetof(s.daemon_version), unsafe.Sizeof(s.daemon_version)))
+		lines = append(lines, fmt.Sprintf("field iokv_info.features %d %d", unsafe.Offsetof(s.features), unsafe.Sizeof(s.features)))
+	}
+	{
+		var s C.iokv_logit_bias
+		lines = append(lines, fmt.Sprintf("size iokv_logit_bias %d", unsafe.Sizeof(s)))
+		lines = append(lines, fmt.Sprintf("field iokv_logit_bias.token %d %d", unsafe.Offsetof(s.token), unsafe.Sizeof(s.token)))
+		lines = append(lines, fmt.Sprintf("field iokv_logit_bias.bias %d %d", unsafe.Offsetof(s.bias), unsafe.Sizeof(s.bias)))
 	}
 	{
 		var s C.iokv_sampling
@@ -73,6 +80,15 @@ func layout() []string {
 		lines = append(lines, fmt.Sprintf("field iokv_sampling.top_p %d %d", unsafe.Offsetof(s.top_p), unsafe.Sizeof(s.top_p)))
 		lines = append(lines, fmt.Sprintf("field iokv_sampling.top_k %d %d", unsafe.Offsetof(s.top_k), unsafe.Sizeof(s.top_k)))
 		lines = append(lines, fmt.Sprintf("field iokv_sampling.seed %d %d", unsafe.Offsetof(s.seed), unsafe.Sizeof(s.seed)))
+		lines = append(lines, fmt.Sprintf("field iokv_sampling.min_p %d %d", unsafe.Offsetof(s.min_p), unsafe.Sizeof(s.min_p)))
+		lines = append(lines, fmt.Sprintf("field iokv_sampling.typical_p %d %d", unsafe.Offsetof(s.typical_p), unsafe.Sizeof(s.typical_p)))
+		lines = append(lines, fmt.Sprintf("field iokv_sampling.repetition_penalty %d %d", unsafe.Offsetof(s.repetition_penalty), unsafe.Sizeof(s.repetition_penalty)))
+		lines = append(lines, fmt.Sprintf("field iokv_sampling.presence_penalty %d %d", unsafe.Offsetof(s.presence_penalty), unsafe.Sizeof(s.presence_penalty)))
+		lines = append(lines, fmt.Sprintf("field iokv_sampling.frequency_penalty %d %d", unsafe.Offsetof(s.frequency_penalty), unsafe.Sizeof(s.frequency_penalty)))
+		lines = append(lines, fmt.Sprintf("field iokv_sampling.repetition_from %d %d", unsafe.Offsetof(s.repetition_from), unsafe.Sizeof(s.repetition_from)))
+		lines = append(lines, fmt.Sprintf("field iokv_sampling.frequency_from %d %d", unsafe.Offsetof(s.frequency_from), unsafe.Sizeof(s.frequency_from)))
+		lines = append(lines, fmt.Sprintf("field iokv_sampling.logit_bias_count %d %d", unsafe.Offsetof(s.logit_bias_count), unsafe.Sizeof(s.logit_bias_count)))
+		lines = append(lines, fmt.Sprintf("field iokv_sampling.logit_bias %d %d", unsafe.Offsetof(s.logit_bias), unsafe.Sizeof(s.logit_bias)))
 	}
 	{
 		var s C.iokv_open_options
@@ -100,6 +116,13 @@ func layout() []string {
 		lines = append(lines, fmt.Sprintf("field iokv_step_options.priority %d %d", unsafe.Offsetof(s.priority), unsafe.Sizeof(s.priority)))
 		lines = append(lines, fmt.Sprintf("field iokv_step_options.sampling %d %d", unsafe.Offsetof(s.sampling), unsafe.Sizeof(s.sampling)))
 		lines = append(lines, fmt.Sprintf("field iokv_step_options.deadline_ns %d %d", unsafe.Offsetof(s.deadline_ns), unsafe.Sizeof(s.deadline_ns)))
+		lines = append(lines, fmt.Sprintf("field iokv_step_options.stop_sequences %d %d", unsafe.Offsetof(s.stop_sequences), unsafe.Sizeof(s.stop_sequences)))
+		lines = append(lines, fmt.Sprintf("field iokv_step_options.stop_sequence_lengths %d %d", unsafe.Offsetof(s.stop_sequence_lengths), unsafe.Sizeof(s.stop_sequence_lengths)))
+		lines = append(lines, fmt.Sprintf("field iokv_step_options.stop_sequence_count %d %d", unsafe.Offsetof(s.stop_sequence_count), unsafe.Sizeof(s.stop_sequence_count)))
+		lines = append(lines, fmt.Sprintf("field iokv_step_options.top_logprobs %d %d", unsafe.Offsetof(s.top_logprobs), unsafe.Sizeof(s.top_logprobs)))
+		lines = append(lines, fmt.Sprintf("field iokv_step_options.masks %d %d", unsafe.Offsetof(s.masks), unsafe.Sizeof(s.masks)))
+		lines = append(lines, fmt.Sprintf("field iokv_step_options.mask_words %d %d", unsafe.Offsetof(s.mask_words), unsafe.Sizeof(s.mask_words)))
+		lines = append(lines, fmt.Sprintf("field iokv_step_options.mask_count %d %d", unsafe.Offsetof(s.mask_count), unsafe.Sizeof(s.mask_count)))
 	}
 	{
 		var s C.iokv_completion
@@ -124,6 +147,12 @@ func layout() []string {
 		lines = append(lines, fmt.Sprintf("field iokv_logits_view.count %d %d", unsafe.Offsetof(s.count), unsafe.Sizeof(s.count)))
 		lines = append(lines, fmt.Sprintf("field iokv_logits_view.reserved %d %d", unsafe.Offsetof(s.reserved), unsafe.Sizeof(s.reserved)))
 		lines = append(lines, fmt.Sprintf("field iokv_logits_view.data %d %d", unsafe.Offsetof(s.data), unsafe.Sizeof(s.data)))
+	}
+	{
+		var s C.iokv_token_logprob
+		lines = append(lines, fmt.Sprintf("size iokv_token_logprob %d", unsafe.Sizeof(s)))
+		lines = append(lines, fmt.Sprintf("field iokv_token_logprob.token %d %d", unsafe.Offsetof(s.token), unsafe.Sizeof(s.token)))
+		lines = append(lines, fmt.Sprintf("field iokv_token_logprob.logprob %d %d", unsafe.Offsetof(s.logprob), unsafe.Sizeof(s.logprob)))
 	}
 	{
 		var s C.iokv_times
@@ -169,6 +198,13 @@ func layout() []string {
 	lines = append(lines, fmt.Sprintf("constant IOKV_ESHUTDOWN %d", C.IOKV_ESHUTDOWN))
 	lines = append(lines, fmt.Sprintf("constant IOKV_EDEVICE %d", C.IOKV_EDEVICE))
 	lines = append(lines, fmt.Sprintf("constant IOKV_EUNSUPPORTED %d", C.IOKV_EUNSUPPORTED))
+	lines = append(lines, fmt.Sprintf("constant IOKV_EMASK %d", C.IOKV_EMASK))
+	lines = append(lines, fmt.Sprintf("constant IOKV_ESTOP %d", C.IOKV_ESTOP))
+	lines = append(lines, fmt.Sprintf("constant IOKV_FEATURE_SAMPLING %d", C.IOKV_FEATURE_SAMPLING))
+	lines = append(lines, fmt.Sprintf("constant IOKV_MAX_LOGIT_BIAS %d", C.IOKV_MAX_LOGIT_BIAS))
+	lines = append(lines, fmt.Sprintf("constant IOKV_MAX_TOP_LOGPROBS %d", C.IOKV_MAX_TOP_LOGPROBS))
+	lines = append(lines, fmt.Sprintf("constant IOKV_MAX_STOP_SEQUENCES %d", C.IOKV_MAX_STOP_SEQUENCES))
+	lines = append(lines, fmt.Sprintf("constant IOKV_MAX_MASKS %d", C.IOKV_MAX_MASKS))
 	lines = append(lines, fmt.Sprintf("constant IOKV_STEP_EACH %d", C.IOKV_STEP_EACH))
 	lines = append(lines, fmt.Sprintf("constant IOKV_STEP_LOGITS %d", C.IOKV_STEP_LOGITS))
 	lines = append(lines, fmt.Sprintf("constant IOKV_COMPLETION_MORE %d", C.IOKV_COMPLETION_MORE))
@@ -176,6 +212,7 @@ func layout() []string {
 	lines = append(lines, fmt.Sprintf("constant IOKV_COMPLETION_PREDICTED %d", C.IOKV_COMPLETION_PREDICTED))
 	lines = append(lines, fmt.Sprintf("constant IOKV_COMPLETION_LOGITS %d", C.IOKV_COMPLETION_LOGITS))
 	lines = append(lines, fmt.Sprintf("constant IOKV_COMPLETION_STOPPED %d", C.IOKV_COMPLETION_STOPPED))
+	lines = append(lines, fmt.Sprintf("constant IOKV_COMPLETION_TOP %d", C.IOKV_COMPLETION_TOP))
 	lines = append(lines, fmt.Sprintf("constant IOKV_F32 %d", C.IOKV_F32))
 	lines = append(lines, fmt.Sprintf("constant IOKV_F16 %d", C.IOKV_F16))
 	lines = append(lines, fmt.Sprintf("constant IOKV_BF16 %d", C.IOKV_BF16))

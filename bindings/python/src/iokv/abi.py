@@ -25,17 +25,19 @@ from iokv.declarations import (
     Counter,
     ErrorDetail,
     Info,
+    LogitBias,
     LogitsView,
     OpenOptions,
     Sampling,
     StepOptions,
     Times,
+    TokenLogprob,
 )
 
 
 STEP_EACH, STEP_LOGITS = declarations.STEP_EACH, declarations.STEP_LOGITS
 MORE, TOKEN, PREDICTED = declarations.COMPLETION_MORE, declarations.COMPLETION_TOKEN, declarations.COMPLETION_PREDICTED
-LOGITS, STOPPED = declarations.COMPLETION_LOGITS, declarations.COMPLETION_STOPPED
+LOGITS, STOPPED, TOP = declarations.COMPLETION_LOGITS, declarations.COMPLETION_STOPPED, declarations.COMPLETION_TOP
 WHOLE_SEQUENCE = 0xFFFFFFFF
 
 Sized = TypeVar("Sized", bound=Structure)

@@ -4,7 +4,8 @@ for full control of when entries are submitted and completions reaped.
 
 Invariants
  1. A method raises what the C call returned and then has had no effect.
- 2. Logits are copied out and released when their completion is reaped; nothing points into shared memory afterwards.
+ 2. Logits are copied out and released when their completion is reaped; nothing points into shared memory afterwards,
+    unless the connection was made with borrow_logits (logits.py).
  3. Threads as in iokv.h: one submitting and one reaping at a time, another one gets BusyError; `wake`, `outstanding` and
     `disconnect` from any.
 """
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple, Self
 
 from iokv import abi
 from iokv.errors import error_for
+from iokv.logits import BorrowedLogits
 
 _library: ctypes.CDLL | None = None
 
@@ -43,6 +45,22 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_from: int = 0
+    frequency_from: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One of the most probable tokens; `logprob` is natural, of the unmodified distribution."""
+
+    token: int
+    logprob: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +90,7 @@ class Info:
     tokenizer_digest: bytes
     model_name: str
     daemon_version: str
+    features: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +103,16 @@ class Times:
     dense_ns: int
 
 
+class _Results(NamedTuple):
+    """What came in the FIFO of results beside a completion."""
+
+    logits: memoryview[float] | None
+    borrowed: BorrowedLogits | None
+    top: tuple[TokenLogprob, ...]
+
+
 class Completion(NamedTuple):
-    """One completion. Its logits are a private copy as floats (numpy.asarray takes it without another copy)."""
+    """One completion."""
 
     # As in iokv_completion, so that a reaped buffer is unpacked in one go.
     user_data: int
@@ -99,12 +126,23 @@ class Completion(NamedTuple):
     length: int
     view: bytes
     packed_times: int
-    copied_logits: memoryview[float] | bytes
+    results: _Results | bytes
 
     @property
     def logits(self) -> memoryview[float] | None:
-        """A copy of the logits that the token was drawn from, if the step asked for them."""
-        return self.copied_logits if isinstance(self.copied_logits, memoryview) else None
+        """A private copy of the model's logits there, as floats (numpy.asarray takes it without another copy), if the step
+        asked for them."""
+        return self.results.logits if isinstance(self.results, _Results) else None
+
+    @property
+    def borrowed(self) -> BorrowedLogits | None:
+        """The same in shared memory, where the connection was made with borrow_logits."""
+        return self.results.borrowed if isinstance(self.results, _Results) else None
+
+    @property
+    def top(self) -> tuple[TokenLogprob, ...]:
+        """The most probable tokens, the most probable first, as many as the step asked for."""
+        return self.results.top if isinstance(self.results, _Results) else ()
 
     @property
     def final(self) -> bool:
@@ -123,7 +161,7 @@ class Completion(NamedTuple):
 
     @property
     def stopped(self) -> bool:
-        """`token` is one of the step's stop tokens."""
+        """`token` is one of the step's stop tokens, or ends one of its stop sequences."""
         return bool(self.flags & abi.STOPPED)
 
     @property
@@ -209,6 +247,21 @@ def _sampling(sampling: Sampling | None) -> ctypes._Pointer[abi.Sampling] | None
     value.top_p = sampling.top_p
     value.top_k = sampling.top_k
     value.seed = sampling.seed & 0xFFFFFFFFFFFFFFFF
+    value.min_p = sampling.min_p
+    value.typical_p = sampling.typical_p
+    value.repetition_penalty = 0.0 if sampling.repetition_penalty == 1.0 else sampling.repetition_penalty
+    value.presence_penalty = sampling.presence_penalty
+    value.frequency_penalty = sampling.frequency_penalty
+    value.repetition_from = sampling.repetition_from
+    value.frequency_from = sampling.frequency_from
+    # What says nothing is left at zero, which every daemon takes.
+    if value.typical_p == 1.0:
+        value.typical_p = 0.0
+    if sampling.logit_bias:
+        value.logit_bias = (abi.LogitBias * len(sampling.logit_bias))(
+            *(abi.LogitBias(token, bias) for token, bias in sampling.logit_bias)
+        )
+        value.logit_bias_count = len(sampling.logit_bias)
     return ctypes.pointer(value)
 
 
@@ -231,14 +284,16 @@ class Connection:
         completion_entries: int = 0,
         arena_bytes: int = 0,
         result_bytes: int = 0,
+        borrow_logits: bool = False,
     ) -> None:
+        self._borrows = borrow_logits
         self._handle: ctypes.c_void_p | None = None
         self._library = library()
         self._process = os.getpid()
         self._submitting, self._reaping = _Role("submitting"), _Role("reaping")
         self._life = threading.Lock()  # whoever is in a call for any thread, or takes the handle away
         self._has_texts = False
-        self._asked_for_logits = False
+        self._asked_for_results = False
         options = abi.sized(abi.ConnectOptions)
         options.socket_path = socket_path.encode() if socket_path is not None else None
         options.name = name.encode()[:31] if name is not None else None
@@ -330,7 +385,7 @@ class Connection:
             code = self._library.iokv_open(
                 self.handle, ctypes.byref(options), ctypes.byref(sequence), ctypes.byref(operation)
             )
-        _check(code)
+            self._check_placed(code)
         return sequence.value, operation.value
 
     def _step_options(
@@ -344,6 +399,9 @@ class Connection:
         priority: int,
         deadline_ns: int,
         user_data: int,
+        stop_sequences: TokenList[TokenList[int]] = (),
+        top_logprobs: int = 0,
+        masks: TokenList[TokenList[int]] = (),
     ) -> abi.StepOptions:
         options = abi.sized(abi.StepOptions)
         options.flags = (abi.STEP_EACH if each else 0) | (abi.STEP_LOGITS if logits else 0)
@@ -356,7 +414,25 @@ class Connection:
         options.priority = priority
         options.sampling = _sampling(sampling)
         options.deadline_ns = deadline_ns
+        options.top_logprobs = top_logprobs
+        if stop_sequences:
+            options.stop_sequences = _tokens([token for stop in stop_sequences for token in stop])
+            options.stop_sequence_lengths = (ctypes.c_uint32 * len(stop_sequences))(*map(len, stop_sequences))
+            options.stop_sequence_count = len(stop_sequences)
+        if masks:
+            options.mask_words = len(masks[0])
+            if any(len(mask) != len(masks[0]) for mask in masks):
+                raise error_for(-24, "the masks of a step have different lengths")
+            options.masks = (ctypes.c_uint32 * (len(masks) * len(masks[0])))(*(word for mask in masks for word in mask))
+            options.mask_count = len(masks)
         return options
+
+    def _check_placed(self, result: int) -> None:
+        """Raises what an open or step returned, with the argument and its range."""
+        if result < 0:
+            detail = abi.sized(abi.ErrorDetail)
+            self._library.iokv_last_failure(self.handle, ctypes.byref(detail))
+            _check(result, detail.message.decode(errors="replace"))
 
     def step(
         self,
@@ -371,16 +447,31 @@ class Connection:
         priority: int = 0,
         deadline_ns: int = 0,
         user_data: int = 0,
+        stop_sequences: TokenList[TokenList[int]] = (),
+        top_logprobs: int = 0,
+        masks: TokenList[TokenList[int]] = (),
     ) -> int:
-        """Places STEP: append `tokens`, then sample up to `max_tokens`; returns the operation."""
+        """Places STEP: append `tokens`, then sample up to `max_tokens`; returns the operation. A mask is a list of
+        (vocabulary + 31) // 32 words: token t may be drawn where bit t % 32 of word t // 32 is set."""
         options = self._step_options(
-            tokens, max_tokens, stop_tokens, sampling, each, logits, priority, deadline_ns, user_data
+            tokens,
+            max_tokens,
+            stop_tokens,
+            sampling,
+            each,
+            logits,
+            priority,
+            deadline_ns,
+            user_data,
+            stop_sequences,
+            top_logprobs,
+            masks,
         )
         operation = ctypes.c_uint64()
-        self._asked_for_logits |= logits
+        self._asked_for_results |= logits or top_logprobs != 0
         with self._submitting:
             code = self._library.iokv_step(self.handle, sequence, ctypes.byref(options), ctypes.byref(operation))
-        _check(code)
+            self._check_placed(code)
         return operation.value
 
     def fork(self, parent: int, tokens: int | None = None, *, user_data: int = 0) -> tuple[int, int]:
@@ -442,20 +533,49 @@ class Connection:
                     raise error_for(-8, "the connection was ended by disconnect")
                 raise error_for(count, strerror(count))
             completions = list(map(_completion, _COMPLETION.iter_unpack(self._bytes[: count * _COMPLETION.size])))
-            if self._asked_for_logits:
+            if self._asked_for_results:
                 for i, completion in enumerate(completions):
-                    if completion.flags & abi.LOGITS:
-                        completions[i] = completion._replace(copied_logits=self._take_logits(self._buffer[i]))
+                    if completion.flags & (abi.LOGITS | abi.TOP):
+                        completions[i] = completion._replace(results=self._take_results(self._buffer[i]))
             return completions
 
-    def _take_logits(self, raw: abi.Completion) -> memoryview[float]:
+    def _take_results(self, raw: abi.Completion) -> _Results:
+        top = self._take_top(raw) if raw.flags & abi.TOP else ()
+        if raw.flags & abi.LOGITS and self._borrows:
+            return _Results(None, self._borrow_logits(raw), top)
+        logits = self._copy_logits(raw) if raw.flags & abi.LOGITS else None
+        _check(self._library.iokv_release(self.handle, ctypes.byref(raw)))
+        return _Results(logits, None, top)
+
+    def _logits_view(self, raw: abi.Completion) -> abi.LogitsView:
         view = abi.sized(abi.LogitsView)
         _check(self._library.iokv_logits(self.handle, ctypes.byref(raw), ctypes.byref(view)))
         if view.dtype != abi.F32:
             raise error_for(-23, f"logits of dtype {view.dtype}: this package reads float32")
-        copy = ctypes.string_at(view.data, 4 * view.count)
-        _check(self._library.iokv_release(self.handle, ctypes.byref(raw)))
-        return memoryview(copy).cast("f")
+        return view
+
+    def _copy_logits(self, raw: abi.Completion) -> memoryview[float]:
+        view = self._logits_view(raw)
+        return memoryview(ctypes.string_at(view.data, 4 * view.count)).cast("f")
+
+    def _borrow_logits(self, raw: abi.Completion) -> BorrowedLogits:
+        view = self._logits_view(raw)
+        return BorrowedLogits(self, abi.Completion.from_buffer_copy(raw), view.data, view.count)
+
+    def _take_top(self, raw: abi.Completion) -> tuple[TokenLogprob, ...]:
+        entries, count = ctypes.POINTER(abi.TokenLogprob)(), ctypes.c_uint32()
+        _check(
+            self._library.iokv_top_logprobs(
+                self.handle, ctypes.byref(raw), ctypes.byref(entries), ctypes.byref(count)
+            )
+        )
+        return tuple(TokenLogprob(entry.token, entry.logprob) for entry in entries[: count.value])
+
+    def release(self, raw: abi.Completion) -> None:
+        """Gives borrowed logits back; after the connection's end there is nothing to give back. Reaping thread."""
+        with self._reaping:
+            if self._handle is not None:
+                _check(self._library.iokv_release(self._handle, ctypes.byref(raw)))
 
     def fileno(self) -> int:
         """The descriptor to poll; readable when completions may have come or the daemon has gone."""

@@ -7,7 +7,7 @@ import ctypes
 from ctypes import POINTER, Structure
 
 VERSION_MAJOR = 1
-VERSION_MINOR = 0
+VERSION_MINOR = 1  # what is marked "1.1" below has come with it
 OK = 0
 EINVAL = -1  # an argument is out of range; the detail or the function's comment says which
 ENOMEM = -2  # this process is out of memory, descriptors or address space
@@ -32,13 +32,21 @@ EDEADLINE = -20  # the operation's deadline passed before it was done
 ESHUTDOWN = -21  # the daemon is stopping
 EDEVICE = -22  # the compute device failed
 EUNSUPPORTED = -23  # this daemon does not offer that (model, adapter or feature)
+EMASK = -24  # 1.1: a mask has another length than the vocabulary, or permits nothing, or there are not as many as the step draws
+ESTOP = -25  # 1.1: a step's stop tokens and stop sequences are too many or too long: iokv_info
+FEATURE_SAMPLING = 1  # 1.1: all that is marked 1.1 in iokv_sampling and iokv_step_options; without it EUNSUPPORTED
+MAX_LOGIT_BIAS = 1024  # 1.1: tokens with a bias
+MAX_TOP_LOGPROBS = 64  # 1.1
+MAX_STOP_SEQUENCES = 64  # 1.1
+MAX_MASKS = 64  # 1.1: of a step
 STEP_EACH = 1  # a completion also for each appended token but the last (with max_tokens 0: for the last as well), with the token that would be drawn after it (IOKV_COMPLETION_PREDICTED). Not with tokens beyond max_step_tokens. Verifies drafts.
-STEP_LOGITS = 2  # each completion that carries a token also carries the logits it was drawn from
+STEP_LOGITS = 2  # each completion that carries a token also carries the model's logits there, before anything that iokv_sampling says
 COMPLETION_MORE = 1  # the operation goes on: not its final completion
 COMPLETION_TOKEN = 2  # `token` was sampled and appended, `logprob` is its log-probability
 COMPLETION_PREDICTED = 4  # `token` is what would follow appended token `index`; it was not appended
 COMPLETION_LOGITS = 8  # iokv_logits gives a view, which must be released
-COMPLETION_STOPPED = 16  # `token` is one of the step's stop tokens
+COMPLETION_STOPPED = 16  # `token` is one of the step's stop tokens, or (1.1) ends one of its stop sequences
+COMPLETION_TOP = 32  # 1.1: iokv_top_logprobs gives a view, which must be released
 F32 = 0
 F16 = 1
 BF16 = 2
@@ -96,6 +104,14 @@ class Info(Structure):
         ("tokenizer_digest", ctypes.c_uint8 * 32),
         ("model_name", ctypes.c_char * 64),
         ("daemon_version", ctypes.c_char * 32),
+        ("features", ctypes.c_uint64),  # 1.1: enum iokv_feature, what this daemon offers
+    ]
+
+
+class LogitBias(Structure):
+    _fields_ = [
+        ("token", ctypes.c_int32),
+        ("bias", ctypes.c_float),  # -10000..10000; OpenAI's -100 all but forbids a token, 100 all but forces it
     ]
 
 
@@ -106,6 +122,15 @@ class Sampling(Structure):
         ("top_p", ctypes.c_float),  # 0..1
         ("top_k", ctypes.c_uint32),
         ("seed", ctypes.c_uint64),
+        ("min_p", ctypes.c_float),  # 0..1; 0: all
+        ("typical_p", ctypes.c_float),  # 0..1; 0 or 1: all
+        ("repetition_penalty", ctypes.c_float),  # 0.01..100; 0 or 1: none
+        ("presence_penalty", ctypes.c_float),  # -100..100
+        ("frequency_penalty", ctypes.c_float),  # -100..100
+        ("repetition_from", ctypes.c_uint32),  # position of the first token that repetition_penalty is about
+        ("frequency_from", ctypes.c_uint32),  # position of the first token that presence_penalty and frequency_penalty count
+        ("logit_bias_count", ctypes.c_uint32),  # 0..IOKV_MAX_LOGIT_BIAS
+        ("logit_bias", POINTER(LogitBias)),  # each token once; copied before the call returns
     ]
 
 
@@ -135,6 +160,13 @@ class StepOptions(Structure):
         ("priority", ctypes.c_int32),  # added to the sequence's, the sum clamped to -100..100
         ("sampling", POINTER(Sampling)),  # for this step only; NULL: the sequence's
         ("deadline_ns", ctypes.c_uint64),  # CLOCK_MONOTONIC; past it the step ends with IOKV_EDEADLINE; 0: none
+        ("stop_sequences", POINTER(ctypes.c_int32)),  # tokens of all stop sequences, one behind the other: when the tokens that this step has sampled end with one of them, the step ends as with a stop token
+        ("stop_sequence_lengths", POINTER(ctypes.c_uint32)),  # tokens of each, 1 at least; their sum and stop_token_count together are at most max_stop_tokens (IOKV_ESTOP)
+        ("stop_sequence_count", ctypes.c_uint32),  # 0..IOKV_MAX_STOP_SEQUENCES
+        ("top_logprobs", ctypes.c_uint32),  # 0..IOKV_MAX_TOP_LOGPROBS: so many most probable tokens come with each completion that carries a token: IOKV_COMPLETION_TOP
+        ("masks", POINTER(ctypes.c_uint32)),  # [mask_count][mask_words]: which tokens may be drawn, token t is bit t % 32 of word t / 32; bits beyond the vocabulary mean nothing
+        ("mask_words", ctypes.c_uint32),  # (vocabulary + 31) / 32, or 0 without masks; else IOKV_EMASK
+        ("mask_count", ctypes.c_uint32),  # 0, or as many as the step draws: max_tokens, and with IOKV_STEP_EACH as many more as it predicts; at most IOKV_MAX_MASKS. Else IOKV_EMASK. A mask that permits nothing: IOKV_EMASK
     ]
 
 
@@ -149,7 +181,7 @@ class Completion(Structure):
         ("logprob", ctypes.c_float),  # natural logarithm, of the unmodified distribution
         ("index", ctypes.c_uint32),  # TOKEN: of the sampled token in its step; PREDICTED: of the appended one
         ("length", ctypes.c_uint32),  # tokens in the sequence after this
-        ("view", ctypes.c_uint32 * 2),  # for iokv_logits
+        ("view", ctypes.c_uint32 * 2),  # for iokv_logits and iokv_top_logprobs
         ("times", ctypes.c_uint64),  # for iokv_completion_times
     ]
 
@@ -161,6 +193,13 @@ class LogitsView(Structure):
         ("count", ctypes.c_uint32),  # elements: the vocabulary
         ("reserved", ctypes.c_uint32),
         ("data", ctypes.c_void_p),  # in shared memory, read-only
+    ]
+
+
+class TokenLogprob(Structure):
+    _fields_ = [
+        ("token", ctypes.c_int32),
+        ("logprob", ctypes.c_float),  # natural logarithm, of the unmodified distribution
     ]
 
 
@@ -189,11 +228,13 @@ STRUCTURES: dict[str, type[Structure]] = {
     "iokv_error_detail": ErrorDetail,
     "iokv_connect_options": ConnectOptions,
     "iokv_info": Info,
+    "iokv_logit_bias": LogitBias,
     "iokv_sampling": Sampling,
     "iokv_open_options": OpenOptions,
     "iokv_step_options": StepOptions,
     "iokv_completion": Completion,
     "iokv_logits_view": LogitsView,
+    "iokv_token_logprob": TokenLogprob,
     "iokv_times": Times,
     "iokv_counter": Counter,
 }
@@ -225,6 +266,13 @@ CONSTANTS: dict[str, int] = {
     "IOKV_ESHUTDOWN": ESHUTDOWN,
     "IOKV_EDEVICE": EDEVICE,
     "IOKV_EUNSUPPORTED": EUNSUPPORTED,
+    "IOKV_EMASK": EMASK,
+    "IOKV_ESTOP": ESTOP,
+    "IOKV_FEATURE_SAMPLING": FEATURE_SAMPLING,
+    "IOKV_MAX_LOGIT_BIAS": MAX_LOGIT_BIAS,
+    "IOKV_MAX_TOP_LOGPROBS": MAX_TOP_LOGPROBS,
+    "IOKV_MAX_STOP_SEQUENCES": MAX_STOP_SEQUENCES,
+    "IOKV_MAX_MASKS": MAX_MASKS,
     "IOKV_STEP_EACH": STEP_EACH,
     "IOKV_STEP_LOGITS": STEP_LOGITS,
     "IOKV_COMPLETION_MORE": COMPLETION_MORE,
@@ -232,6 +280,7 @@ CONSTANTS: dict[str, int] = {
     "IOKV_COMPLETION_PREDICTED": COMPLETION_PREDICTED,
     "IOKV_COMPLETION_LOGITS": COMPLETION_LOGITS,
     "IOKV_COMPLETION_STOPPED": COMPLETION_STOPPED,
+    "IOKV_COMPLETION_TOP": COMPLETION_TOP,
     "IOKV_F32": F32,
     "IOKV_F16": F16,
     "IOKV_BF16": BF16,
@@ -246,6 +295,7 @@ PROTOTYPES: dict[str, tuple[object, list[object]]] = {
     "iokv_disconnect": (None, [ctypes.c_void_p]),
     "iokv_get_info": (ctypes.c_int, [ctypes.c_void_p, POINTER(Info)]),
     "iokv_end_reason": (ctypes.c_int, [ctypes.c_void_p, POINTER(ErrorDetail)]),
+    "iokv_last_failure": (ctypes.c_int, [ctypes.c_void_p, POINTER(ErrorDetail)]),
     "iokv_open": (ctypes.c_int, [ctypes.c_void_p, POINTER(OpenOptions), POINTER(ctypes.c_uint64), POINTER(ctypes.c_uint64)]),
     "iokv_step": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_uint64, POINTER(StepOptions), POINTER(ctypes.c_uint64)]),
     "iokv_fork": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint64, POINTER(ctypes.c_uint64), POINTER(ctypes.c_uint64)]),
@@ -258,6 +308,7 @@ PROTOTYPES: dict[str, tuple[object, list[object]]] = {
     "iokv_fd": (ctypes.c_int, [ctypes.c_void_p]),
     "iokv_wake": (ctypes.c_int, [ctypes.c_void_p]),
     "iokv_logits": (ctypes.c_int, [ctypes.c_void_p, POINTER(Completion), POINTER(LogitsView)]),
+    "iokv_top_logprobs": (ctypes.c_int, [ctypes.c_void_p, POINTER(Completion), POINTER(POINTER(TokenLogprob)), POINTER(ctypes.c_uint32)]),
     "iokv_release": (ctypes.c_int, [ctypes.c_void_p, POINTER(Completion)]),
     "iokv_completion_times": (ctypes.c_int, [POINTER(Completion), POINTER(Times)]),
     "iokv_outstanding": (ctypes.c_uint32, [ctypes.c_void_p]),

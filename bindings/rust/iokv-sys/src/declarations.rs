@@ -5,8 +5,8 @@ use core::ffi::{c_char, c_int, c_void};
 
 /// See `iokv.h`.
 pub const IOKV_VERSION_MAJOR: c_int = 1;
-/// See `iokv.h`.
-pub const IOKV_VERSION_MINOR: c_int = 0;
+/// what is marked "1.1" below has come with it
+pub const IOKV_VERSION_MINOR: c_int = 1;
 /// See `iokv.h`.
 pub const IOKV_OK: c_int = 0;
 /// an argument is out of range; the detail or the function's comment says which
@@ -55,9 +55,23 @@ pub const IOKV_ESHUTDOWN: c_int = -21;
 pub const IOKV_EDEVICE: c_int = -22;
 /// this daemon does not offer that (model, adapter or feature)
 pub const IOKV_EUNSUPPORTED: c_int = -23;
+/// 1.1: a mask has another length than the vocabulary, or permits nothing, or there are not as many as the step draws
+pub const IOKV_EMASK: c_int = -24;
+/// 1.1: a step's stop tokens and stop sequences are too many or too long: iokv_info
+pub const IOKV_ESTOP: c_int = -25;
+/// 1.1: all that is marked 1.1 in iokv_sampling and iokv_step_options; without it EUNSUPPORTED
+pub const IOKV_FEATURE_SAMPLING: c_int = 1;
+/// 1.1: tokens with a bias
+pub const IOKV_MAX_LOGIT_BIAS: c_int = 1024;
+/// 1.1
+pub const IOKV_MAX_TOP_LOGPROBS: c_int = 64;
+/// 1.1
+pub const IOKV_MAX_STOP_SEQUENCES: c_int = 64;
+/// 1.1: of a step
+pub const IOKV_MAX_MASKS: c_int = 64;
 /// a completion also for each appended token but the last (with max_tokens 0: for the last as well), with the token that would be drawn after it (IOKV_COMPLETION_PREDICTED). Not with tokens beyond max_step_tokens. Verifies drafts.
 pub const IOKV_STEP_EACH: c_int = 1;
-/// each completion that carries a token also carries the logits it was drawn from
+/// each completion that carries a token also carries the model's logits there, before anything that iokv_sampling says
 pub const IOKV_STEP_LOGITS: c_int = 2;
 /// the operation goes on: not its final completion
 pub const IOKV_COMPLETION_MORE: c_int = 1;
@@ -67,8 +81,10 @@ pub const IOKV_COMPLETION_TOKEN: c_int = 2;
 pub const IOKV_COMPLETION_PREDICTED: c_int = 4;
 /// iokv_logits gives a view, which must be released
 pub const IOKV_COMPLETION_LOGITS: c_int = 8;
-/// `token` is one of the step's stop tokens
+/// `token` is one of the step's stop tokens, or (1.1) ends one of its stop sequences
 pub const IOKV_COMPLETION_STOPPED: c_int = 16;
+/// 1.1: iokv_top_logprobs gives a view, which must be released
+pub const IOKV_COMPLETION_TOP: c_int = 32;
 /// See `iokv.h`.
 pub const IOKV_F32: c_int = 0;
 /// See `iokv.h`.
@@ -184,9 +200,21 @@ pub struct iokv_info {
     pub model_name: [c_char; 64],
     /// See `iokv.h`.
     pub daemon_version: [c_char; 32],
+    /// 1.1: enum iokv_feature, what this daemon offers
+    pub features: u64,
 }
 
-/// How tokens are drawn. temperature 0 takes the most probable token (the smallest id among equals). Otherwise logits are divided by temperature, cut to the top_k most probable (0: all) and then to the smallest set whose probability reaches top_p (0 or 1: all), and one is drawn by a counter-based generator from (seed, position): the same seed gives the same text, alone or under load.
+/// 1.1: what is added to the logit of one token.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct iokv_logit_bias {
+    /// See `iokv.h`.
+    pub token: i32,
+    /// -10000..10000; OpenAI's -100 all but forbids a token, 100 all but forces it
+    pub bias: f32,
+}
+
+/// How tokens are drawn. temperature 0 takes the most probable token (the smallest id among equals). Otherwise logits are divided by temperature, cut to the top_k most probable (0: all) and then to the smallest set whose probability reaches top_p (0 or 1: all), and one is drawn by a counter-based generator from (seed, position): the same seed gives the same text, alone or under load. 1.1: before that, in this order: logit_bias is added; the logit of a token that the sequence holds from position repetition_from on is divided by repetition_penalty if it is positive, else multiplied; from the logit of one that it holds n > 0 times from position frequency_from on presence_penalty + n * frequency_penalty is taken; the step's mask forbids tokens. Temperature 0 then takes the largest. After top_p, min_p drops what is less probable than min_p times the most probable, and typical_p keeps those whose -log p is nearest to the entropy, until they have that probability. Each is what the logits processor of that name in Hugging Face transformers computes; presence and frequency are OpenAI's (with frequency_from the length of the prompt, as there). Values out of range: IOKV_EINVAL, and iokv_last_failure names them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct iokv_sampling {
@@ -200,6 +228,24 @@ pub struct iokv_sampling {
     pub top_k: u32,
     /// See `iokv.h`.
     pub seed: u64,
+    /// 0..1; 0: all
+    pub min_p: f32,
+    /// 0..1; 0 or 1: all
+    pub typical_p: f32,
+    /// 0.01..100; 0 or 1: none
+    pub repetition_penalty: f32,
+    /// -100..100
+    pub presence_penalty: f32,
+    /// -100..100
+    pub frequency_penalty: f32,
+    /// position of the first token that repetition_penalty is about
+    pub repetition_from: u32,
+    /// position of the first token that presence_penalty and frequency_penalty count
+    pub frequency_from: u32,
+    /// 0..IOKV_MAX_LOGIT_BIAS
+    pub logit_bias_count: u32,
+    /// each token once; copied before the call returns
+    pub logit_bias: *const iokv_logit_bias,
 }
 
 /// See `iokv.h`.
@@ -250,6 +296,20 @@ pub struct iokv_step_options {
     pub sampling: *const iokv_sampling,
     /// CLOCK_MONOTONIC; past it the step ends with IOKV_EDEADLINE; 0: none
     pub deadline_ns: u64,
+    /// tokens of all stop sequences, one behind the other: when the tokens that this step has sampled end with one of them, the step ends as with a stop token
+    pub stop_sequences: *const i32,
+    /// tokens of each, 1 at least; their sum and stop_token_count together are at most max_stop_tokens (IOKV_ESTOP)
+    pub stop_sequence_lengths: *const u32,
+    /// 0..IOKV_MAX_STOP_SEQUENCES
+    pub stop_sequence_count: u32,
+    /// 0..IOKV_MAX_TOP_LOGPROBS: so many most probable tokens come with each completion that carries a token: IOKV_COMPLETION_TOP
+    pub top_logprobs: u32,
+    /// \[mask_count\]\[mask_words\]: which tokens may be drawn, token t is bit t % 32 of word t / 32; bits beyond the vocabulary mean nothing
+    pub masks: *const u32,
+    /// (vocabulary + 31) / 32, or 0 without masks; else IOKV_EMASK
+    pub mask_words: u32,
+    /// 0, or as many as the step draws: max_tokens, and with IOKV_STEP_EACH as many more as it predicts; at most IOKV_MAX_MASKS. Else IOKV_EMASK. A mask that permits nothing: IOKV_EMASK
+    pub mask_count: u32,
 }
 
 /// See `iokv.h`.
@@ -274,7 +334,7 @@ pub struct iokv_completion {
     pub index: u32,
     /// tokens in the sequence after this
     pub length: u32,
-    /// for iokv_logits
+    /// for iokv_logits and iokv_top_logprobs
     pub view: [u32; 2],
     /// for iokv_completion_times
     pub times: u64,
@@ -294,6 +354,16 @@ pub struct iokv_logits_view {
     pub reserved: u32,
     /// in shared memory, read-only
     pub data: *const c_void,
+}
+
+/// See `iokv.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct iokv_token_logprob {
+    /// See `iokv.h`.
+    pub token: i32,
+    /// natural logarithm, of the unmodified distribution
+    pub logprob: f32,
 }
 
 /// What the time of a step of the device went to: the step that a completion's token or prediction was drawn in, or that computed the last token of an append. Durations in ns, exact below 4096, within 0.025 % above, at most 73 minutes. The device works on many sequences in a step, and its times are those of the whole step; they overlap each other, and the link works ahead of the step as well. What is greatest of link, recompute and dense is what bound the step.
@@ -343,6 +413,8 @@ unsafe extern "C" {
     pub fn iokv_get_info(client: *const iokv_client, info: *mut iokv_info) -> c_int;
     /// Why the connection ended, after a call has returned IOKV_ECLOSED: fills the detail. Any thread.
     pub fn iokv_end_reason(client: *const iokv_client, detail: *mut iokv_error_detail) -> c_int;
+    /// 1.1. Why the latest iokv_open or iokv_step of this client returned what it returned: the code and one line that names the argument and its range ("top_p is 1.5: it must be 0 to 1"); code 0 and an empty line when it has not failed. EINVAL, EFORK.
+    pub fn iokv_last_failure(client: *const iokv_client, detail: *mut iokv_error_detail) -> c_int;
     /// Opens an empty sequence. options may be NULL. Also ELIMIT: max_sequences are open already. Completion result: 0, ELIMIT, EUNSUPPORTED.
     pub fn iokv_open(
         client: *mut iokv_client,
@@ -350,7 +422,7 @@ unsafe extern "C" {
         sequence: *mut iokv_sequence,
         operation: *mut iokv_operation,
     ) -> c_int;
-    /// Appends token_count tokens, then samples up to max_tokens. One completion a sampled token, with IOKV_COMPLETION_MORE on all but the last; with max_tokens 0 one completion in all. With token_count 0 sampling goes on from where the sequence is (it must not be empty: EINVAL). A prompt larger than the arena is passed on in parts, which the caller does not see. Completion result: 0, ECONTEXT, EPOOL, ESEQUENCE, ETOKEN, EINVAL, ECANCELED, EDEADLINE, ELIMIT, EDEVICE, ESHUTDOWN. After a failure the sequence holds `length` tokens, as the final completion says.
+    /// Appends token_count tokens, then samples up to max_tokens. One completion a sampled token, with IOKV_COMPLETION_MORE on all but the last; with max_tokens 0 one completion in all. With token_count 0 sampling goes on from where the sequence is (it must not be empty: EINVAL). A prompt larger than the arena is passed on in parts, which the caller does not see. Also ESTOP, EMASK, ELIMIT and EUNSUPPORTED, as iokv_step_options says. Completion result: 0, ECONTEXT, EPOOL, ESEQUENCE, ETOKEN, EINVAL, ECANCELED, EDEADLINE, ELIMIT, EDEVICE, ESHUTDOWN, EMASK. After a failure the sequence holds `length` tokens, as the final completion says.
     pub fn iokv_step(
         client: *mut iokv_client,
         sequence: iokv_sequence,
@@ -414,7 +486,14 @@ unsafe extern "C" {
         completion: *const iokv_completion,
         view: *mut iokv_logits_view,
     ) -> c_int;
-    /// Gives a view's space back; in any order, once each. Must be called for every completion with IOKV_COMPLETION_LOGITS, whether viewed or not. Reaping thread. EINVAL, EFORK.
+    /// 1.1. The most probable tokens of a completion with IOKV_COMPLETION_TOP, the most probable first, the smaller id first among equals: *count = min(top_logprobs, vocabulary) entries in shared memory, read-only and valid until released. The space for them is that of logits. Reaping thread. EINVAL, EFORK.
+    pub fn iokv_top_logprobs(
+        client: *mut iokv_client,
+        completion: *const iokv_completion,
+        entries: *mut *const iokv_token_logprob,
+        count: *mut u32,
+    ) -> c_int;
+    /// Gives a completion's views back; in any order, once each. Must be called for every completion with IOKV_COMPLETION_LOGITS or IOKV_COMPLETION_TOP, whether viewed or not. Reaping thread. EINVAL, EFORK.
     pub fn iokv_release(client: *mut iokv_client, completion: *const iokv_completion) -> c_int;
     /// Errors: EINVAL; EUNSUPPORTED, the completion says nothing of it: it comes from no step, or from an older daemon. Any thread.
     pub fn iokv_completion_times(
@@ -423,7 +502,7 @@ unsafe extern "C" {
     ) -> c_int;
     /// Operations whose final completion has not been reaped. Any thread.
     pub fn iokv_outstanding(client: *const iokv_client) -> u32;
-    /// Blocking: one step, its sampled tokens into `tokens` (capacity >= options->max_tokens) and their number into *count. Returns 0 or the call's or the operation's negative code; tokens sampled before a failure are delivered. EBUSY while operations are outstanding. IOKV_STEP_EACH and IOKV_STEP_LOGITS are EINVAL here. Both threads' role.
+    /// Blocking: one step, its sampled tokens into `tokens` (capacity >= options->max_tokens) and their number into *count. Returns 0 or the call's or the operation's negative code; tokens sampled before a failure are delivered. EBUSY while operations are outstanding. IOKV_STEP_EACH, IOKV_STEP_LOGITS and top_logprobs are EINVAL here. Both threads' role.
     pub fn iokv_generate(
         client: *mut iokv_client,
         sequence: iokv_sequence,
@@ -471,7 +550,7 @@ const _: () = {
     assert!(core::mem::offset_of!(iokv_connect_options, completion_entries) == 44);
     assert!(core::mem::offset_of!(iokv_connect_options, arena_bytes) == 48);
     assert!(core::mem::offset_of!(iokv_connect_options, result_bytes) == 52);
-    assert!(core::mem::size_of::<iokv_info>() == 288);
+    assert!(core::mem::size_of::<iokv_info>() == 296);
     assert!(core::mem::offset_of!(iokv_info, struct_size) == 0);
     assert!(core::mem::offset_of!(iokv_info, protocol_version) == 4);
     assert!(core::mem::offset_of!(iokv_info, daemon_instance) == 8);
@@ -497,12 +576,25 @@ const _: () = {
     assert!(core::mem::offset_of!(iokv_info, tokenizer_digest) == 160);
     assert!(core::mem::offset_of!(iokv_info, model_name) == 192);
     assert!(core::mem::offset_of!(iokv_info, daemon_version) == 256);
-    assert!(core::mem::size_of::<iokv_sampling>() == 24);
+    assert!(core::mem::offset_of!(iokv_info, features) == 288);
+    assert!(core::mem::size_of::<iokv_logit_bias>() == 8);
+    assert!(core::mem::offset_of!(iokv_logit_bias, token) == 0);
+    assert!(core::mem::offset_of!(iokv_logit_bias, bias) == 4);
+    assert!(core::mem::size_of::<iokv_sampling>() == 64);
     assert!(core::mem::offset_of!(iokv_sampling, struct_size) == 0);
     assert!(core::mem::offset_of!(iokv_sampling, temperature) == 4);
     assert!(core::mem::offset_of!(iokv_sampling, top_p) == 8);
     assert!(core::mem::offset_of!(iokv_sampling, top_k) == 12);
     assert!(core::mem::offset_of!(iokv_sampling, seed) == 16);
+    assert!(core::mem::offset_of!(iokv_sampling, min_p) == 24);
+    assert!(core::mem::offset_of!(iokv_sampling, typical_p) == 28);
+    assert!(core::mem::offset_of!(iokv_sampling, repetition_penalty) == 32);
+    assert!(core::mem::offset_of!(iokv_sampling, presence_penalty) == 36);
+    assert!(core::mem::offset_of!(iokv_sampling, frequency_penalty) == 40);
+    assert!(core::mem::offset_of!(iokv_sampling, repetition_from) == 44);
+    assert!(core::mem::offset_of!(iokv_sampling, frequency_from) == 48);
+    assert!(core::mem::offset_of!(iokv_sampling, logit_bias_count) == 52);
+    assert!(core::mem::offset_of!(iokv_sampling, logit_bias) == 56);
     assert!(core::mem::size_of::<iokv_open_options>() == 40);
     assert!(core::mem::offset_of!(iokv_open_options, struct_size) == 0);
     assert!(core::mem::offset_of!(iokv_open_options, flags) == 4);
@@ -512,7 +604,7 @@ const _: () = {
     assert!(core::mem::offset_of!(iokv_open_options, adapter) == 28);
     assert!(core::mem::offset_of!(iokv_open_options, priority) == 32);
     assert!(core::mem::offset_of!(iokv_open_options, reserved) == 36);
-    assert!(core::mem::size_of::<iokv_step_options>() == 64);
+    assert!(core::mem::size_of::<iokv_step_options>() == 104);
     assert!(core::mem::offset_of!(iokv_step_options, struct_size) == 0);
     assert!(core::mem::offset_of!(iokv_step_options, flags) == 4);
     assert!(core::mem::offset_of!(iokv_step_options, user_data) == 8);
@@ -524,6 +616,13 @@ const _: () = {
     assert!(core::mem::offset_of!(iokv_step_options, priority) == 44);
     assert!(core::mem::offset_of!(iokv_step_options, sampling) == 48);
     assert!(core::mem::offset_of!(iokv_step_options, deadline_ns) == 56);
+    assert!(core::mem::offset_of!(iokv_step_options, stop_sequences) == 64);
+    assert!(core::mem::offset_of!(iokv_step_options, stop_sequence_lengths) == 72);
+    assert!(core::mem::offset_of!(iokv_step_options, stop_sequence_count) == 80);
+    assert!(core::mem::offset_of!(iokv_step_options, top_logprobs) == 84);
+    assert!(core::mem::offset_of!(iokv_step_options, masks) == 88);
+    assert!(core::mem::offset_of!(iokv_step_options, mask_words) == 96);
+    assert!(core::mem::offset_of!(iokv_step_options, mask_count) == 100);
     assert!(core::mem::size_of::<iokv_completion>() == 64);
     assert!(core::mem::offset_of!(iokv_completion, user_data) == 0);
     assert!(core::mem::offset_of!(iokv_completion, operation) == 8);
@@ -542,6 +641,9 @@ const _: () = {
     assert!(core::mem::offset_of!(iokv_logits_view, count) == 8);
     assert!(core::mem::offset_of!(iokv_logits_view, reserved) == 12);
     assert!(core::mem::offset_of!(iokv_logits_view, data) == 16);
+    assert!(core::mem::size_of::<iokv_token_logprob>() == 8);
+    assert!(core::mem::offset_of!(iokv_token_logprob, token) == 0);
+    assert!(core::mem::offset_of!(iokv_token_logprob, logprob) == 4);
     assert!(core::mem::size_of::<iokv_times>() == 40);
     assert!(core::mem::offset_of!(iokv_times, struct_size) == 0);
     assert!(core::mem::offset_of!(iokv_times, reserved) == 4);
