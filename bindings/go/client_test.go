@@ -174,12 +174,12 @@ func TestLogitsAreCopiedOutSoThatUntakenOnesHoldUpNobody(t *testing.T) {
 		if err != nil {
 			t.Fatal(rows, err)
 		}
-		for _, logit := range token.Logits {
-			if logit > token.Logits[token.Token] {
+		for _, logit := range token.Logits() {
+			if logit > token.Logits()[token.Token] {
 				t.Fatal("the greedy token does not have the largest logit")
 			}
 		}
-		if times, known := token.Times(); !known || times.Dense <= 0 || uint32(len(token.Logits)) != client.Info().Vocabulary {
+		if times, known := token.Times(); !known || times.Dense <= 0 || uint32(len(token.Logits())) != client.Info().Vocabulary {
 			t.Fatal("a token without its step's times or all logits")
 		}
 	}

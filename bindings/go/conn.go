@@ -10,30 +10,30 @@ package iokv
 
 // What holds pointers is put together on this side: Go memory that is passed to C must not hold pointers to Go memory.
 
-static int iokv_go_open(iokv_client* client, iokv_open_options options, const iokv_sampling* sampling,
-                        iokv_sequence* sequence, iokv_operation* operation) {
-  options.sampling = sampling;
+// A sampling without its biases, which come beside it; `given` 0: none.
+static const iokv_sampling* iokv_go_sampling(iokv_sampling* sampling, const iokv_logit_bias* biases, int given) {
+  sampling->logit_bias = biases;
+  return given ? sampling : NULL;
+}
+
+static int iokv_go_open(iokv_client* client, iokv_open_options options, iokv_sampling sampling, int given,
+                        const iokv_logit_bias* biases, iokv_sequence* sequence, iokv_operation* operation) {
+  options.sampling = iokv_go_sampling(&sampling, biases, given);
   return iokv_open(client, &options, sequence, operation);
 }
 
-static iokv_step_options iokv_go_options(iokv_step_options options, const int32_t* tokens, const int32_t* stop_tokens,
-                                         const iokv_sampling* sampling) {
+// The same for a step; what it samples goes to `sampled` where that is not NULL.
+static int iokv_go_step(iokv_client* client, iokv_sequence sequence, iokv_step_options options, const int32_t* tokens,
+                        const int32_t* stop_tokens, const int32_t* stop_sequences, const uint32_t* stop_lengths,
+                        const uint32_t* masks, iokv_sampling sampling, int given, const iokv_logit_bias* biases,
+                        iokv_operation* operation, int32_t* sampled, uint32_t capacity, uint32_t* count) {
   options.tokens = tokens;
   options.stop_tokens = stop_tokens;
-  options.sampling = sampling;
-  return options;
-}
-
-static int iokv_go_step(iokv_client* client, iokv_sequence sequence, iokv_step_options options, const int32_t* tokens,
-                        const int32_t* stop_tokens, const iokv_sampling* sampling, iokv_operation* operation) {
-  options = iokv_go_options(options, tokens, stop_tokens, sampling);
-  return iokv_step(client, sequence, &options, operation);
-}
-
-static int iokv_go_generate(iokv_client* client, iokv_sequence sequence, iokv_step_options options,
-                            const int32_t* tokens, const int32_t* stop_tokens, const iokv_sampling* sampling,
-                            int32_t* sampled, uint32_t capacity, uint32_t* count) {
-  options = iokv_go_options(options, tokens, stop_tokens, sampling);
+  options.stop_sequences = stop_sequences;
+  options.stop_sequence_lengths = stop_lengths;
+  options.masks = masks;
+  options.sampling = iokv_go_sampling(&sampling, biases, given);
+  if (operation != NULL) return iokv_step(client, sequence, &options, operation);
   return iokv_generate(client, sequence, &options, sampled, capacity, count);
 }
 */
@@ -147,17 +147,37 @@ func (c *Conn) leave(roles ...*atomic.Bool) {
 	c.life.RUnlock()
 }
 
-func rawSampling(sampling *Sampling) *C.iokv_sampling {
+// rawSampling is what a sampling is but for its biases, and whether there is one.
+func rawSampling(sampling *Sampling) (C.iokv_sampling, C.int) {
 	if sampling == nil {
+		return C.iokv_sampling{}, 0
+	}
+	return C.iokv_sampling{
+		struct_size:        C.sizeof_iokv_sampling,
+		temperature:        C.float(sampling.Temperature),
+		top_p:              C.float(sampling.TopP),
+		top_k:              C.uint32_t(sampling.TopK),
+		seed:               C.uint64_t(sampling.Seed),
+		min_p:              C.float(sampling.MinP),
+		typical_p:          C.float(sampling.TypicalP),
+		repetition_penalty: C.float(sampling.RepetitionPenalty),
+		presence_penalty:   C.float(sampling.PresencePenalty),
+		frequency_penalty:  C.float(sampling.FrequencyPenalty),
+		repetition_from:    C.uint32_t(sampling.RepetitionFrom),
+		frequency_from:     C.uint32_t(sampling.FrequencyFrom),
+		logit_bias_count:   C.uint32_t(len(sampling.LogitBias)),
+	}, 1
+}
+
+func rawBiases(sampling *Sampling) *C.iokv_logit_bias {
+	if sampling == nil || len(sampling.LogitBias) == 0 {
 		return nil
 	}
-	return &C.iokv_sampling{
-		struct_size: C.sizeof_iokv_sampling,
-		temperature: C.float(sampling.Temperature),
-		top_p:       C.float(sampling.TopP),
-		top_k:       C.uint32_t(sampling.TopK),
-		seed:        C.uint64_t(sampling.Seed),
+	biases := make([]C.iokv_logit_bias, len(sampling.LogitBias))
+	for i, bias := range sampling.LogitBias {
+		biases[i] = C.iokv_logit_bias{C.int32_t(bias.Token), C.float(bias.Bias)}
 	}
+	return &biases[0]
 }
 
 func rawTokens(tokens []int32) *C.int32_t {
@@ -167,15 +187,32 @@ func rawTokens(tokens []int32) *C.int32_t {
 	return (*C.int32_t)(&tokens[0])
 }
 
-func rawStep(options *StepOptions, userData uint64) (C.iokv_step_options, error) {
+func rawWords(words []uint32) *C.uint32_t {
+	if len(words) == 0 {
+		return nil
+	}
+	return (*C.uint32_t)(&words[0])
+}
+
+// step places STEP, or where operation is nil generates into sampled. In a call.
+func (c *Conn) step(sequence uint64, options *StepOptions, userData uint64, operation *C.iokv_operation, sampled []int32,
+	count *C.uint32_t) error {
+	for _, length := range []int{len(options.Tokens), len(options.StopTokens), len(options.StopSequences), len(options.Masks)} {
+		if length > math.MaxUint32 {
+			return ErrInvalidArgument
+		}
+	}
 	raw := C.iokv_step_options{
-		struct_size:      C.sizeof_iokv_step_options,
-		user_data:        C.uint64_t(userData),
-		token_count:      C.uint32_t(len(options.Tokens)),
-		max_tokens:       C.uint32_t(options.MaxTokens),
-		stop_token_count: C.uint32_t(len(options.StopTokens)),
-		priority:         C.int32_t(options.Priority),
-		deadline_ns:      C.uint64_t(options.DeadlineNS),
+		struct_size:         C.sizeof_iokv_step_options,
+		user_data:           C.uint64_t(userData),
+		token_count:         C.uint32_t(len(options.Tokens)),
+		max_tokens:          C.uint32_t(options.MaxTokens),
+		stop_token_count:    C.uint32_t(len(options.StopTokens)),
+		stop_sequence_count: C.uint32_t(len(options.StopSequences)),
+		top_logprobs:        C.uint32_t(options.TopLogprobs),
+		mask_count:          C.uint32_t(len(options.Masks)),
+		priority:            C.int32_t(options.Priority),
+		deadline_ns:         C.uint64_t(options.DeadlineNS),
 	}
 	if options.Each {
 		raw.flags |= C.IOKV_STEP_EACH
@@ -183,10 +220,36 @@ func rawStep(options *StepOptions, userData uint64) (C.iokv_step_options, error)
 	if options.Logits {
 		raw.flags |= C.IOKV_STEP_LOGITS
 	}
-	if len(options.Tokens) > math.MaxUint32 || len(options.StopTokens) > math.MaxUint32 {
-		return raw, ErrInvalidArgument
+	var stops []int32
+	var lengths, words []uint32
+	for _, stop := range options.StopSequences {
+		stops = append(stops, stop...)
+		lengths = append(lengths, uint32(len(stop)))
 	}
-	return raw, nil
+	for _, mask := range options.Masks {
+		if len(mask) != len(options.Masks[0]) {
+			return &DetailedError{ErrMask, "the masks of a step have different lengths"}
+		}
+		raw.mask_words = C.uint32_t(len(mask))
+		words = append(words, mask...)
+	}
+	sampling, given := rawSampling(options.Sampling)
+	code := C.iokv_go_step(c.client, C.iokv_sequence(sequence), raw, rawTokens(options.Tokens), rawTokens(options.StopTokens),
+		rawTokens(stops), rawWords(lengths), rawWords(words), sampling, given, rawBiases(options.Sampling), operation,
+		rawTokens(sampled), C.uint32_t(len(sampled)), count)
+	return c.placed(code)
+}
+
+// placed is the failure of an open or step, with the line that names the argument and its range. In a call.
+func (c *Conn) placed(code C.int) error {
+	if code >= 0 {
+		return nil
+	}
+	detail := C.iokv_error_detail{struct_size: C.sizeof_iokv_error_detail}
+	if C.iokv_last_failure(c.client, &detail) != 0 || detail.code != C.int32_t(code) || detail.message[0] == 0 {
+		return Error(code)
+	}
+	return &DetailedError{Error(code), C.GoString(&detail.message[0])}
 }
 
 // Open places OPEN: the sequence, usable at once, and the operation. options may be nil.
@@ -207,8 +270,9 @@ func (c *Conn) Open(options *OpenOptions, userData uint64) (sequence, operation 
 	}
 	var s C.iokv_sequence
 	var o C.iokv_operation
-	_, err = check(C.iokv_go_open(c.client, raw, rawSampling(options.Sampling), &s, &o))
-	return uint64(s), uint64(o), err
+	sampling, given := rawSampling(options.Sampling)
+	code := C.iokv_go_open(c.client, raw, sampling, given, rawBiases(options.Sampling), &s, &o)
+	return uint64(s), uint64(o), c.placed(code)
 }
 
 // Step places STEP: append, then sample.
@@ -217,13 +281,8 @@ func (c *Conn) Step(sequence uint64, options *StepOptions, userData uint64) (ope
 		return 0, err
 	}
 	defer c.leave(&c.submitting)
-	raw, err := rawStep(options, userData)
-	if err != nil {
-		return 0, err
-	}
 	var o C.iokv_operation
-	_, err = check(C.iokv_go_step(c.client, C.iokv_sequence(sequence), raw, rawTokens(options.Tokens),
-		rawTokens(options.StopTokens), rawSampling(options.Sampling), &o))
+	err = c.step(sequence, options, userData, &o, nil, nil)
 	return uint64(o), err
 }
 
@@ -321,8 +380,8 @@ func (c *Conn) Reap(into []Completion, timeout time.Duration) (int, error) {
 			Length:    uint32(r.length),
 			times:     r.times,
 		}
-		if r.flags&C.IOKV_COMPLETION_LOGITS != 0 {
-			if into[i].Logits, err = c.takeLogits(r); err != nil {
+		if r.flags&(C.IOKV_COMPLETION_LOGITS|C.IOKV_COMPLETION_TOP) != 0 {
+			if into[i].Results, err = c.takeResults(r); err != nil {
 				return i, err
 			}
 		}
@@ -330,22 +389,31 @@ func (c *Conn) Reap(into []Completion, timeout time.Duration) (int, error) {
 	return count, nil
 }
 
-func (c *Conn) takeLogits(completion *C.iokv_completion) ([]float32, error) {
-	view := C.iokv_logits_view{struct_size: C.sizeof_iokv_logits_view}
-	if _, err := check(C.iokv_logits(c.client, completion, &view)); err != nil {
-		return nil, err
+// takeResults copies what came beside a completion, and gives its space back.
+func (c *Conn) takeResults(completion *C.iokv_completion) (*Results, error) {
+	results := &Results{}
+	var failed error
+	if completion.flags&C.IOKV_COMPLETION_LOGITS != 0 {
+		view := C.iokv_logits_view{struct_size: C.sizeof_iokv_logits_view}
+		if _, failed = check(C.iokv_logits(c.client, completion, &view)); failed == nil && view.dtype != C.IOKV_F32 {
+			failed = ErrUnsupported
+		}
+		if failed == nil {
+			results.Logits = append(results.Logits, unsafe.Slice((*float32)(view.data), int(view.count))...)
+		}
 	}
-	var logits []float32
-	if view.dtype == C.IOKV_F32 {
-		logits = append(logits, unsafe.Slice((*float32)(view.data), int(view.count))...)
+	if completion.flags&C.IOKV_COMPLETION_TOP != 0 && failed == nil {
+		var entries *C.iokv_token_logprob
+		var count C.uint32_t
+		_, failed = check(C.iokv_top_logprobs(c.client, completion, &entries, &count))
+		for _, entry := range unsafe.Slice(entries, int(count)) {
+			results.Top = append(results.Top, TokenLogprob{int32(entry.token), float32(entry.logprob)})
+		}
 	}
-	if _, err := check(C.iokv_release(c.client, completion)); err != nil {
-		return nil, err
+	if _, err := check(C.iokv_release(c.client, completion)); failed == nil {
+		failed = err
 	}
-	if logits == nil {
-		return nil, ErrUnsupported
-	}
-	return logits, nil
+	return results, failed
 }
 
 // FD is the descriptor to poll for readability; never read, write or close it. Any goroutine.
@@ -396,14 +464,9 @@ func (c *Conn) Generate(sequence uint64, options *StepOptions) ([]int32, error) 
 		return nil, err
 	}
 	defer c.leave(&c.submitting, &c.reaping)
-	raw, err := rawStep(options, 0)
-	if err != nil {
-		return nil, err
-	}
 	sampled := make([]int32, options.MaxTokens)
 	var count C.uint32_t
-	_, err = check(C.iokv_go_generate(c.client, C.iokv_sequence(sequence), raw, rawTokens(options.Tokens),
-		rawTokens(options.StopTokens), rawSampling(options.Sampling), rawTokens(sampled), C.uint32_t(len(sampled)), &count))
+	err := c.step(sequence, options, 0, nil, sampled, &count)
 	return sampled[:count], err
 }
 

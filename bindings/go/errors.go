@@ -40,6 +40,8 @@ const (
 	ErrShuttingDown    Error = C.IOKV_ESHUTDOWN    // the daemon is stopping
 	ErrDevice          Error = C.IOKV_EDEVICE      // the compute device failed
 	ErrUnsupported     Error = C.IOKV_EUNSUPPORTED // this daemon does not offer that (model, adapter or feature)
+	ErrMask            Error = C.IOKV_EMASK        // a mask's length, what it permits, or how many there are
+	ErrStop            Error = C.IOKV_ESTOP        // stop tokens and stop sequences are too many or too long: see Info
 )
 
 // Error is the library's sentence for the code.

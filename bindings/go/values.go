@@ -8,12 +8,32 @@ import "C"
 
 import "time"
 
-// Sampling is how tokens are drawn; its zero value takes the most probable one.
+// Sampling is how tokens are drawn; its zero value takes the most probable one. What each does is in iokv_sampling.
 type Sampling struct {
-	Temperature float32 // 0 is greedy; otherwise logits are divided by it
-	TopP        float32 // 0 or 1: all
-	TopK        uint32  // 0: all
-	Seed        uint64  // the same seed gives the same text, alone or under load
+	Temperature       float32 // 0 is greedy; otherwise logits are divided by it
+	TopP              float32 // 0 or 1: all
+	TopK              uint32  // 0: all
+	Seed              uint64  // the same seed gives the same text, alone or under load
+	MinP              float32 // 0: all
+	TypicalP          float32 // 0 or 1: all
+	RepetitionPenalty float32 // 0 or 1: none
+	PresencePenalty   float32
+	FrequencyPenalty  float32
+	RepetitionFrom    uint32 // position of the first token that RepetitionPenalty is about
+	FrequencyFrom     uint32 // position of the first token that the other two count
+	LogitBias         []LogitBias
+}
+
+// LogitBias is what is added to the logit of one token.
+type LogitBias struct {
+	Token int32
+	Bias  float32 // -10000 to 10000
+}
+
+// TokenLogprob is one of the most probable tokens.
+type TokenLogprob struct {
+	Token   int32
+	Logprob float32 // natural logarithm, of the unmodified distribution
 }
 
 // ConnectOptions has iokv_connect_options; its zero value finds the socket as iokv.h says and waits a minute for a
@@ -39,14 +59,17 @@ type OpenOptions struct {
 
 // StepOptions has iokv_step_options. Slices are copied by the call.
 type StepOptions struct {
-	Tokens     []int32   // to append
-	MaxTokens  uint32    // to sample at the most; 0: append only
-	StopTokens []int32   // sampling one of these ends the step; it is appended and reported
-	Sampling   *Sampling // for this step only; nil: the sequence's
-	Each       bool      // a prediction also for each appended token but the last: verifies drafts
-	Logits     bool      // each token comes with the logits that it was drawn from
-	Priority   int32     // added to the sequence's
-	DeadlineNS uint64    // CLOCK_MONOTONIC; 0: none
+	Tokens        []int32    // to append
+	MaxTokens     uint32     // to sample at the most; 0: append only
+	StopTokens    []int32    // sampling one of these ends the step; it is appended and reported
+	StopSequences [][]int32  // when what the step has sampled ends with one of these, it ends as with a stop token
+	Sampling      *Sampling  // for this step only; nil: the sequence's
+	TopLogprobs   uint32     // so many most probable tokens come with each token
+	Masks         [][]uint32 // one for each draw: token t may be drawn where bit t % 32 of word t / 32 is set
+	Each          bool       // a prediction also for each appended token but the last: verifies drafts
+	Logits        bool       // each token comes with the model's logits there
+	Priority      int32      // added to the sequence's
+	DeadlineNS    uint64     // CLOCK_MONOTONIC; 0: none
 }
 
 // Info has iokv_info: facts about the model and limits of this client.
@@ -74,6 +97,7 @@ type Info struct {
 	TokenizerDigest   [32]byte
 	ModelName         string
 	DaemonVersion     string
+	Features          uint64 // iokv_feature: what this daemon offers
 }
 
 // Times is what the time of a completion's step went to: see iokv_times.
@@ -89,11 +113,33 @@ type Completion struct {
 	Result    int32 // 0, a count (of a cancellation) or a negative code
 	Flags     uint32
 	Token     int32
-	Logprob   float32   // natural logarithm, of the unmodified distribution
-	Index     uint32    // of the sampled token in its step, or of the appended one that a prediction follows
-	Length    uint32    // tokens in the sequence after this
-	Logits    []float32 // a copy, if the step asked for them
+	Logprob   float32  // natural logarithm, of the unmodified distribution
+	Index     uint32   // of the sampled token in its step, or of the appended one that a prediction follows
+	Length    uint32   // tokens in the sequence after this
+	Results   *Results // copies of what else the step asked for, or nil
 	times     C.uint64_t
+}
+
+// Results is what came beside a token.
+type Results struct {
+	Logits []float32      // one for each token of the vocabulary
+	Top    []TokenLogprob // the most probable first
+}
+
+// Logits is one for each token of the vocabulary, if the step asked for them.
+func (c *Completion) Logits() []float32 {
+	if c.Results == nil {
+		return nil
+	}
+	return c.Results.Logits
+}
+
+// Top is the most probable tokens, the most probable first, as many as the step asked for.
+func (c *Completion) Top() []TokenLogprob {
+	if c.Results == nil {
+		return nil
+	}
+	return c.Results.Top
 }
 
 // Final says that the operation has ended with this.
@@ -105,7 +151,7 @@ func (c *Completion) Sampled() bool { return c.Flags&C.IOKV_COMPLETION_TOKEN != 
 // Predicted says that Token is what would follow appended token Index; it was not appended.
 func (c *Completion) Predicted() bool { return c.Flags&C.IOKV_COMPLETION_PREDICTED != 0 }
 
-// Stopped says that Token is one of the step's stop tokens.
+// Stopped says that Token is one of the step's stop tokens, or ends one of its stop sequences.
 func (c *Completion) Stopped() bool { return c.Flags&C.IOKV_COMPLETION_STOPPED != 0 }
 
 // Err is the operation's failure, or nil.
@@ -156,6 +202,7 @@ func infoOf(raw *C.iokv_info) Info {
 		PoolTokens:        uint64(raw.pool_tokens),
 		ModelName:         C.GoString(&raw.model_name[0]),
 		DaemonVersion:     C.GoString(&raw.daemon_version[0]),
+		Features:          uint64(raw.features),
 	}
 	for i := 0; i < int(raw.end_token_count) && i < len(raw.end_tokens); i++ {
 		info.EndTokens = append(info.EndTokens, int32(raw.end_tokens[i]))

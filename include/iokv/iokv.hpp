@@ -71,6 +71,8 @@ enum class Errc {
   shutting_down = IOKV_ESHUTDOWN,
   device = IOKV_EDEVICE,
   unsupported = IOKV_EUNSUPPORTED,
+  mask = IOKV_EMASK,
+  stop = IOKV_ESTOP,
 };
 
 /** The category of Errc: message() is iokv_strerror. */
@@ -105,13 +107,20 @@ class Error : public std::system_error {
 /** No limit, where a time-out is asked for. */
 inline constexpr std::chrono::nanoseconds forever{-1};
 
-/** How tokens are drawn; as it is here, greedily. Fields as in iokv_sampling. */
-struct Sampling : iokv_sampling {
-  Sampling() noexcept : iokv_sampling{} { struct_size = sizeof(iokv_sampling); }
-  Sampling(float temperature_, std::uint64_t seed_) noexcept : Sampling() {
-    temperature = temperature_;
-    seed = seed_;
-  }
+/** How tokens are drawn; as it is here, greedily. Fields as in iokv_sampling, where 0 is the default of each. */
+struct Sampling {
+  float temperature = 0;
+  float top_p = 0;
+  std::uint32_t top_k = 0;
+  std::uint64_t seed = 0;
+  float min_p = 0;
+  float typical_p = 0;
+  float repetition_penalty = 0;
+  float presence_penalty = 0;
+  float frequency_penalty = 0;
+  std::uint32_t repetition_from = 0;
+  std::uint32_t frequency_from = 0;
+  std::vector<iokv_logit_bias> logit_bias;
 };
 
 /** Fields as in iokv_connect_options; empty and 0 mean the default. */
@@ -139,7 +148,10 @@ struct StepOptions {
   std::span<const std::int32_t> tokens;       ///< to append
   std::uint32_t max_tokens = 0;               ///< to sample at the most
   std::span<const std::int32_t> stop_tokens;
+  std::vector<std::vector<std::int32_t>> stop_sequences;
   std::optional<Sampling> sampling;           ///< for this step only; none: the sequence's
+  std::uint32_t top_logprobs = 0;             ///< so many most probable tokens with each token
+  std::vector<std::vector<std::uint32_t>> masks;  ///< one for each draw: token t is bit t % 32 of word t / 32
   bool each = false;                          ///< IOKV_STEP_EACH
   bool logits = false;                        ///< IOKV_STEP_LOGITS
   std::int32_t priority = 0;
@@ -153,6 +165,7 @@ struct Completion : iokv_completion {
   bool predicted() const noexcept { return (flags & IOKV_COMPLETION_PREDICTED) != 0; }  ///< `token` was not
   bool stopped() const noexcept { return (flags & IOKV_COMPLETION_STOPPED) != 0; }
   bool has_logits() const noexcept { return (flags & IOKV_COMPLETION_LOGITS) != 0; }
+  bool has_top() const noexcept { return (flags & IOKV_COMPLETION_TOP) != 0; }
 
   /** What the time of its step went to; none when it comes from no step, or the daemon does not say. */
   std::optional<iokv_times> step_times() const noexcept {
@@ -169,9 +182,10 @@ struct Completion : iokv_completion {
 };
 static_assert(sizeof(Completion) == sizeof(iokv_completion), "completions are reaped in place");
 
-/** A completion that carries a token, with a copy of its logits if the step asked for them. */
+/** A completion that carries a token, with copies of what else the step asked for. */
 struct Token : Completion {
-  std::vector<float> logits;  ///< one for each token of the vocabulary, or empty
+  std::vector<float> logits;            ///< one for each token of the vocabulary, or empty
+  std::vector<iokv_token_logprob> top;  ///< the most probable first
 };
 
 /** What an opening call gives: the sequence's id, usable at once, and the operation that opens it. */
@@ -206,47 +220,67 @@ class Role {
 
 // ---- the C ABI, call for call ---------------------------------------------------------------------------------------
 
-class Connection;
-
-/** A completion's logits in shared memory, given back by the destructor. Reaping thread; ends before its Connection. */
-class Logits {
+/** What came beside a completion, in shared memory, given back by the destructor. Reaping thread; ends before its
+ * Connection. */
+class Results {
  public:
-  Logits(Logits&& other) noexcept
-      : client_(std::exchange(other.client_, nullptr)), completion_(other.completion_), view_(other.view_) {}
-  Logits& operator=(Logits&& other) noexcept {
+  Results(Results&& other) noexcept
+      : client_(std::exchange(other.client_, nullptr)), completion_(other.completion_), logits_(other.logits_),
+        top_(other.top_) {}
+  Results& operator=(Results&& other) noexcept {
     if (this != &other) {
       release();
       client_ = std::exchange(other.client_, nullptr);
       completion_ = other.completion_;
-      view_ = other.view_;
+      logits_ = other.logits_;
+      top_ = other.top_;
     }
     return *this;
   }
-  ~Logits() { release(); }
+  ~Results() { release(); }
 
-  /** One for each token of the vocabulary; empty once released. */
-  std::span<const float> values() const noexcept {
-    if (client_ == nullptr) return {};
-    return {static_cast<const float*>(view_.data), view_.count};
-  }
+  /** One for each token of the vocabulary, or empty: not asked for, or released. */
+  std::span<const float> logits() const noexcept { return logits_; }
+  /** The most probable tokens, the most probable first; empty: not asked for, or released. */
+  std::span<const iokv_token_logprob> top() const noexcept { return top_; }
   /** Gives the space back before the destructor would. Calling it again does nothing. */
   void release() noexcept {
+    logits_ = {};
+    top_ = {};
     if (client_ != nullptr) ::iokv_release(std::exchange(client_, nullptr), &completion_);
   }
 
  private:
   friend class Connection;
-  Logits(iokv_client* client, const Completion& completion) : client_(client), completion_(completion), view_{} {
-    view_.struct_size = sizeof view_;
-    const int code = ::iokv_logits(client, &completion, &view_);
-    if (code == 0 && view_.dtype == IOKV_F32) return;
-    if (code == 0) release();
-    throw code == 0 ? Error(Errc::unsupported, "logits that are not float32") : Error(code);
+  Results(iokv_client* client, const Completion& completion) : client_(client), completion_(completion) {
+    if (completion.has_logits()) view_logits();
+    if (completion.has_top()) view_top();
+    if (!completion.has_logits() && !completion.has_top()) client_ = nullptr;
+  }
+  void view_logits() {
+    iokv_logits_view view{};
+    view.struct_size = sizeof view;
+    fail_on(::iokv_logits(client_, &completion_, &view));
+    if (view.dtype != IOKV_F32) fail_on(IOKV_EUNSUPPORTED);
+    logits_ = {static_cast<const float*>(view.data), view.count};
+  }
+  void view_top() {
+    const iokv_token_logprob* entries = nullptr;
+    std::uint32_t count = 0;
+    fail_on(::iokv_top_logprobs(client_, &completion_, &entries, &count));
+    top_ = {entries, count};
+  }
+  // Nobody else will give the space back when the constructor throws.
+  void fail_on(int code) {
+    if (code == 0) return;
+    release();
+    throw Error(code);
   }
 
   iokv_client* client_;
   iokv_completion completion_;
-  iokv_logits_view view_;
+  std::span<const float> logits_;
+  std::span<const iokv_token_logprob> top_;
 };
 
 /** A connection to a daemon. What is placed becomes visible by submit(); completions come from reap(). */
@@ -293,22 +327,23 @@ class Connection {
 
   Opened open(const OpenOptions& options = {}, std::uint64_t user_data = 0) {
     const auto role = submitting();
+    const RawSampling sampling(options.sampling);
     iokv_open_options raw{};
     raw.struct_size = sizeof raw;
     raw.user_data = user_data;
-    raw.sampling = options.sampling ? &*options.sampling : nullptr;
+    raw.sampling = sampling.get();
     raw.model = options.model;
     raw.adapter = options.adapter;
     raw.priority = options.priority;
     Opened opened{};
-    check(::iokv_open(handle(), &raw, &opened.sequence, &opened.operation));
+    check_placed(::iokv_open(handle(), &raw, &opened.sequence, &opened.operation));
     return opened;
   }
   iokv_operation step(iokv_sequence sequence, const StepOptions& options, std::uint64_t user_data = 0) {
     const auto role = submitting();
-    const iokv_step_options raw = raw_step(options, user_data);
+    const RawStep raw(options, user_data);
     iokv_operation operation = 0;
-    check(::iokv_step(handle(), sequence, &raw, &operation));
+    check_placed(::iokv_step(handle(), sequence, raw.get(), &operation));
     return operation;
   }
   Opened fork(iokv_sequence parent, std::uint32_t tokens = UINT32_MAX, std::uint64_t user_data = 0) {
@@ -356,10 +391,10 @@ class Connection {
     const auto capacity = static_cast<std::uint32_t>(std::min<std::size_t>(into.size(), INT32_MAX));
     return into.first(check(::iokv_reap(handle(), into.data(), capacity, timeout.count())));
   }
-  /** A view of the logits that `completion` came with. Each completion that has some must be asked once. */
-  Logits logits(const Completion& completion) {
+  /** A view of what came beside `completion`. Each completion that has logits or top tokens must be asked once. */
+  Results results(const Completion& completion) {
     const auto role = reaping();
-    return Logits(handle(), completion);
+    return Results(handle(), completion);
   }
 
   // Any thread.
@@ -374,10 +409,10 @@ class Connection {
   std::vector<std::int32_t> generate(iokv_sequence sequence, const StepOptions& options) {
     const auto submitter = submitting();
     const auto reaper = reaping();
-    const iokv_step_options raw = raw_step(options, 0);
+    const RawStep raw(options, 0);
     std::vector<std::int32_t> tokens(options.max_tokens);
     std::uint32_t count = 0;
-    check(::iokv_generate(handle(), sequence, &raw, tokens.data(), options.max_tokens, &count));
+    check(::iokv_generate(handle(), sequence, raw.get(), tokens.data(), options.max_tokens, &count));
     tokens.resize(count);
     return tokens;
   }
@@ -429,24 +464,96 @@ class Connection {
     if (result < 0) throw Error(result);
     return static_cast<std::uint32_t>(result);
   }
-  static iokv_step_options raw_step(const StepOptions& options, std::uint64_t user_data) {
-    constexpr std::size_t most = std::numeric_limits<std::uint32_t>::max();
-    if (options.tokens.size() > most || options.stop_tokens.size() > most) throw Error(IOKV_EINVAL);
-    iokv_step_options raw{};
-    raw.struct_size = sizeof raw;
-    if (options.each) raw.flags |= IOKV_STEP_EACH;
-    if (options.logits) raw.flags |= IOKV_STEP_LOGITS;
-    raw.user_data = user_data;
-    raw.tokens = options.tokens.data();
-    raw.token_count = static_cast<std::uint32_t>(options.tokens.size());
-    raw.max_tokens = options.max_tokens;
-    raw.stop_tokens = options.stop_tokens.data();
-    raw.stop_token_count = static_cast<std::uint32_t>(options.stop_tokens.size());
-    raw.priority = options.priority;
-    raw.sampling = options.sampling ? &*options.sampling : nullptr;
-    raw.deadline_ns = options.deadline_ns;
-    return raw;
+  // A failure of open or step, with the line that names the argument and its range.
+  void check_placed(int result) const {
+    if (result >= 0) return;
+    iokv_error_detail why{};
+    why.struct_size = sizeof why;
+    if (::iokv_last_failure(handle(), &why) != 0 || why.message[0] == 0) throw Error(result);
+    throw Error(result, why.message);
   }
+
+  static std::uint32_t size_of(std::size_t elements) {
+    if (elements > std::numeric_limits<std::uint32_t>::max()) throw Error(IOKV_EINVAL);
+    return static_cast<std::uint32_t>(elements);
+  }
+
+  // Options as the C ABI takes them; what they point to must outlive the call.
+  class RawSampling {
+   public:
+    explicit RawSampling(const std::optional<Sampling>& given) : given_(given.has_value()) {
+      if (!given) return;
+      raw_.struct_size = sizeof raw_;
+      raw_.temperature = given->temperature;
+      raw_.top_p = given->top_p;
+      raw_.top_k = given->top_k;
+      raw_.seed = given->seed;
+      raw_.min_p = given->min_p;
+      raw_.typical_p = given->typical_p;
+      raw_.repetition_penalty = given->repetition_penalty;
+      raw_.presence_penalty = given->presence_penalty;
+      raw_.frequency_penalty = given->frequency_penalty;
+      raw_.repetition_from = given->repetition_from;
+      raw_.frequency_from = given->frequency_from;
+      raw_.logit_bias_count = size_of(given->logit_bias.size());
+      raw_.logit_bias = given->logit_bias.data();
+    }
+    const iokv_sampling* get() const { return given_ ? &raw_ : nullptr; }
+
+   private:
+    bool given_;
+    iokv_sampling raw_{};
+  };
+
+  class RawStep {
+   public:
+    RawStep(const StepOptions& options, std::uint64_t user_data) : sampling_(options.sampling) {
+      raw_.struct_size = sizeof raw_;
+      if (options.each) raw_.flags |= IOKV_STEP_EACH;
+      if (options.logits) raw_.flags |= IOKV_STEP_LOGITS;
+      raw_.user_data = user_data;
+      raw_.tokens = options.tokens.data();
+      raw_.token_count = size_of(options.tokens.size());
+      raw_.max_tokens = options.max_tokens;
+      raw_.stop_tokens = options.stop_tokens.data();
+      raw_.stop_token_count = size_of(options.stop_tokens.size());
+      raw_.priority = options.priority;
+      raw_.sampling = sampling_.get();
+      raw_.deadline_ns = options.deadline_ns;
+      raw_.top_logprobs = options.top_logprobs;
+      take_stop_sequences(options.stop_sequences);
+      take_masks(options.masks);
+    }
+    RawStep(const RawStep&) = delete;
+    RawStep& operator=(const RawStep&) = delete;
+    const iokv_step_options* get() const { return &raw_; }
+
+   private:
+    void take_stop_sequences(const std::vector<std::vector<std::int32_t>>& sequences) {
+      for (const std::vector<std::int32_t>& sequence : sequences) {
+        stops_.insert(stops_.end(), sequence.begin(), sequence.end());
+        lengths_.push_back(size_of(sequence.size()));
+      }
+      raw_.stop_sequences = stops_.data();
+      raw_.stop_sequence_lengths = lengths_.data();
+      raw_.stop_sequence_count = size_of(lengths_.size());
+    }
+    void take_masks(const std::vector<std::vector<std::uint32_t>>& masks) {
+      for (const std::vector<std::uint32_t>& mask : masks) {
+        if (mask.size() != masks.front().size()) throw Error(Errc::mask, "the masks of a step have different lengths");
+        words_.insert(words_.end(), mask.begin(), mask.end());
+      }
+      raw_.masks = words_.data();
+      raw_.mask_words = masks.empty() ? 0 : size_of(masks.front().size());
+      raw_.mask_count = size_of(masks.size());
+    }
+
+    RawSampling sampling_;
+    std::vector<std::int32_t> stops_;
+    std::vector<std::uint32_t> lengths_, words_;
+    iokv_step_options raw_{};
+  };
+
   State& state() const {
     if (state_ == nullptr) throw Error(Errc::closed, "the connection was closed or moved from");
     return *state_;
@@ -517,10 +624,11 @@ class Dispatch {
  private:
   // Logits are copied out and their space given back at once: nobody who leaves tokens lying holds up another's step.
   void deliver(const Completion& completion) {
-    Token token{completion, {}};
-    if (completion.has_logits()) {
-      const Logits view = connection.logits(completion);
-      token.logits.assign(view.values().begin(), view.values().end());
+    Token token{completion, {}, {}};
+    if (completion.has_logits() || completion.has_top()) {
+      const Results results = connection.results(completion);
+      token.logits.assign(results.logits().begin(), results.logits().end());
+      token.top.assign(results.top().begin(), results.top().end());
     }
     const auto found = waiting_.find(completion.operation);
     if (found == waiting_.end()) return;

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import queue
+import struct
 import subprocess
 import threading
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from iokv.errors import BY_CODE
 LIMIT_S = 60.0
 # What reap waits; the driver's answer must not come later than LIMIT_S.
 REAP_NS = int(45e9)
-MORE, TOKEN, PREDICTED, LOGITS, STOPPED = 1, 2, 4, 8, 16
+MORE, TOKEN, PREDICTED, LOGITS, STOPPED, TOP = 1, 2, 4, 8, 16, 32
 Words = dict[str, str]
 
 
@@ -51,6 +52,7 @@ class Completion:
     length: int
     dense_ns: int
     logits: memoryview[float] | None
+    top: list[tuple[int, float]] | None  # token, logprob
 
     @property
     def final(self) -> bool:
@@ -82,11 +84,12 @@ def completion_of(words: Words) -> Completion:
         name: int(words[name])
         for name in ("user_data", "operation", "sequence", "result", "flags", "token", "index", "length", "dense_ns")
     }
-    logprob = float(words["logprob"])
+    logprob = struct.unpack("f", struct.pack("f", float(words["logprob"])))[0]  # as the single that it is
     if math.isnan(logprob):
         raise Failed(f"a logprob that is no number: {words}")
     logits = memoryview(bytes_of(words["logits"])).cast("f") if words["logits"] != "-" else None
-    return Completion(logprob=logprob, logits=logits, **integers)
+    top = list(struct.iter_unpack("if", bytes_of(words["top"]))) if words["top"] != "-" else None
+    return Completion(logprob=logprob, logits=logits, top=top, **integers)
 
 
 class Driver:

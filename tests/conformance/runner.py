@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import layout
-from driver import LIMIT_S, LOGITS, CallFailed, Client, Completion, Driver, Failed, bytes_of
+from driver import LIMIT_S, LOGITS, PREDICTED, TOKEN, CallFailed, Client, Completion, Driver, Failed, bytes_of
 from iokv.errors import BY_NAME
 from iokvd import MODEL, Daemon, prompt
 
@@ -221,7 +221,7 @@ class Runner:
     def do_open(self, action: Action) -> None:
         sampling = action.get("sampling")
         options = {name: action.get(name) for name in ("priority", "model", "adapter")}
-        self.place(action, "open", **options, **(sampling or {}))
+        self.place(action, "open", **options, **self.sampling_words(action))
         self.sampling[action["as"]] = sampling
 
     def step_options(self, action: Action) -> dict[str, object]:
@@ -234,12 +234,32 @@ class Runner:
             "logits": int(action.get("logits", False)),
             "priority": action.get("priority"),
             "deadline_ns": 1 if action.get("deadline") == "past" else None,
-            **action.get("sampling", {}),
+            "stop_sequences": lists([self.tokens(action, stop) for stop in action.get("stop_sequences", [])]),
+            "top_logprobs": action.get("top_logprobs"),
+            "masks": lists([self.mask(action, permitted) for permitted in action.get("masks", [])]),
+            **self.sampling_words(action),
         }
+
+    def sampling_words(self, action: Action) -> dict[str, object]:
+        words = dict(action.get("sampling", {}))
+        if "logit_bias" in words:
+            words["logit_bias"] = lists(words["logit_bias"])
+        return words
+
+    def mask(self, action: Action, permitted: Any) -> list[int]:
+        """The words of a mask that permits these tokens; {"words": [...]} says them itself."""
+        if isinstance(permitted, dict):
+            return list(permitted["words"])
+        words = [0] * ((self.client(action).number("vocabulary") + 31) // 32)
+        for token in permitted:
+            words[token // 32] |= 1 << token % 32
+        return words
 
     def do_step(self, action: Action) -> None:
         effective = action.get("sampling") or self.sampling.get(str(action["sequence"]))
-        greedy = effective is None or effective.get("temperature", 0) == 0
+        # The largest of the model's logits is drawn only where nothing is done to them.
+        greedy = (effective is None or effective.get("temperature", 0) == 0) and "masks" not in action
+        greedy = greedy and not set(effective or {}) - {"temperature", "top_p", "top_k", "seed", "min_p", "typical_p"}
         self.place(action, "step", greedy, **self.step_options(action))
 
     def do_fork(self, action: Action) -> None:
@@ -352,6 +372,7 @@ class Runner:
         indices = [completion.index for completion in operation.completions if completion.sampled]
         require(indices == list(range(len(indices))), f"sampled tokens have indices {indices}")
         vocabulary = self.clients[operation.client].number("vocabulary")
+        self.check_top(operation)
         for completion in operation.completions:
             require(completion.final == (completion is operation.completions[-1]), "MORE is wrong")
             if completion.sampled or completion.predicted:
@@ -365,6 +386,16 @@ class Runner:
                     "the greedy token does not have the largest logit",
                 )
 
+    def check_top(self, operation: Operation) -> None:
+        for completion in operation.completions:
+            if completion.top is None:
+                continue
+            order = [(-logprob, token) for token, logprob in completion.top]
+            require(order == sorted(order), f"the top tokens are out of order: {completion.top}")
+            drawn = dict(completion.top).get(completion.token, completion.logprob)
+            require(drawn == completion.logprob, f"the token's logprob is {completion.logprob}, among the top {drawn}")
+            require(not operation.greedy or completion.top[0][0] == completion.token, "the greedy token is not the top")
+
     def check_expectations(self, action: Action, operation: Operation, final: Completion) -> None:
         sampled = operation.sampled
         if isinstance(action.get("tokens"), int):
@@ -377,6 +408,12 @@ class Runner:
             require(len(operation.predicted) == action["predicted"], f"{len(operation.predicted)} predictions")
         if "length" in action:
             require(final.length == action["length"], f"length {final.length}")
+        if "top" in action:
+            for completion in operation.completions:
+                count = len(completion.top or ())
+                require(count == (action["top"] if completion.flags & (TOKEN | PREDICTED) else 0), f"{count} top tokens")
+        if action.get("distinct"):
+            require(len(set(sampled)) == len(sampled), f"a token was sampled twice: {sampled}")
         if "stopped" in action:
             require(final.stopped == action["stopped"], f"stopped is {final.stopped}")
         if "logits" in action:
@@ -408,8 +445,12 @@ def code_of(result: int | str) -> int:
     return 0 if result == "OK" else BY_NAME[result].code
 
 
-def joined(tokens: list[int]) -> str:
-    return ",".join(map(str, tokens))
+def joined(numbers: list[Any]) -> str:
+    return ",".join(map(str, numbers))
+
+
+def lists(of_numbers: list[list[Any]]) -> str | None:
+    return ";".join(map(joined, of_numbers)) or None
 
 
 def check_layout(driver: Driver) -> None:

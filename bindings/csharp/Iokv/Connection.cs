@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 using System;
 using System.Collections.Generic;
+using System.Linq;
 using System.Runtime.InteropServices;
 using System.Threading;
 using Iokv.Native;
@@ -126,7 +127,7 @@ namespace Iokv
             return time == TimeSpan.Zero ? zero : time.Ticks > long.MaxValue / 100 ? long.MaxValue : time.Ticks * 100;
         }
 
-        private static Native.Sampling Raw(Sampling sampling)
+        private static Native.Sampling Raw(Sampling sampling, LogitBias* biases)
         {
             return new Native.Sampling
             {
@@ -135,26 +136,82 @@ namespace Iokv
                 top_p = sampling.TopP,
                 top_k = sampling.TopK,
                 seed = sampling.Seed,
+                min_p = sampling.MinP,
+                typical_p = sampling.TypicalP,
+                repetition_penalty = sampling.RepetitionPenalty,
+                presence_penalty = sampling.PresencePenalty,
+                frequency_penalty = sampling.FrequencyPenalty,
+                repetition_from = sampling.RepetitionFrom,
+                frequency_from = sampling.FrequencyFrom,
+                logit_bias_count = sampling.LogitBias == null ? 0 : (uint)sampling.LogitBias.Length,
+                logit_bias = (Native.LogitBias*)biases,
             };
         }
 
-        private static Native.StepOptions Raw(StepOptions options, int* tokens, int* stopTokens, Native.Sampling* sampling,
-            ulong userData)
+        // Places STEP; or generates into `sampled`, and returns how many it has sampled.
+        private ulong Step(ulong sequence, StepOptions options, ulong userData, int[]? sampled)
         {
-            return new Native.StepOptions
+            uint maskWords = options.Masks.Length == 0 ? 0 : (uint)options.Masks[0].Length;
+            foreach (uint[] mask in options.Masks)
             {
-                struct_size = (uint)sizeof(Native.StepOptions),
-                flags = (options.Each ? (uint)Constants.IOKV_STEP_EACH : 0) | (options.Logits ? (uint)Constants.IOKV_STEP_LOGITS : 0),
-                user_data = userData,
-                tokens = tokens,
-                token_count = (uint)options.Tokens.Length,
-                max_tokens = options.MaxTokens,
-                stop_tokens = stopTokens,
-                stop_token_count = (uint)options.StopTokens.Length,
-                priority = options.Priority,
-                sampling = sampling,
-                deadline_ns = options.DeadlineNs,
-            };
+                if (mask.Length != maskWords)
+                {
+                    throw new IokvException(Constants.IOKV_EMASK, "the masks of a step have different lengths");
+                }
+            }
+            int[] stopSequences = options.StopSequences.SelectMany(stop => stop).ToArray();
+            uint[] stopLengths = options.StopSequences.Select(stop => (uint)stop.Length).ToArray();
+            uint[] words = options.Masks.SelectMany(mask => mask).ToArray();
+            Sampling given = options.Sampling.GetValueOrDefault();
+            fixed (LogitBias* biases = given.LogitBias)
+            fixed (int* tokens = options.Tokens, stopTokens = options.StopTokens, stops = stopSequences, into = sampled)
+            fixed (uint* lengths = stopLengths, masks = words)
+            {
+                Native.Sampling sampling = Raw(given, biases);
+                var raw = new Native.StepOptions
+                {
+                    struct_size = (uint)sizeof(Native.StepOptions),
+                    flags = (options.Each ? (uint)Constants.IOKV_STEP_EACH : 0) |
+                        (options.Logits ? (uint)Constants.IOKV_STEP_LOGITS : 0),
+                    user_data = userData,
+                    tokens = tokens,
+                    token_count = (uint)options.Tokens.Length,
+                    max_tokens = options.MaxTokens,
+                    stop_tokens = stopTokens,
+                    stop_token_count = (uint)options.StopTokens.Length,
+                    priority = options.Priority,
+                    sampling = options.Sampling.HasValue ? &sampling : null,
+                    deadline_ns = options.DeadlineNs,
+                    stop_sequences = stops,
+                    stop_sequence_lengths = lengths,
+                    stop_sequence_count = (uint)stopLengths.Length,
+                    top_logprobs = options.TopLogprobs,
+                    masks = masks,
+                    mask_words = maskWords,
+                    mask_count = (uint)options.Masks.Length,
+                };
+                if (sampled != null)
+                {
+                    uint count = 0;
+                    CheckPlaced(Library.iokv_generate(client, sequence, &raw, into, options.MaxTokens, &count));
+                    return count;
+                }
+                ulong operation = 0;
+                CheckPlaced(Library.iokv_step(client, sequence, &raw, &operation));
+                return operation;
+            }
+        }
+
+        // Throws what an open or step returned, with the line that names the argument and its range.
+        private void CheckPlaced(int result)
+        {
+            if (result >= 0)
+            {
+                return;
+            }
+            var why = new ErrorDetail { struct_size = (uint)sizeof(ErrorDetail) };
+            bool known = Library.iokv_last_failure(client, &why) == 0 && why.code == result;
+            throw new IokvException(result, known ? Text.Of(why.message, 504) : "");
         }
 
         /// <summary>Places OPEN. Submitting thread.</summary>
@@ -164,21 +221,25 @@ namespace Iokv
             {
                 options = new OpenOptions();
             }
-            var sampling = Raw(options.Sampling.GetValueOrDefault());
-            var raw = new Native.OpenOptions
-            {
-                struct_size = (uint)sizeof(Native.OpenOptions),
-                user_data = userData,
-                sampling = options.Sampling.HasValue ? &sampling : null,
-                model = options.Model,
-                adapter = options.Adapter,
-                priority = options.Priority,
-            };
+            Sampling given = options.Sampling.GetValueOrDefault();
             var opened = default(Opened);
             Enter(ref submitting, "submitting");
             try
             {
-                IokvException.Check(Library.iokv_open(client, &raw, &opened.Sequence, &opened.Operation));
+                fixed (LogitBias* biases = given.LogitBias)
+                {
+                    Native.Sampling sampling = Raw(given, biases);
+                    var raw = new Native.OpenOptions
+                    {
+                        struct_size = (uint)sizeof(Native.OpenOptions),
+                        user_data = userData,
+                        sampling = options.Sampling.HasValue ? &sampling : null,
+                        model = options.Model,
+                        adapter = options.Adapter,
+                        priority = options.Priority,
+                    };
+                    CheckPlaced(Library.iokv_open(client, &raw, &opened.Sequence, &opened.Operation));
+                }
             }
             finally
             {
@@ -190,22 +251,15 @@ namespace Iokv
         /// <summary>Places STEP: append, then sample. Submitting thread.</summary>
         public ulong Step(ulong sequence, StepOptions options, ulong userData = 0)
         {
-            var sampling = Raw(options.Sampling.GetValueOrDefault());
-            ulong operation;
             Enter(ref submitting, "submitting");
             try
             {
-                fixed (int* tokens = options.Tokens, stopTokens = options.StopTokens)
-                {
-                    var raw = Raw(options, tokens, stopTokens, options.Sampling.HasValue ? &sampling : null, userData);
-                    IokvException.Check(Library.iokv_step(client, sequence, &raw, &operation));
-                }
+                return Step(sequence, options, userData, null);
             }
             finally
             {
                 Leave(ref submitting);
             }
-            return operation;
         }
 
         /// <summary>Places FORK of the parent's first <paramref name="tokens"/> tokens (null: all). Submitting thread.</summary>
@@ -343,24 +397,59 @@ namespace Iokv
             token.Index = raw->index;
             token.Length = raw->length;
             token.PackedTimes = raw->times;
-            token.Logits = (raw->flags & Constants.IOKV_COMPLETION_LOGITS) != 0 ? TakeLogits(raw) : null;
+            token.Logits = null;
+            token.Top = null;
+            if ((raw->flags & (Constants.IOKV_COMPLETION_LOGITS | Constants.IOKV_COMPLETION_TOP)) != 0)
+            {
+                TakeResults(raw, ref token);
+            }
         }
 
-        private float[] TakeLogits(Completion* completion)
+        // Copies what came beside a completion, and gives its space back.
+        private void TakeResults(Completion* raw, ref Token token)
+        {
+            try
+            {
+                if ((raw->flags & Constants.IOKV_COMPLETION_LOGITS) != 0)
+                {
+                    token.Logits = CopyLogits(raw);
+                }
+                if ((raw->flags & Constants.IOKV_COMPLETION_TOP) != 0)
+                {
+                    token.Top = CopyTop(raw);
+                }
+            }
+            finally
+            {
+                IokvException.Check(Library.iokv_release(client, raw));
+            }
+        }
+
+        private float[] CopyLogits(Completion* raw)
         {
             var view = new LogitsView { struct_size = (uint)sizeof(LogitsView) };
-            IokvException.Check(Library.iokv_logits(client, completion, &view));
-            var logits = new float[view.dtype == Constants.IOKV_F32 ? (int)view.count : 0];
-            if (logits.Length > 0)
-            {
-                Marshal.Copy((IntPtr)view.data, logits, 0, logits.Length);
-            }
-            IokvException.Check(Library.iokv_release(client, completion));
-            if (logits.Length == 0)
+            IokvException.Check(Library.iokv_logits(client, raw, &view));
+            if (view.dtype != Constants.IOKV_F32)
             {
                 throw new IokvException(Constants.IOKV_EUNSUPPORTED);
             }
+            var logits = new float[view.count];
+            Marshal.Copy((IntPtr)view.data, logits, 0, logits.Length);
             return logits;
+        }
+
+        private TokenLogprob[] CopyTop(Completion* raw)
+        {
+            Native.TokenLogprob* entries;
+            uint count;
+            IokvException.Check(Library.iokv_top_logprobs(client, raw, &entries, &count));
+            var top = new TokenLogprob[count];
+            for (uint i = 0; i < count; i++)
+            {
+                top[i].Token = entries[i].token;
+                top[i].Logprob = entries[i].logprob;
+            }
+            return top;
         }
 
         /// <summary>The descriptor to poll for readability. Any thread.</summary>
@@ -410,17 +499,12 @@ namespace Iokv
         /// <summary>One blocking step with nothing else outstanding; the sampled tokens. Both threads' role.</summary>
         public int[] Generate(ulong sequence, StepOptions options)
         {
-            var sampling = Raw(options.Sampling.GetValueOrDefault());
             var sampled = new int[options.MaxTokens];
-            uint count;
+            ulong count;
             EnterBoth();
             try
             {
-                fixed (int* tokens = options.Tokens, stopTokens = options.StopTokens, into = sampled)
-                {
-                    var raw = Raw(options, tokens, stopTokens, options.Sampling.HasValue ? &sampling : null, 0);
-                    IokvException.Check(Library.iokv_generate(client, sequence, &raw, into, options.MaxTokens, &count));
-                }
+                count = Step(sequence, options, 0, sampled);
             }
             finally
             {

@@ -54,6 +54,11 @@ namespace Iokv
         Device = Constants.IOKV_EDEVICE,
         /// <summary>This daemon does not offer that (model, adapter or feature).</summary>
         Unsupported = Constants.IOKV_EUNSUPPORTED,
+        /// <summary>A mask has another length than the vocabulary, or permits nothing, or there are not as many as the step
+        /// draws.</summary>
+        Mask = Constants.IOKV_EMASK,
+        /// <summary>A step's stop tokens and stop sequences are too many or too long: see <see cref="ClientInfo"/>.</summary>
+        Stop = Constants.IOKV_ESTOP,
     }
 
     /// <summary>The failure of a call, which then has had no effect, or of an operation.</summary>

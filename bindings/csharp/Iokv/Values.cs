@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 using System;
+using System.Runtime.InteropServices;
 using Iokv.Native;
 
 namespace Iokv
 {
-    /// <summary>How tokens are drawn; its default takes the most probable one.</summary>
+    /// <summary>How tokens are drawn; its default takes the most probable one. What each does is in iokv_sampling.</summary>
     public struct Sampling
     {
         /// <summary>0 is greedy; otherwise logits are divided by it.</summary>
@@ -15,6 +16,42 @@ namespace Iokv
         public uint TopK;
         /// <summary>The same seed gives the same text, alone or under load.</summary>
         public ulong Seed;
+        /// <summary>What is less probable than this share of the most probable is not drawn; 0: all.</summary>
+        public float MinP;
+        /// <summary>Of the tokens whose -log p is nearest to the entropy, as many as have this probability; 0 or 1: all.</summary>
+        public float TypicalP;
+        /// <summary>Divides the logits of tokens that the sequence holds, from RepetitionFrom on; 0 or 1: none.</summary>
+        public float RepetitionPenalty;
+        /// <summary>Taken from the logits of tokens that the sequence holds, from FrequencyFrom on.</summary>
+        public float PresencePenalty;
+        /// <summary>Taken as often as the sequence holds the token, from FrequencyFrom on.</summary>
+        public float FrequencyPenalty;
+        /// <summary>Position of the first token that RepetitionPenalty is about.</summary>
+        public uint RepetitionFrom;
+        /// <summary>Position of the first token that the other two penalties count.</summary>
+        public uint FrequencyFrom;
+        /// <summary>Added to the logits of these tokens, each of which comes once; null: none.</summary>
+        public LogitBias[]? LogitBias;
+    }
+
+    /// <summary>What is added to the logit of one token.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    public struct LogitBias
+    {
+        /// <summary>The token.</summary>
+        public int Token;
+        /// <summary>-10000 to 10000.</summary>
+        public float Bias;
+    }
+
+    /// <summary>One of the most probable tokens.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    public struct TokenLogprob
+    {
+        /// <summary>The token.</summary>
+        public int Token;
+        /// <summary>Natural logarithm, of the unmodified distribution.</summary>
+        public float Logprob;
     }
 
     /// <summary>Options of a connection, as iokv_connect_options.</summary>
@@ -62,6 +99,12 @@ namespace Iokv
         public uint MaxTokens { get; set; }
         /// <summary>Sampling one of these ends the step; it is appended and reported.</summary>
         public int[] StopTokens { get; set; } = None;
+        /// <summary>When the tokens that this step has sampled end with one of these, it ends as with a stop token.</summary>
+        public int[][] StopSequences { get; set; } = new int[0][];
+        /// <summary>So many most probable tokens come with each token.</summary>
+        public uint TopLogprobs { get; set; }
+        /// <summary>One for each draw: token t may be drawn where bit t % 32 of word t / 32 is set.</summary>
+        public uint[][] Masks { get; set; } = new uint[0][];
         /// <summary>For this step only; null: the sequence's.</summary>
         public Sampling? Sampling { get; set; }
         /// <summary>A prediction also for each appended token but the last: verifies drafts.</summary>
@@ -103,6 +146,8 @@ namespace Iokv
         public byte[] TokenizerDigest { get; }
         public string ModelName { get; }
         public string DaemonVersion { get; }
+        /// <summary>iokv_feature: what this daemon offers.</summary>
+        public ulong Features { get; }
 #pragma warning restore CS1591
 
         internal unsafe ClientInfo(Info* raw)
@@ -134,6 +179,7 @@ namespace Iokv
             TokenizerDigest = Text.Copy(raw->tokenizer_digest, 32);
             ModelName = Text.Of(raw->model_name, 64);
             DaemonVersion = Text.Of(raw->daemon_version, 32);
+            Features = raw->features;
         }
     }
 
@@ -171,6 +217,8 @@ namespace Iokv
         public uint Length;
         /// <summary>A copy of the logits that the token was drawn from, if the step asked for them.</summary>
         public float[]? Logits;
+        /// <summary>The most probable tokens, the most probable first, as many as the step asked for.</summary>
+        public TokenLogprob[]? Top;
         internal ulong PackedTimes;
 
         /// <summary>The operation has ended with this.</summary>
@@ -179,7 +227,7 @@ namespace Iokv
         public bool IsSampled { get { return (Flags & Constants.IOKV_COMPLETION_TOKEN) != 0; } }
         /// <summary>Id is what would follow appended token Index; it was not appended.</summary>
         public bool IsPredicted { get { return (Flags & Constants.IOKV_COMPLETION_PREDICTED) != 0; } }
-        /// <summary>Id is one of the step's stop tokens.</summary>
+        /// <summary>Id is one of the step's stop tokens, or ends one of its stop sequences.</summary>
         public bool IsStopped { get { return (Flags & Constants.IOKV_COMPLETION_STOPPED) != 0; } }
 
         /// <summary>null when it comes from no step, or the daemon does not say.</summary>

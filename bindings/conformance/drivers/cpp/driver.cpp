@@ -4,6 +4,7 @@
 #include <iokv/iokv.hpp>
 
 #include <cinttypes>
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
@@ -36,19 +37,50 @@ struct Request {
   }
   uint64_t id(const char* key) const { return std::strtoull(text(key).c_str(), nullptr, 10); }
   uint32_t count(const char* key) const { return static_cast<uint32_t>(number(key)); }
-  std::vector<int32_t> tokens(const char* key) const {
-    std::vector<int32_t> found;
+  std::vector<int32_t> tokens(const char* key) const { return numbers<int32_t>(text(key)); }
+  float real(const char* key) const { return has(key) ? std::strtof(text(key).c_str(), nullptr) : 0; }
+  // The parts of a list, which are lists themselves.
+  std::vector<std::string> parts(const char* key) const {
+    std::vector<std::string> found;
     std::istringstream list(text(key));
-    for (std::string one; std::getline(list, one, ',');) found.push_back(std::atoi(one.c_str()));
+    for (std::string one; std::getline(list, one, ';');) found.push_back(one);
+    return found;
+  }
+  template <typename Number>
+  static std::vector<Number> numbers(const std::string& text) {
+    std::vector<Number> found;
+    std::istringstream list(text);
+    for (std::string one; std::getline(list, one, ',');) {
+      found.push_back(static_cast<Number>(std::strtoll(one.c_str(), nullptr, 10)));
+    }
+    return found;
+  }
+  template <typename Number>
+  std::vector<std::vector<Number>> lists(const char* key) const {
+    std::vector<std::vector<Number>> found;
+    for (const std::string& part : parts(key)) found.push_back(numbers<Number>(part));
     return found;
   }
   std::optional<iokv::Sampling> sampling() const {
-    if (!has("temperature") && !has("top_p") && !has("top_k") && !has("seed")) return std::nullopt;
+    static const char* const names[] = {"temperature", "top_p", "top_k", "seed", "min_p", "typical_p",
+                                        "repetition_penalty", "presence_penalty", "frequency_penalty",
+                                        "repetition_from", "frequency_from", "logit_bias"};
+    if (std::none_of(std::begin(names), std::end(names), [&](const char* name) { return has(name); })) return std::nullopt;
     iokv::Sampling made;
-    if (has("temperature")) made.temperature = std::strtof(text("temperature").c_str(), nullptr);
-    if (has("top_p")) made.top_p = std::strtof(text("top_p").c_str(), nullptr);
+    made.temperature = real("temperature");
+    made.top_p = real("top_p");
     made.top_k = count("top_k");
     made.seed = id("seed");
+    made.min_p = real("min_p");
+    made.typical_p = real("typical_p");
+    made.repetition_penalty = real("repetition_penalty");
+    made.presence_penalty = real("presence_penalty");
+    made.frequency_penalty = real("frequency_penalty");
+    made.repetition_from = count("repetition_from");
+    made.frequency_from = count("frequency_from");
+    for (const std::string& part : parts("logit_bias")) {
+      made.logit_bias.push_back({std::atoi(part.c_str()), std::strtof(part.substr(part.find(',') + 1).c_str(), nullptr)});
+    }
     return made;
   }
 
@@ -168,21 +200,25 @@ class Driver {
     options.logits = request.number("logits") != 0;
     options.priority = static_cast<int32_t>(request.number("priority"));
     options.deadline_ns = request.id("deadline_ns");
+    options.stop_sequences = request.lists<int32_t>("stop_sequences");
+    options.top_logprobs = request.count("top_logprobs");
+    options.masks = request.lists<uint32_t>("masks");
     return options;
   }
   static std::string reap(const Request& request, iokv::Connection& client) {
     std::vector<iokv::Completion> buffer(request.count("capacity"));
     for (const iokv::Completion& c : client.reap(buffer, std::chrono::nanoseconds(request.number("timeout_ns")))) {
-      std::string logits = "-";
-      if (c.has_logits()) {
-        const iokv::Logits view = client.logits(c);
-        logits = hex(view.values().data(), view.values().size_bytes());
+      std::string logits = "-", top = "-";
+      if (c.has_logits() || c.has_top()) {
+        const iokv::Results results = client.results(c);
+        logits = hex(results.logits().data(), results.logits().size_bytes());
+        top = hex(results.top().data(), results.top().size_bytes());
       }
       const std::optional<iokv_times> times = c.step_times();
       std::printf("completion user_data=%" PRIu64 " operation=%" PRIu64 " sequence=%" PRIu64
-                  " result=%d flags=%u token=%d logprob=%.9g index=%u length=%u dense_ns=%" PRIu64 " logits=%s\n",
+                  " result=%d flags=%u token=%d logprob=%.9g index=%u length=%u dense_ns=%" PRIu64 " logits=%s top=%s\n",
                   c.user_data, c.operation, c.sequence, c.result, c.flags, c.token, static_cast<double>(c.logprob),
-                  c.index, c.length, times ? times->dense_ns : 0, logits.c_str());
+                  c.index, c.length, times ? times->dense_ns : 0, logits.c_str(), top.c_str());
     }
     return "";
   }
@@ -196,6 +232,7 @@ class Driver {
          << " max_operations=" << info.max_operations << " max_step_tokens=" << info.max_step_tokens
          << " max_stop_tokens=" << info.max_stop_tokens << " submission_entries=" << info.submission_entries
          << " completion_entries=" << info.completion_entries << " pool_tokens=" << info.pool_tokens
+         << " features=" << info.features
          << " model_digest=" << hex(info.model_digest, sizeof info.model_digest)
          << " tokenizer_digest=" << hex(info.tokenizer_digest, sizeof info.tokenizer_digest)
          << " model_name=" << hex(info.model_name, std::string_view(info.model_name).size());

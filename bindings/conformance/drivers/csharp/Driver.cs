@@ -73,18 +73,45 @@ internal sealed class Request
         return ns < 0 ? TimeSpan.FromTicks(-1) : ns == 0 ? TimeSpan.Zero : TimeSpan.FromTicks(Math.Max(1, ns / 100));
     }
 
+    // The parts of a list, which are lists themselves.
+    private string[][] Lists(string key)
+    {
+        string[] parts = (Word(key) ?? "").Split(new[] { ';' }, StringSplitOptions.RemoveEmptyEntries);
+        return parts.Select(part => part.Split(',')).ToArray();
+    }
+
+    private static readonly string[] SamplingWords =
+    {
+        "temperature", "top_p", "top_k", "seed", "min_p", "typical_p", "repetition_penalty", "presence_penalty",
+        "frequency_penalty", "repetition_from", "frequency_from", "logit_bias",
+    };
+
+    private static float Real(string word)
+    {
+        return float.Parse(word ?? "0", CultureInfo.InvariantCulture);
+    }
+
     public Sampling? Sampling()
     {
-        if (!Has("temperature") && !Has("top_p") && !Has("top_k") && !Has("seed"))
+        if (!SamplingWords.Any(Has))
         {
             return null;
         }
         return new Sampling
         {
-            Temperature = float.Parse(Word("temperature") ?? "0", CultureInfo.InvariantCulture),
-            TopP = float.Parse(Word("top_p") ?? "0", CultureInfo.InvariantCulture),
+            Temperature = Real(Word("temperature")),
+            TopP = Real(Word("top_p")),
             TopK = Count("top_k"),
             Seed = Id("seed"),
+            MinP = Real(Word("min_p")),
+            TypicalP = Real(Word("typical_p")),
+            RepetitionPenalty = Real(Word("repetition_penalty")),
+            PresencePenalty = Real(Word("presence_penalty")),
+            FrequencyPenalty = Real(Word("frequency_penalty")),
+            RepetitionFrom = Count("repetition_from"),
+            FrequencyFrom = Count("frequency_from"),
+            LogitBias = Lists("logit_bias")
+                .Select(pair => new LogitBias { Token = int.Parse(pair[0]), Bias = Real(pair[1]) }).ToArray(),
         };
     }
 
@@ -95,7 +122,10 @@ internal sealed class Request
             Tokens = Tokens("tokens"),
             MaxTokens = Count("max_tokens"),
             StopTokens = Tokens("stop_tokens"),
+            StopSequences = Lists("stop_sequences").Select(stop => stop.Select(int.Parse).ToArray()).ToArray(),
             Sampling = Sampling(),
+            TopLogprobs = Count("top_logprobs"),
+            Masks = Lists("masks").Select(mask => mask.Select(uint.Parse).ToArray()).ToArray(),
             Each = Number("each") != 0,
             Logits = Number("logits") != 0,
             Priority = (int)Number("priority"),
@@ -220,18 +250,23 @@ internal static class Driver
         for (int i = 0; i < count; i++)
         {
             Token t = tokens[i];
-            string logits = "-";
+            string logits = "-", top = "-";
             if (t.Logits != null)
             {
                 var bytes = new byte[4 * t.Logits.Length];
                 Buffer.BlockCopy(t.Logits, 0, bytes, 0, bytes.Length);
                 logits = Hex(bytes);
             }
+            if (t.Top != null)
+            {
+                top = Hex(t.Top.SelectMany(one => BitConverter.GetBytes(one.Token).Concat(BitConverter.GetBytes(one.Logprob)))
+                    .ToArray());
+            }
             StepTimes? times = t.Times;
             Out.WriteLine("completion user_data=" + t.UserData + " operation=" + t.OperationId + " sequence=" + t.SequenceId +
                 " result=" + t.Result + " flags=" + t.Flags + " token=" + t.Id +
                 " logprob=" + t.Logprob.ToString("R", CultureInfo.InvariantCulture) + " index=" + t.Index +
-                " length=" + t.Length + " dense_ns=" + (times.HasValue ? times.Value.DenseNs : 0) + " logits=" + logits);
+                " length=" + t.Length + " dense_ns=" + (times.HasValue ? times.Value.DenseNs : 0) + " logits=" + logits + " top=" + top);
         }
     }
 
@@ -243,7 +278,7 @@ internal static class Driver
             " end_token_count=" + i.EndTokens.Length + " max_sequences=" + i.MaxSequences + " max_operations=" + i.MaxOperations +
             " max_step_tokens=" + i.MaxStepTokens + " max_stop_tokens=" + i.MaxStopTokens +
             " submission_entries=" + i.SubmissionEntries + " completion_entries=" + i.CompletionEntries +
-            " pool_tokens=" + i.PoolTokens + " model_digest=" + Hex(i.ModelDigest) +
+            " pool_tokens=" + i.PoolTokens + " features=" + i.Features + " model_digest=" + Hex(i.ModelDigest) +
             " tokenizer_digest=" + Hex(i.TokenizerDigest) + " model_name=" + Hex(i.ModelName);
     }
 

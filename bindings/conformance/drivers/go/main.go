@@ -72,25 +72,69 @@ func (r request) tokens(key string) []int32 {
 	return found
 }
 
+// lists is the parts of a list, which are lists themselves.
+func (r request) lists(key string) [][]string {
+	var found [][]string
+	for _, part := range strings.FieldsFunc(r.words[key], func(c rune) bool { return c == ';' }) {
+		found = append(found, strings.Split(part, ","))
+	}
+	return found
+}
+
+func float(word string) float32 { return float32(must(strconv.ParseFloat(word, 32))) }
+
+var samplingWords = []string{
+	"temperature", "top_p", "top_k", "seed", "min_p", "typical_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+	"repetition_from", "frequency_from", "logit_bias",
+}
+
 func (r request) sampling() *iokv.Sampling {
-	if !r.has("temperature") && !r.has("top_p") && !r.has("top_k") && !r.has("seed") {
+	given := false
+	for _, word := range samplingWords {
+		given = given || r.has(word)
+	}
+	if !given {
 		return nil
 	}
-	float := func(key string) float32 {
+	real := func(key string) float32 {
 		if !r.has(key) {
 			return 0
 		}
-		return float32(must(strconv.ParseFloat(r.words[key], 32)))
+		return float(r.words[key])
 	}
-	return &iokv.Sampling{Temperature: float("temperature"), TopP: float("top_p"), TopK: r.count("top_k"), Seed: r.id("seed")}
+	sampling := &iokv.Sampling{
+		Temperature: real("temperature"), TopP: real("top_p"), TopK: r.count("top_k"), Seed: r.id("seed"), MinP: real("min_p"),
+		TypicalP: real("typical_p"), RepetitionPenalty: real("repetition_penalty"), PresencePenalty: real("presence_penalty"),
+		FrequencyPenalty: real("frequency_penalty"), RepetitionFrom: r.count("repetition_from"),
+		FrequencyFrom: r.count("frequency_from"),
+	}
+	for _, pair := range r.lists("logit_bias") {
+		sampling.LogitBias = append(sampling.LogitBias, iokv.LogitBias{Token: int32(must(strconv.Atoi(pair[0]))), Bias: float(pair[1])})
+	}
+	return sampling
 }
 
 func (r request) step() *iokv.StepOptions {
-	return &iokv.StepOptions{
+	options := &iokv.StepOptions{
 		Tokens: r.tokens("tokens"), MaxTokens: r.count("max_tokens"), StopTokens: r.tokens("stop_tokens"),
-		Sampling: r.sampling(), Each: r.signed("each") != 0, Logits: r.signed("logits") != 0,
-		Priority: int32(r.signed("priority")), DeadlineNS: r.id("deadline_ns"),
+		Sampling: r.sampling(), TopLogprobs: r.count("top_logprobs"), Each: r.signed("each") != 0,
+		Logits: r.signed("logits") != 0, Priority: int32(r.signed("priority")), DeadlineNS: r.id("deadline_ns"),
 	}
+	for _, words := range r.lists("stop_sequences") {
+		var stop []int32
+		for _, word := range words {
+			stop = append(stop, int32(must(strconv.Atoi(word))))
+		}
+		options.StopSequences = append(options.StopSequences, stop)
+	}
+	for _, words := range r.lists("masks") {
+		var mask []uint32
+		for _, word := range words {
+			mask = append(mask, uint32(must(strconv.ParseUint(word, 10, 32))))
+		}
+		options.Masks = append(options.Masks, mask)
+	}
+	return options
 }
 
 func hexed(bytes []byte) string {
@@ -204,14 +248,17 @@ func (d *driver) reap(r request, client *iokv.Conn) error {
 	count, err := client.Reap(completions, time.Duration(r.signed("timeout_ns")))
 	for i := range completions[:count] {
 		c := &completions[i]
-		logits := "-"
-		if len(c.Logits) > 0 {
-			logits = hexed(unsafe.Slice((*byte)(unsafe.Pointer(&c.Logits[0])), 4*len(c.Logits)))
+		logits, top := "-", "-"
+		if values := c.Logits(); len(values) > 0 {
+			logits = hexed(unsafe.Slice((*byte)(unsafe.Pointer(&values[0])), 4*len(values)))
+		}
+		if values := c.Top(); len(values) > 0 {
+			top = hexed(unsafe.Slice((*byte)(unsafe.Pointer(&values[0])), 8*len(values)))
 		}
 		times, _ := c.Times()
 		fmt.Fprintf(d.out, "completion user_data=%d operation=%d sequence=%d result=%d flags=%d token=%d logprob=%g index=%d "+
-			"length=%d dense_ns=%d logits=%s\n", c.UserData, c.Operation, c.Sequence, c.Result, c.Flags, c.Token, c.Logprob,
-			c.Index, c.Length, times.Dense.Nanoseconds(), logits)
+			"length=%d dense_ns=%d logits=%s top=%s\n", c.UserData, c.Operation, c.Sequence, c.Result, c.Flags, c.Token, c.Logprob,
+			c.Index, c.Length, times.Dense.Nanoseconds(), logits, top)
 	}
 	return err
 }
@@ -219,10 +266,10 @@ func (d *driver) reap(r request, client *iokv.Conn) error {
 func info(i *iokv.Info) string {
 	return fmt.Sprintf("protocol_version=%d daemon_instance=%d client_id=%d vocabulary=%d max_context=%d layers=%d hidden=%d "+
 		"heads=%d kv_heads=%d head_dim=%d begin_token=%d end_token_count=%d max_sequences=%d max_operations=%d "+
-		"max_step_tokens=%d max_stop_tokens=%d submission_entries=%d completion_entries=%d pool_tokens=%d model_digest=%s "+
+		"max_step_tokens=%d max_stop_tokens=%d submission_entries=%d completion_entries=%d pool_tokens=%d features=%d model_digest=%s "+
 		"tokenizer_digest=%s model_name=%s", i.ProtocolVersion, i.DaemonInstance, i.ClientID, i.Vocabulary, i.MaxContext,
 		i.Layers, i.Hidden, i.Heads, i.KVHeads, i.HeadDim, i.BeginToken, len(i.EndTokens), i.MaxSequences, i.MaxOperations,
-		i.MaxStepTokens, i.MaxStopTokens, i.SubmissionEntries, i.CompletionEntries, i.PoolTokens, hexed(i.ModelDigest[:]),
+		i.MaxStepTokens, i.MaxStopTokens, i.SubmissionEntries, i.CompletionEntries, i.PoolTokens, i.Features, hexed(i.ModelDigest[:]),
 		hexed(i.TokenizerDigest[:]), hexed([]byte(i.ModelName)))
 }
 

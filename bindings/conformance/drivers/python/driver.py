@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import json
+import struct
 import sys
 import time
 from typing import Any
@@ -40,19 +41,28 @@ def tokens(words: Words, name: str) -> list[int]:
     return [int(token) for token in words.get(name, "").split(",") if token]
 
 
+def lists(words: Words, name: str) -> list[list[str]]:
+    return [part.split(",") for part in words.get(name, "").split(";") if part]
+
+
 def sampling(words: Words) -> Sampling | None:
-    values: dict[str, Any] = {name: float(words[name]) for name in ("temperature", "top_p") if name in words}
-    values |= numbers(words, "top_k", "seed")
+    reals = ("temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+    values: dict[str, Any] = {name: float(words[name]) for name in reals if name in words}
+    values |= numbers(words, "top_k", "seed", "repetition_from", "frequency_from")
+    if "logit_bias" in words:
+        values["logit_bias"] = tuple((int(token), float(bias)) for token, bias in lists(words, "logit_bias"))
     return Sampling(**values) if values else None
 
 
 def step_options(words: Words) -> dict[str, Any]:
     return {
         "stop_tokens": tokens(words, "stop_tokens"),
+        "stop_sequences": [list(map(int, stop)) for stop in lists(words, "stop_sequences")],
         "sampling": sampling(words),
+        "masks": [list(map(int, mask)) for mask in lists(words, "masks")],
         "each": words.get("each") == "1",
         "logits": words.get("logits") == "1",
-        **numbers(words, "priority", "deadline_ns"),
+        **numbers(words, "priority", "deadline_ns", "top_logprobs"),
     }
 
 
@@ -142,6 +152,7 @@ class Driver:
                 f"logprob={completion.logprob!r}",
                 f"dense_ns={times.dense_ns if times is not None else 0}",
                 f"logits={hexed(bytes(completion.logits)) if completion.logits is not None else '-'}",
+                f"top={hexed(b''.join(struct.pack('if', one.token, one.logprob) for one in completion.top))}",
             )
         return {}
 

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, Write as _};
 use std::time::Duration;
 
-use iokv::{ConnectOptions, Connection, Error, OpenOptions, Sampling, StepOptions};
+use iokv::{ConnectOptions, Connection, Error, LogitBias, OpenOptions, Sampling, StepOptions};
 
 mod layout;
 
@@ -45,29 +45,65 @@ impl<'l> Request<'l> {
             .collect()
     }
 
-    fn sampling(&self) -> Option<Sampling> {
-        let given = ["temperature", "top_p", "top_k", "seed"]
+    fn lists<T: std::str::FromStr>(&self, key: &str) -> Vec<Vec<T>> {
+        let word = self.words.get(key).unwrap_or(&"");
+        let number = |text: &str| text.parse().ok().expect("a number");
+        word.split(';')
+            .filter(|part| !part.is_empty())
+            .map(|part| part.split(',').map(number).collect())
+            .collect()
+    }
+
+    fn logit_bias(&self) -> Vec<LogitBias> {
+        let pairs = self.lists::<f32>("logit_bias");
+        pairs
             .iter()
-            .any(|key| self.words.contains_key(key));
+            .map(|pair| LogitBias {
+                token: pair[0] as i32,
+                bias: pair[1],
+            })
+            .collect()
+    }
+
+    fn sampling<'a>(&self, logit_bias: &'a [LogitBias]) -> Option<Sampling<'a>> {
+        let given = SAMPLING.iter().any(|key| self.words.contains_key(key));
         given.then(|| Sampling {
             temperature: self.number("temperature"),
             top_p: self.number("top_p"),
             top_k: self.number("top_k"),
             seed: self.number("seed"),
+            min_p: self.number("min_p"),
+            typical_p: self.number("typical_p"),
+            repetition_penalty: self.number("repetition_penalty"),
+            presence_penalty: self.number("presence_penalty"),
+            frequency_penalty: self.number("frequency_penalty"),
+            repetition_from: self.number("repetition_from"),
+            frequency_from: self.number("frequency_from"),
+            logit_bias,
         })
     }
 
-    fn step<'t>(&self, tokens: &'t [i32], stop_tokens: &'t [i32]) -> StepOptions<'t> {
-        StepOptions {
-            tokens,
+    /// Calls `use_it` with the options of a step.
+    fn step<T>(&self, use_it: impl FnOnce(&StepOptions<'_>) -> T) -> T {
+        let (stops, masks) = (
+            self.lists::<i32>("stop_sequences"),
+            self.lists::<u32>("masks"),
+        );
+        let stops: Vec<&[i32]> = stops.iter().map(Vec::as_slice).collect();
+        let masks: Vec<&[u32]> = masks.iter().map(Vec::as_slice).collect();
+        use_it(&StepOptions {
+            tokens: &self.tokens("tokens"),
             max_tokens: self.number("max_tokens"),
-            stop_tokens,
-            sampling: self.sampling(),
+            stop_tokens: &self.tokens("stop_tokens"),
+            stop_sequences: &stops,
+            sampling: self.sampling(&self.logit_bias()),
+            top_logprobs: self.number("top_logprobs"),
+            masks: &masks,
             each: self.number::<u8>("each") != 0,
             logits: self.number::<u8>("logits") != 0,
             priority: self.number("priority"),
             deadline_ns: self.number("deadline_ns"),
-        }
+        })
     }
 
     fn duration(&self, key: &str) -> Option<Duration> {
@@ -76,6 +112,21 @@ impl<'l> Request<'l> {
             .map(Duration::from_nanos)
     }
 }
+
+const SAMPLING: [&str; 12] = [
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_from",
+    "frequency_from",
+    "logit_bias",
+];
 
 fn hex(bytes: &[u8]) -> String {
     if bytes.is_empty() {
@@ -117,7 +168,7 @@ fn info(client: &Connection) -> String {
     format!(
         "protocol_version={} daemon_instance={} client_id={} vocabulary={} max_context={} layers={} hidden={} heads={} \
          kv_heads={} head_dim={} begin_token={} end_token_count={} max_sequences={} max_operations={} \
-         max_step_tokens={} max_stop_tokens={} submission_entries={} completion_entries={} pool_tokens={} \
+         max_step_tokens={} max_stop_tokens={} submission_entries={} completion_entries={} pool_tokens={} features={} \
          model_digest={} tokenizer_digest={} model_name={}",
         i.protocol_version,
         i.daemon_instance,
@@ -138,6 +189,7 @@ fn info(client: &Connection) -> String {
         i.submission_entries,
         i.completion_entries,
         i.pool_tokens,
+        i.features,
         hex(&i.model_digest),
         hex(&i.tokenizer_digest),
         hex(i.model_name.as_bytes()),
@@ -147,11 +199,13 @@ fn info(client: &Connection) -> String {
 fn reap(request: &Request<'_>, client: &mut Connection) -> Result<String, Error> {
     client.reaper.reap(request.number("capacity"), request.duration("timeout_ns"), |c| {
         let logits: Vec<u8> = c.logits.iter().flatten().flat_map(|value| value.to_ne_bytes()).collect();
+        let entry = |one: &iokv::TokenLogprob| [one.token.to_ne_bytes(), one.logprob.to_ne_bytes()].concat();
+        let top: Vec<u8> = c.top.iter().flatten().flat_map(entry).collect();
         println!(
             "completion user_data={} operation={} sequence={} result={} flags={} token={} logprob={} index={} \
-             length={} dense_ns={} logits={}",
+             length={} dense_ns={} logits={} top={}",
             c.user_data, c.operation, c.sequence, c.result, c.flags, c.token, c.logprob, c.index, c.length,
-            c.times().map_or(0, |times| times.dense.as_nanos()), hex(&logits),
+            c.times().map_or(0, |times| times.dense.as_nanos()), hex(&logits), hex(&top),
         );
     })?;
     Ok(String::new())
@@ -162,27 +216,30 @@ fn call(request: &Request<'_>, client: &mut Connection) -> Result<String, Error>
     let operation = |id: u64| format!("operation={id}");
     let opened =
         |made: iokv::Opened| format!("sequence={} operation={}", made.sequence, made.operation);
-    let (tokens, stop_tokens) = (request.tokens("tokens"), request.tokens("stop_tokens"));
     let submitter = &mut client.submitter;
     Ok(match request.verb {
         "info" => info(client),
         "open" => {
+            let logit_bias = request.logit_bias();
             let options = OpenOptions {
-                sampling: request.sampling(),
+                sampling: request.sampling(&logit_bias),
                 priority: request.number("priority"),
                 model: request.number("model"),
                 adapter: request.number("adapter"),
             };
             opened(submitter.open(&options, user_data)?)
         }
-        "step" => {
-            operation(submitter.step(sequence, &request.step(&tokens, &stop_tokens), user_data)?)
-        }
-        "fork" => opened(submitter.fork(
-            sequence,
-            tokens.first().map(|count| *count as u32),
-            user_data,
-        )?),
+        "step" => operation(request.step(|options| submitter.step(sequence, options, user_data))?),
+        "fork" => opened(
+            submitter.fork(
+                sequence,
+                request
+                    .words
+                    .get("tokens")
+                    .map(|_| request.number("tokens")),
+                user_data,
+            )?,
+        ),
         "truncate" => {
             operation(submitter.truncate(sequence, request.number("length"), user_data)?)
         }
@@ -197,7 +254,7 @@ fn call(request: &Request<'_>, client: &mut Connection) -> Result<String, Error>
         "wake" => client.waker().wake().map(|()| String::new())?,
         "reap" => reap(request, client)?,
         "generate" => {
-            let sampled = client.generate(sequence, &request.step(&tokens, &stop_tokens))?;
+            let sampled = request.step(|options| client.generate(sequence, options))?;
             format!(
                 "tokens={}",
                 sampled

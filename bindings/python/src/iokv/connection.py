@@ -604,11 +604,25 @@ class Connection:
         logits: bool = False,
         priority: int = 0,
         deadline_ns: int = 0,
+        stop_sequences: TokenList[TokenList[int]] = (),
+        top_logprobs: int = 0,
+        masks: TokenList[TokenList[int]] = (),
     ) -> list[int]:
-        """iokv_generate: one blocking step with nothing else outstanding; returns the sampled tokens. `each` and
-        `logits`, whose completions nobody would see, are an InvalidArgumentError."""
+        """iokv_generate: one blocking step with nothing else outstanding; returns the sampled tokens. `each`, `logits` and
+        `top_logprobs`, whose completions nobody would see, are an InvalidArgumentError."""
         options = self._step_options(
-            tokens, max_tokens, stop_tokens, sampling, each, logits, priority, deadline_ns, 0
+            tokens,
+            max_tokens,
+            stop_tokens,
+            sampling,
+            each,
+            logits,
+            priority,
+            deadline_ns,
+            0,
+            stop_sequences,
+            top_logprobs,
+            masks,
         )
         sampled, count = (ctypes.c_int32 * max(1, max_tokens))(), ctypes.c_uint32()
         with self._submitting, self._reaping:

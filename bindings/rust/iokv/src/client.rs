@@ -80,7 +80,7 @@ impl Client {
     }
 
     /// Opens an empty sequence.
-    pub fn open(&self, options: &OpenOptions) -> Result<Sequence<'_>> {
+    pub fn open(&self, options: &OpenOptions<'_>) -> Result<Sequence<'_>> {
         self.sequence(|submitter| submitter.open(options, 0))
     }
 
@@ -112,6 +112,11 @@ impl Client {
     /// Why the connection ended, once a call has returned [`Error::Closed`].
     pub fn end_reason(&self) -> Result<(Error, String)> {
         self.connection().end_reason()
+    }
+
+    /// Why the latest `open` or `step` failed: the line names the argument and its range. `None` when it has not.
+    pub fn last_failure(&self) -> Result<Option<(Error, String)>> {
+        self.connection().submitter.last_failure()
     }
 
     /// What ends waits of this client from another thread.
@@ -159,7 +164,7 @@ impl Client {
                 woken.extend(progress.waker.take());
                 let token = completion.sampled() || completion.predicted();
                 if completion.is_final() {
-                    progress.end = Some(Completion { logits: None, ..completion.clone() });
+                    progress.end = Some(Completion { logits: None, top: None, ..completion.clone() });
                 }
                 if token {
                     progress.arrived.push_back(completion);

@@ -20,7 +20,8 @@ use iokv_sys as sys;
 
 use crate::error::{ConnectError, Error, Result, check};
 use crate::values::{
-    Completion, ConnectOptions, Counter, Info, OpenOptions, Sampling, StepOptions, Times, length, text_of, timeout_ns,
+    Completion, ConnectOptions, Counter, Info, LogitBias, OpenOptions, Sampling, StepOptions, Times, TokenLogprob,
+    length, text_of, timeout_ns,
 };
 
 struct Handle {
@@ -74,19 +75,37 @@ fn empty_detail() -> sys::iokv_error_detail {
     sys::iokv_error_detail { struct_size: size_of::<sys::iokv_error_detail>(), code: 0, message: [0; 504] }
 }
 
-fn raw_sampling(sampling: &Sampling) -> sys::iokv_sampling {
-    sys::iokv_sampling {
+fn raw_sampling(sampling: &Sampling<'_>) -> Result<sys::iokv_sampling> {
+    Ok(sys::iokv_sampling {
         struct_size: size_of::<sys::iokv_sampling>(),
         temperature: sampling.temperature,
         top_p: sampling.top_p,
         top_k: sampling.top_k,
         seed: sampling.seed,
-    }
+        min_p: sampling.min_p,
+        typical_p: sampling.typical_p,
+        repetition_penalty: sampling.repetition_penalty,
+        presence_penalty: sampling.presence_penalty,
+        frequency_penalty: sampling.frequency_penalty,
+        repetition_from: sampling.repetition_from,
+        frequency_from: sampling.frequency_from,
+        logit_bias_count: length(sampling.logit_bias)?,
+        logit_bias: sampling.logit_bias.as_ptr().cast(),
+    })
 }
 
+// The slice is passed as it is.
+const _: () = assert!(
+    std::mem::size_of::<LogitBias>() == std::mem::size_of::<sys::iokv_logit_bias>()
+        && std::mem::offset_of!(LogitBias, bias) == std::mem::offset_of!(sys::iokv_logit_bias, bias)
+);
+
 /// Calls `use_it` with what the C ABI takes a sampling as: a pointer that is valid until it returns, or NULL.
-fn with_sampling<T>(sampling: Option<&Sampling>, use_it: impl FnOnce(*const sys::iokv_sampling) -> T) -> T {
-    let raw = sampling.map(raw_sampling);
+fn with_sampling<T>(
+    sampling: Option<&Sampling<'_>>,
+    use_it: impl FnOnce(*const sys::iokv_sampling) -> Result<T>,
+) -> Result<T> {
+    let raw = sampling.map(raw_sampling).transpose()?;
     use_it(raw.as_ref().map_or(ptr::null(), ptr::from_ref))
 }
 
@@ -96,21 +115,34 @@ fn with_step<T>(
     user_data: u64,
     use_it: impl FnOnce(&sys::iokv_step_options) -> Result<T>,
 ) -> Result<T> {
-    let (token_count, stop_token_count) = (length(options.tokens)?, length(options.stop_tokens)?);
     let flag = |wanted: bool, flag: c_int| if wanted { flag as u32 } else { 0 };
+    let stop_sequences = options.stop_sequences.concat();
+    let stop_sequence_lengths = options.stop_sequences.iter().map(|one| length(one)).collect::<Result<Vec<_>>>()?;
+    let mask_words = options.masks.first().map_or(0, |mask| mask.len());
+    if options.masks.iter().any(|mask| mask.len() != mask_words) {
+        return Err(Error::Mask);
+    }
+    let masks = options.masks.concat();
     with_sampling(options.sampling.as_ref(), |sampling| {
         use_it(&sys::iokv_step_options {
             struct_size: size_of::<sys::iokv_step_options>(),
             flags: flag(options.each, sys::IOKV_STEP_EACH) | flag(options.logits, sys::IOKV_STEP_LOGITS),
             user_data,
             tokens: options.tokens.as_ptr(),
-            token_count,
+            token_count: length(options.tokens)?,
             max_tokens: options.max_tokens,
             stop_tokens: options.stop_tokens.as_ptr(),
-            stop_token_count,
+            stop_token_count: length(options.stop_tokens)?,
             priority: options.priority,
             sampling,
             deadline_ns: options.deadline_ns,
+            stop_sequences: stop_sequences.as_ptr(),
+            stop_sequence_lengths: stop_sequence_lengths.as_ptr(),
+            stop_sequence_count: length(&stop_sequence_lengths)?,
+            top_logprobs: options.top_logprobs,
+            masks: masks.as_ptr(),
+            mask_words: u32::try_from(mask_words).map_err(|_| Error::Mask)?,
+            mask_count: length(options.masks)?,
         })
     })
 }
@@ -173,7 +205,7 @@ pub struct Submitter {
 
 impl Submitter {
     /// Places OPEN.
-    pub fn open(&mut self, options: &OpenOptions, user_data: u64) -> Result<Opened> {
+    pub fn open(&mut self, options: &OpenOptions<'_>, user_data: u64) -> Result<Opened> {
         let mut opened = Opened { sequence: 0, operation: 0 };
         let code = with_sampling(options.sampling.as_ref(), |sampling| {
             let raw = sys::iokv_open_options {
@@ -187,9 +219,19 @@ impl Submitter {
                 reserved: 0,
             };
             // SAFETY: the handle is open, the options are valid until the call returns, and nobody else submits.
-            unsafe { sys::iokv_open(self.handle.raw.as_ptr(), &raw, &mut opened.sequence, &mut opened.operation) }
+            check(unsafe {
+                sys::iokv_open(self.handle.raw.as_ptr(), &raw, &mut opened.sequence, &mut opened.operation)
+            })
         });
-        check(code).map(|_| opened)
+        code.map(|_| opened)
+    }
+
+    /// Why the latest `open` or `step` failed: the line names the argument and its range. `None` when it has not.
+    pub fn last_failure(&self) -> Result<Option<(Error, String)>> {
+        let mut detail = empty_detail();
+        // SAFETY: the handle is open; the detail is writable and says its size. The submitting thread, which has self.
+        check(unsafe { sys::iokv_last_failure(self.handle.raw.as_ptr(), &mut detail) })?;
+        Ok((detail.code != 0).then(|| (Error::from_code(detail.code), text_of(&detail.message))))
     }
 
     /// Places STEP: append, then sample.
@@ -261,6 +303,9 @@ impl Submitter {
 
 const REAP_AT_ONCE: usize = 256;
 
+/// Copies of what came beside a completion: logits and top tokens.
+type Results = (Option<Box<[f32]>>, Option<Box<[TokenLogprob]>>);
+
 /// The reaping side of a connection.
 pub struct Reaper {
     handle: Arc<Handle>,
@@ -284,7 +329,7 @@ impl Reaper {
         let code = unsafe { sys::iokv_reap(client, self.buffer.as_mut_ptr(), limit, timeout_ns(timeout)) };
         let count = check(code)? as usize;
         for raw in &self.buffer[..count] {
-            let logits = self.take_logits(raw)?;
+            let (logits, top) = self.take_results(raw)?;
             take(Completion {
                 user_data: raw.user_data,
                 operation: raw.operation,
@@ -296,16 +341,26 @@ impl Reaper {
                 length: raw.length,
                 flags: raw.flags,
                 logits,
+                top,
                 times: raw.times,
             });
         }
         Ok(count)
     }
 
-    fn take_logits(&self, raw: &sys::iokv_completion) -> Result<Option<Box<[f32]>>> {
-        if raw.flags & sys::IOKV_COMPLETION_LOGITS as u32 == 0 {
-            return Ok(None);
+    fn take_results(&self, raw: &sys::iokv_completion) -> Result<Results> {
+        let has = |flag: c_int| raw.flags & flag as u32 != 0;
+        if !has(sys::IOKV_COMPLETION_LOGITS) && !has(sys::IOKV_COMPLETION_TOP) {
+            return Ok((None, None));
         }
+        let logits = has(sys::IOKV_COMPLETION_LOGITS).then(|| self.copy_logits(raw));
+        let top = has(sys::IOKV_COMPLETION_TOP).then(|| self.copy_top(raw));
+        // SAFETY: the handle is open, the completion came from it, and nobody else reaps; both views have been copied.
+        check(unsafe { sys::iokv_release(self.handle.raw.as_ptr(), raw) })?;
+        Ok((logits.transpose()?, top.transpose()?))
+    }
+
+    fn copy_logits(&self, raw: &sys::iokv_completion) -> Result<Box<[f32]>> {
         let mut view = sys::iokv_logits_view {
             struct_size: size_of::<sys::iokv_logits_view>(),
             dtype: 0,
@@ -313,16 +368,25 @@ impl Reaper {
             reserved: 0,
             data: ptr::null(),
         };
-        let client = self.handle.raw.as_ptr();
         // SAFETY: the handle is open, the completion came from it, and nobody else reaps: `reap` has `&mut self`.
-        check(unsafe { sys::iokv_logits(client, raw, &mut view) })?;
-        let copy = (view.dtype == sys::IOKV_F32 as u32).then(|| {
-            // SAFETY: the view is `count` floats, aligned, which nobody writes until it is released below.
-            unsafe { std::slice::from_raw_parts(view.data.cast::<f32>(), view.count as usize) }.into()
-        });
-        // SAFETY: as above; the view is not used afterwards.
-        check(unsafe { sys::iokv_release(client, raw) })?;
-        copy.ok_or(Error::Unsupported).map(Some)
+        check(unsafe { sys::iokv_logits(self.handle.raw.as_ptr(), raw, &mut view) })?;
+        if view.dtype != sys::IOKV_F32 as u32 {
+            return Err(Error::Unsupported);
+        }
+        // SAFETY: the view is `count` floats, aligned, which nobody writes until it is released.
+        Ok(unsafe { std::slice::from_raw_parts(view.data.cast::<f32>(), view.count as usize) }.into())
+    }
+
+    fn copy_top(&self, raw: &sys::iokv_completion) -> Result<Box<[TokenLogprob]>> {
+        let (mut entries, mut count) = (ptr::null(), 0);
+        // SAFETY: as in `copy_logits`.
+        check(unsafe { sys::iokv_top_logprobs(self.handle.raw.as_ptr(), raw, &mut entries, &mut count) })?;
+        if count == 0 {
+            return Ok(Box::default());
+        }
+        // SAFETY: the view is `count` entries, aligned, which nobody writes until it is released.
+        let entries = unsafe { std::slice::from_raw_parts(entries, count as usize) };
+        Ok(entries.iter().map(|entry| TokenLogprob { token: entry.token, logprob: entry.logprob }).collect())
     }
 
     /// Operations whose final completion has not been reaped.

@@ -88,6 +88,10 @@ errors! {
     Device = IOKV_EDEVICE,
     /// This daemon does not offer that (model, adapter or feature).
     Unsupported = IOKV_EUNSUPPORTED,
+    /// A mask has another length than the vocabulary, or permits nothing, or there are not as many as the step draws.
+    Mask = IOKV_EMASK,
+    /// A step's stop tokens and stop sequences are too many or too long: see [`Info`](crate::Info).
+    Stop = IOKV_ESTOP,
 }
 
 impl fmt::Display for Error {

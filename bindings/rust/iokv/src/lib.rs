@@ -28,4 +28,6 @@ pub use client::{Client, Operation, Sequence, Token};
 pub use connection::{Connection, Opened, Reaper, Submitter, Vocabulary, Waker};
 pub use error::{ConnectError, Error, Result};
 pub use iokv_sys as sys;
-pub use values::{Completion, ConnectOptions, Counter, Info, OpenOptions, Sampling, StepOptions, Times};
+pub use values::{
+    Completion, ConnectOptions, Counter, Info, LogitBias, OpenOptions, Sampling, StepOptions, Times, TokenLogprob,
+};

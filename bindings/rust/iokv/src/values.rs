@@ -7,9 +7,9 @@ use iokv_sys as sys;
 
 use crate::error::{Error, Result};
 
-/// How tokens are drawn. The default takes the most probable one.
+/// How tokens are drawn. The default takes the most probable one; what each does is in `iokv_sampling`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Sampling {
+pub struct Sampling<'a> {
     /// 0 is greedy; otherwise logits are divided by it.
     pub temperature: f32,
     /// The smallest set of tokens whose probability reaches this is drawn from; 0 or 1: all.
@@ -18,6 +18,41 @@ pub struct Sampling {
     pub top_k: u32,
     /// The same seed gives the same text, alone or under load.
     pub seed: u64,
+    /// What is less probable than this share of the most probable is not drawn; 0: all.
+    pub min_p: f32,
+    /// Of the tokens whose -log p is nearest to the entropy, as many as have this probability; 0 or 1: all.
+    pub typical_p: f32,
+    /// Divides the logits of tokens that the sequence holds, from `repetition_from` on; 0 or 1: none.
+    pub repetition_penalty: f32,
+    /// Taken from the logits of tokens that the sequence holds, from `frequency_from` on.
+    pub presence_penalty: f32,
+    /// Taken as often as the sequence holds the token, from `frequency_from` on.
+    pub frequency_penalty: f32,
+    /// Position of the first token that `repetition_penalty` is about.
+    pub repetition_from: u32,
+    /// Position of the first token that the other two penalties count.
+    pub frequency_from: u32,
+    /// Added to the logits of these tokens, each of which comes once.
+    pub logit_bias: &'a [LogitBias],
+}
+
+/// What is added to the logit of one token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
+pub struct LogitBias {
+    /// The token.
+    pub token: i32,
+    /// -10000 to 10000.
+    pub bias: f32,
+}
+
+/// One of the most probable tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenLogprob {
+    /// The token.
+    pub token: i32,
+    /// Natural logarithm, of the unmodified distribution.
+    pub logprob: f32,
 }
 
 /// Options of a connection. The default finds the socket as `iokv.h` says and waits a minute for a daemon that loads.
@@ -58,9 +93,9 @@ impl Default for ConnectOptions {
 
 /// Options of a new sequence.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct OpenOptions {
+pub struct OpenOptions<'a> {
     /// For every step of the sequence; `None`: greedy.
-    pub sampling: Option<Sampling>,
+    pub sampling: Option<Sampling<'a>>,
     /// -100 to 100, higher first among this client's sequences.
     pub priority: i32,
     /// 0.
@@ -78,8 +113,14 @@ pub struct StepOptions<'a> {
     pub max_tokens: u32,
     /// Sampling one of these ends the step; it is appended and reported.
     pub stop_tokens: &'a [i32],
+    /// When the tokens that this step has sampled end with one of these, it ends as with a stop token.
+    pub stop_sequences: &'a [&'a [i32]],
     /// For this step only; `None`: the sequence's.
-    pub sampling: Option<Sampling>,
+    pub sampling: Option<Sampling<'a>>,
+    /// So many most probable tokens come with each token.
+    pub top_logprobs: u32,
+    /// One for each draw: token t may be drawn where bit t % 32 of word t / 32 is set.
+    pub masks: &'a [&'a [u32]],
     /// A prediction also for each appended token but the last: verifies drafts.
     pub each: bool,
     /// Each token comes with the logits that it was drawn from.
@@ -119,6 +160,8 @@ pub struct Info {
     pub tokenizer_digest: [u8; 32],
     pub model_name: String,
     pub daemon_version: String,
+    /// `iokv_feature`: what this daemon offers.
+    pub features: u64,
 }
 
 impl Info {
@@ -148,6 +191,7 @@ impl Info {
             tokenizer_digest: raw.tokenizer_digest,
             model_name: text_of(&raw.model_name),
             daemon_version: text_of(&raw.daemon_version),
+            features: raw.features,
         }
     }
 }
@@ -191,6 +235,8 @@ pub struct Completion {
     pub flags: u32,
     /// A copy of the logits that the token was drawn from, if the step asked for them.
     pub logits: Option<Box<[f32]>>,
+    /// The most probable tokens, the most probable first, as many as the step asked for.
+    pub top: Option<Box<[TokenLogprob]>>,
     pub(crate) times: u64,
 }
 
@@ -210,7 +256,7 @@ impl Completion {
     pub fn predicted(&self) -> bool {
         self.has(sys::IOKV_COMPLETION_PREDICTED)
     }
-    /// `token` is one of the step's stop tokens.
+    /// `token` is one of the step's stop tokens, or ends one of its stop sequences.
     pub fn stopped(&self) -> bool {
         self.has(sys::IOKV_COMPLETION_STOPPED)
     }
@@ -243,6 +289,6 @@ pub(crate) fn timeout_ns(timeout: Option<Duration>) -> i64 {
 }
 
 /// A length as the C ABI takes it.
-pub(crate) fn length(slice: &[i32]) -> Result<u32> {
+pub(crate) fn length<T>(slice: &[T]) -> Result<u32> {
     u32::try_from(slice.len()).map_err(|_| Error::InvalidArgument)
 }
