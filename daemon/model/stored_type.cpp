@@ -19,7 +19,7 @@ static_assert(std::endian::native == std::endian::little);
 // Elements of a block of the simple quantised types, and of the "K" types' super-blocks.
 constexpr size_t kBlock = 32, kSuperBlock = 256;
 
-constexpr std::array<StoredLayout, 12> kLayouts = {{
+constexpr std::array<StoredLayout, 15> kLayouts = {{
     {"F32", 1, 4},
     {"F16", 1, 2},
     {"BF16", 1, 2},
@@ -28,9 +28,12 @@ constexpr std::array<StoredLayout, 12> kLayouts = {{
     {"Q5_0", kBlock, 2 + 4 + 16},
     {"Q5_1", kBlock, 2 + 2 + 4 + 16},
     {"Q8_0", kBlock, 2 + 32},
+    {"Q2_K", kSuperBlock, 16 + 64 + 2 + 2},
+    {"Q3_K", kSuperBlock, 32 + 64 + 12 + 2},
     {"Q4_K", kSuperBlock, 2 + 2 + 12 + 128},
     {"Q5_K", kSuperBlock, 2 + 2 + 12 + 32 + 128},
     {"Q6_K", kSuperBlock, 128 + 64 + 16 + 2},
+    {"IQ4_NL", kBlock, 2 + 16},
     {"other", 0, 0},
 }};
 static_assert(kLayouts.size() == static_cast<size_t>(StoredType::other) + 1);
@@ -77,6 +80,44 @@ void decode_affine(const uint8_t* block, float* out) {
 void decode_q8_0(const uint8_t* block, float* out) {
   float scale = half(block);
   for (size_t i = 0; i < kBlock; ++i) out[i] = scale * static_cast<float>(read<int8_t>(block + 2 + i));
+}
+
+// scale f16 | nibbles, which number the values that ggml found to fit normally distributed weights best.
+void decode_iq4_nl(const uint8_t* block, float* out) {
+  static constexpr float kValues[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+  int quants[kBlock];
+  unpack_nibbles<false>(block + 2, 0, quants);
+  float scale = half(block);
+  for (size_t i = 0; i < kBlock; ++i) out[i] = scale * kValues[quants[i]];
+}
+
+// Element i of a super-block's bit pairs (64 bytes): those of elements 32 apart share a byte, in halves of 128 elements.
+uint32_t bit_pair(const uint8_t* pairs, size_t i) { return (pairs[32 * (i / 128) + i % 32] >> (i % 128 / 32 * 2)) & 3u; }
+
+// 16 bytes of sub-scale (low nibble) and sub-minimum (high) of 16 elements each | 64 bytes of bit pairs | scale f16 |
+// minimum f16.
+void decode_q2_k(const uint8_t* block, float* out) {
+  float scale = half(block + 80), minimum = half(block + 82);
+  for (size_t i = 0; i < kSuperBlock; ++i) {
+    uint32_t sub = block[i / 16];
+    float sub_factor = scale * static_cast<float>(sub & 15u), sub_minimum = minimum * static_cast<float>(sub >> 4);
+    out[i] = sub_factor * static_cast<float>(bit_pair(block + 16, i)) - sub_minimum;
+  }
+}
+
+// 32 bytes of third bits, bit b of byte j for element 32·b + j | 64 bytes of bit pairs | 12 bytes of 6-bit sub-scales |
+// scale f16. The third bit is kept inverted: without it 4 is taken off. Of sub-scale i the low four bits are nibble i / 8
+// of byte i % 8, the high two are pair i / 4 of byte 8 + i % 4.
+void decode_q3_k(const uint8_t* block, float* out) {
+  const uint8_t* packed = block + 96;
+  float scale = half(block + 108);
+  for (size_t i = 0; i < kSuperBlock; ++i) {
+    size_t s = i / 16;
+    uint32_t sub = (packed[s % 8] >> (s / 8 * 4)) & 15u;
+    sub |= ((packed[8 + s % 4] >> (s / 4 * 2)) & 3u) << 4;
+    int quant = static_cast<int>(bit_pair(block + 32, i)) - ((block[i % 32] >> (i / 32)) & 1 ? 0 : 4);
+    out[i] = scale * static_cast<float>(static_cast<int>(sub) - 32) * static_cast<float>(quant);
+  }
 }
 
 // The eight 6-bit scales and minima of a Q4_K or Q5_K super-block, packed in 12 bytes: the low six bits of bytes 0..3
@@ -163,9 +204,12 @@ void dequantize_row(StoredType type, std::span<const std::byte> row, float* out,
     case StoredType::q5_0: return decode_blocks<decode_symmetric<true>>(from, layout, out, n);
     case StoredType::q5_1: return decode_blocks<decode_affine<true>>(from, layout, out, n);
     case StoredType::q8_0: return decode_blocks<decode_q8_0>(from, layout, out, n);
+    case StoredType::q2_k: return decode_blocks<decode_q2_k>(from, layout, out, n);
+    case StoredType::q3_k: return decode_blocks<decode_q3_k>(from, layout, out, n);
     case StoredType::q4_k: return decode_blocks<decode_k45<false>>(from, layout, out, n);
     case StoredType::q5_k: return decode_blocks<decode_k45<true>>(from, layout, out, n);
     case StoredType::q6_k: return decode_blocks<decode_q6_k>(from, layout, out, n);
+    case StoredType::iq4_nl: return decode_blocks<decode_iq4_nl>(from, layout, out, n);
     case StoredType::other: IOKV_ASSERT(type != StoredType::other);
   }
 }

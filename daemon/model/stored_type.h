@@ -12,7 +12,9 @@
 namespace iokv {
 
 // `other`: a type that no role of a model may have (integers, booleans); its tensor is bounds-checked and ignored.
-enum class StoredType : uint8_t { f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, other };
+enum class StoredType : uint8_t {
+  f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, other
+};
 
 struct StoredLayout {
   std::string_view name;        // as the formats write it: "F32", "Q4_1"

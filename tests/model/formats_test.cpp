@@ -70,7 +70,9 @@ void quantised_blocks_decode_bit_for_bit_as_in_gguf(void**) {
   const json cases = json::parse(contents("tests/model/quantised.json"));
   const std::pair<const char*, StoredType> types[] = {
       {"Q4_0", StoredType::q4_0}, {"Q4_1", StoredType::q4_1}, {"Q5_0", StoredType::q5_0}, {"Q5_1", StoredType::q5_1},
-      {"Q8_0", StoredType::q8_0}, {"Q4_K", StoredType::q4_k}, {"Q5_K", StoredType::q5_k}, {"Q6_K", StoredType::q6_k}};
+      {"Q8_0", StoredType::q8_0}, {"Q2_K", StoredType::q2_k}, {"Q3_K", StoredType::q3_k}, {"Q4_K", StoredType::q4_k},
+      {"Q5_K", StoredType::q5_k}, {"Q6_K", StoredType::q6_k}, {"IQ4_NL", StoredType::iq4_nl}};
+  assert_int_equal(std::size(types), cases.size());
   for (const auto& [name, type] : types) {
     const auto stored = from_hex(cases[name]["bytes"].get<std::string>());
     const auto expected = from_hex(cases[name]["f32"].get<std::string>());
