@@ -130,6 +130,9 @@ class CpuBackend final : public Backend {
       float* hidden = args.hidden + row * columns;
       IOKV_ASSERT(args.tokens[row] >= 0 && static_cast<uint32_t>(args.tokens[row]) < table.n);
       table.copy_row(static_cast<uint32_t>(args.tokens[row]), hidden);
+      if (args.scale != 1.0f) {
+        for (size_t i = 0; i < columns; ++i) hidden[i] *= args.scale;
+      }
       if (args.position_table == nullptr) return;
       uint32_t position = args.positions[row] + args.position_offset;
       IOKV_ASSERT(position < args.position_table->n && args.position_table->k == columns);
@@ -141,7 +144,9 @@ class CpuBackend final : public Backend {
     auto kernel = args.kind == NormKind::rms ? kernels_.rms_norm : kernels_.layer_norm;
     for_rows(args.rows, args.columns, [&](size_t row, uint32_t) {
       size_t at = row * args.columns;
-      kernel({args.x + at, args.weight, args.bias, element(args.y, at), args.columns, args.epsilon});
+      const bool add = args.output == NormOutput::add_f32;
+      void* y = add ? static_cast<float*>(args.y) + at : element(args.y, at);
+      kernel({args.x + at, args.weight, args.bias, y, args.columns, args.epsilon, add});
     });
   }
 
@@ -152,6 +157,14 @@ class CpuBackend final : public Backend {
   void attend(Queue, const AttendArgs& args) override {
     IOKV_ASSERT(args.shape.heads % args.shape.kv_heads == 0);
     attention_.run(args, info_.compute, kernels_, *team_);
+  }
+
+  void cap(Queue, const CapArgs& args) override {
+    size_t total = size_t{args.rows} * args.columns;
+    team_->run(ceil_div(total, kTaskElements), [&](uint32_t task, uint32_t) {
+      size_t at = size_t{task} * kTaskElements, end = std::min(total, at + kTaskElements);
+      kernels_.cap(args.x + at, end - at, args.limit);
+    });
   }
 
   void sample(Queue, const SampleArgs& args) override {
@@ -264,10 +277,11 @@ void CpuBackend::rope(Queue, const RopeArgs& args) {
   for_rows(rope_rows_.size(), (shape.heads + 2 * shape.kv_heads) * d, [&](size_t index, uint32_t) {
     const RopeRow& row = rope_rows_[index];
     const float* cos = angles_.data() + index * rotated;
-    if (args.q != nullptr && half != 0) {
+    if (args.q != nullptr && (half != 0 || args.norm.q_weight != nullptr)) {
       for (size_t head = 0; head < shape.heads; ++head) {
         void* q = element(args.q, size_t{row.row} * args.q_stride + head * d);
-        kernels_.rotate(q, q, cos, cos + half, static_cast<uint32_t>(half));
+        if (args.norm.q_weight != nullptr) kernels_.head_norm(q, args.norm.q_weight, q, shape.head_dim, args.norm.epsilon);
+        if (half != 0) kernels_.rotate(q, q, cos, cos + half, static_cast<uint32_t>(half));
       }
     }
     if (row.block != nullptr) store_kv(args, row, cos);
@@ -281,9 +295,15 @@ void CpuBackend::store_kv(const RopeArgs& args, const RopeRow& row, const float*
   for (size_t head = 0; head < args.shape.kv_heads; ++head) {
     const void* k = element(args.k, size_t{row.row} * args.kv_stride + head * d);
     void* to = element(row.block, (head * 2 * kBlockTokens + slot) * d);
+    if (args.norm.k_weight != nullptr) {
+      kernels_.head_norm(k, args.norm.k_weight, to, args.shape.head_dim, args.norm.epsilon);
+      k = to;
+    }
     if (half != 0) kernels_.rotate(k, to, cos, cos + half, static_cast<uint32_t>(half));
-    std::memcpy(static_cast<char*>(to) + rotated_bytes, static_cast<const char*>(k) + rotated_bytes,
-                bytes - rotated_bytes);
+    if (k != to) {
+      std::memcpy(static_cast<char*>(to) + rotated_bytes, static_cast<const char*>(k) + rotated_bytes,
+                  bytes - rotated_bytes);
+    }
     std::memcpy(static_cast<char*>(to) + kBlockTokens * bytes,
                 element(args.v, size_t{row.row} * args.kv_stride + head * d), bytes);
   }
@@ -296,11 +316,12 @@ void CpuBackend::activate(Queue, const ActivateArgs& args) {
                                                 : kernels_.gelu_tanh;
   team_->run(ceil_div(total, kTaskElements), [&](uint32_t task, uint32_t) {
     size_t at = size_t{task} * kTaskElements, end = std::min(total, at + kTaskElements);
-    if (args.kind != Activation::silu_glu) return kernel(element(args.x, at), element(args.y, at), end - at);
+    if (!is_gated(args.kind)) return kernel(element(args.x, at), element(args.y, at), end - at);
+    auto gated = args.kind == Activation::silu_glu ? kernels_.silu_glu : kernels_.gelu_tanh_glu;
     while (at < end) {  // a row's part at a time: its gates and ups are apart
       size_t row = at / columns, column = at % columns, count = std::min(end - at, columns - column);
       const void* gate = element(args.x, row * 2 * columns + column);
-      kernels_.silu_glu(gate, element(args.x, (row * 2 + 1) * columns + column), element(args.y, at), count);
+      gated(gate, element(args.x, (row * 2 + 1) * columns + column), element(args.y, at), count);
       at += count;
     }
   });

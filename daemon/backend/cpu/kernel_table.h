@@ -19,11 +19,14 @@ constexpr Kernels kernel_table() {
   table.attend_merge = &Attend<S, T>::merge;
   table.rms_norm = &Rows<S, T>::rms_norm;
   table.layer_norm = &Rows<S, T>::layer_norm;
+  table.head_norm = &Rows<S, T>::head_norm;
   table.rotate = &Rows<S, T>::rotate;
   table.relu = &Rows<S, T>::relu;
   table.gelu = &Rows<S, T>::gelu;
   table.gelu_tanh = &Rows<S, T>::gelu_tanh;
   table.silu_glu = &Rows<S, T>::silu_glu;
+  table.gelu_tanh_glu = &Rows<S, T>::gelu_tanh_glu;
+  table.cap = &Rows<S, T>::cap;
   table.largest = &Rows<S, T>::largest;
   table.sum_exp = &Rows<S, T>::sum_exp;
   return table;
