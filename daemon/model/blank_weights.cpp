@@ -42,7 +42,7 @@ class Blank {
 
  private:
   Status layer(LayerWeights& weights) {
-    const uint32_t h = spec_.hidden, gates = spec_.activation == Activation::silu_glu ? 2 : 1;
+    const uint32_t h = spec_.hidden, gates = is_gated(spec_.activation) ? 2 : 1;
     IOKV_TRY(norm(weights.attention_norm));
     IOKV_TRY(linear(weights.qkv, spec_.q_width() + 2 * spec_.kv_width(), h));
     IOKV_TRY(linear(weights.o, h, spec_.q_width()));

@@ -57,6 +57,7 @@ class Loader {
     if (!spec_.tied_embeddings) {
       IOKV_TRY_ASSIGN(weights.own_head, matrix({Role::lm_head}));
     }
+    IOKV_TRY_ASSIGN(weights.head_bias, vector({Role::lm_head_bias}, 0));
     weights.stored_bytes = stored_bytes_;
     return weights;
   }
@@ -68,8 +69,13 @@ class Loader {
     IOKV_TRY_ASSIGN(weights.attention_norm, norm(Role::input_norm, Role::input_norm_bias, layer));
     IOKV_TRY_ASSIGN(weights.qkv,
                     linear({Role::q, Role::k, Role::v}, {Role::q_bias, Role::k_bias, Role::v_bias}, layer));
+    IOKV_TRY_ASSIGN(weights.q_norm, vector({Role::q_norm}, layer));
+    IOKV_TRY_ASSIGN(weights.k_norm, vector({Role::k_norm}, layer));
     IOKV_TRY_ASSIGN(weights.o, linear({Role::o}, {Role::o_bias}, layer));
-    IOKV_TRY_ASSIGN(weights.mlp_norm, norm(Role::post_norm, Role::post_norm_bias, layer));
+    IOKV_TRY_ASSIGN(weights.attention_out_norm.weight, vector({Role::attention_out_norm}, layer));
+    if (!spec_.norm_weights || files_.has(Role::post_norm, layer)) {
+      IOKV_TRY_ASSIGN(weights.mlp_norm, norm(Role::post_norm, Role::post_norm_bias, layer));
+    }
     if (gated()) {
       IOKV_TRY_ASSIGN(weights.gate_up,
                       linear({Role::gate, Role::up}, {Role::gate_bias, Role::up_bias}, layer));
@@ -77,13 +83,14 @@ class Loader {
       IOKV_TRY_ASSIGN(weights.gate_up, linear({Role::up}, {Role::up_bias}, layer));
     }
     IOKV_TRY_ASSIGN(weights.down, linear({Role::down}, {Role::down_bias}, layer));
+    IOKV_TRY_ASSIGN(weights.mlp_out_norm.weight, vector({Role::mlp_out_norm}, layer));
     return {};
   }
 
   Result<LinearWeights> linear(Roles roles, Roles bias_roles, uint32_t layer) {
     LinearWeights weights;
     IOKV_TRY_ASSIGN(weights.matrix, matrix(roles, layer));
-    IOKV_TRY_ASSIGN(weights.bias, fused_bias(bias_roles, layer));
+    IOKV_TRY_ASSIGN(weights.bias, vector(bias_roles, layer));
     return weights;
   }
 
@@ -101,8 +108,8 @@ class Loader {
     return *std::move(loaded);
   }
 
-  // Biases of the fused outputs; zeros for a part that has none, null where no part has one.
-  Result<std::unique_ptr<DeviceMemory>> fused_bias(Roles roles, uint32_t layer) {
+  // One vector of all the roles', zeros for one that there is not; null where there is none at all.
+  Result<std::unique_ptr<DeviceMemory>> vector(Roles roles, uint32_t layer) {
     auto exists = [&](Role role) { return files_.has(role, layer); };
     if (std::none_of(roles.begin(), roles.end(), exists)) return std::unique_ptr<DeviceMemory>();
     std::vector<float> fused;
@@ -119,9 +126,12 @@ class Loader {
 
   Result<NormWeights> norm(Role weight_role, Role bias_role, uint32_t layer = 0) {
     NormWeights weights;
-    IOKV_TRY_ASSIGN(auto weight, files_.vector(weight_role, layer));
+    std::vector<float> weight(spec_.hidden, 1.0f);
+    if (spec_.norm_weights) {
+      IOKV_TRY_ASSIGN(weight, files_.vector(weight_role, layer));
+    }
     IOKV_TRY_ASSIGN(weights.weight, upload(weight, weight_role, layer));
-    IOKV_TRY_ASSIGN(weights.bias, fused_bias({bias_role}, layer));
+    IOKV_TRY_ASSIGN(weights.bias, vector({bias_role}, layer));
     return weights;
   }
 
@@ -135,7 +145,7 @@ class Loader {
     return *std::move(memory);
   }
 
-  bool gated() const { return spec_.activation == Activation::silu_glu; }
+  bool gated() const { return is_gated(spec_.activation); }
 
   // Numbers of all matrices; vectors are too few to be seen in a percentage.
   uint64_t count_elements() const {
