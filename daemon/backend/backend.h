@@ -23,7 +23,9 @@
 #include <span>
 #include <string>
 
+#include "daemon/base/assert.h"
 #include "daemon/base/dtype.h"
+#include "daemon/base/quant_form.h"
 #include "daemon/base/queue.h"
 #include "daemon/base/result.h"
 #include "daemon/base/sampling.h"
@@ -80,10 +82,13 @@ class Matrix {
 };
 
 // Fills `row` (k floats) with row `index` (0 <= index < n) of a matrix; called once a row, in any order, from any thread.
+// Rows that are stored in few bits can be had so too, which a backend may ask for instead.
 class RowSource {
  public:
   virtual ~RowSource() = default;
   virtual void read_row(uint32_t index, float* row) const = 0;
+  virtual QuantForm quant_form() const { return {}; }  // of every row
+  virtual void read_quants(uint32_t, const QuantRow&) const { IOKV_ASSERT(!"rows that are not stored so"); }
 };
 
 enum class NormKind : uint8_t { rms, layer };

@@ -38,6 +38,12 @@ class StoredRows final : public RowSource {
     }
   }
 
+  QuantForm quant_form() const override { return part_.transposed ? QuantForm() : quant_form_of(tensor_.type); }
+  void read_quants(uint32_t index, const QuantRow& row) const override {
+    const uint64_t row_bytes = stored_bytes_of(tensor_.type, columns_);
+    iokv::read_quants(tensor_.type, tensor_.bytes.subspan(part_.row_of(index) * row_bytes, row_bytes), row);
+  }
+
  private:
   // Elements from a block's first one on, and whole blocks.
   void dequantize(uint64_t first, uint32_t count, float* to) const {

@@ -16,16 +16,24 @@ namespace {
 class FusedRows final : public RowSource {
  public:
   void append(std::unique_ptr<RowSource> source, uint32_t rows) {
+    form_ = parts_.empty() ? source->quant_form() : common_form(form_, source->quant_form());
     parts_.push_back({std::move(source), rows_});
     rows_ += rows;
   }
   uint32_t rows() const { return rows_; }
 
   void read_row(uint32_t index, float* row) const override {
-    auto after = std::upper_bound(parts_.begin(), parts_.end(), index,
-                                  [](uint32_t wanted, const Part& part) { return wanted < part.first_row; });
-    const Part& part = *std::prev(after);
+    const Part& part = part_of(index);
     part.source->read_row(index - part.first_row, row);
+  }
+
+  QuantForm quant_form() const override { return form_; }
+  void read_quants(uint32_t index, const QuantRow& row) const override {
+    const Part& part = part_of(index);
+    const QuantForm form = part.source->quant_form();
+    const size_t blocks = row.quants.size() / form.block;
+    part.source->read_quants(index - part.first_row, {row.quants, row.scales.first(blocks), row.minima.first(blocks)});
+    widen(form, form_, row);
   }
 
  private:
@@ -33,8 +41,15 @@ class FusedRows final : public RowSource {
     std::unique_ptr<RowSource> source;
     uint32_t first_row;
   };
+  const Part& part_of(uint32_t index) const {
+    auto after = std::upper_bound(parts_.begin(), parts_.end(), index,
+                                  [](uint32_t wanted, const Part& part) { return wanted < part.first_row; });
+    return *std::prev(after);
+  }
+
   std::vector<Part> parts_;
   uint32_t rows_ = 0;
+  QuantForm form_;  // of all of them
 };
 
 class Loader {

@@ -12,6 +12,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "daemon/base/dtype.h"
 #include "daemon/model/gguf.h"
 #include "daemon/model/model_files.h"
 #include "daemon/model/safetensors.h"
@@ -81,6 +82,21 @@ void quantised_blocks_decode_bit_for_bit_as_in_gguf(void**) {
     std::vector<float> values(count);
     dequantize_row(type, stored, values.data(), count);
     if (std::memcmp(values.data(), expected.data(), expected.size()) != 0) fail_msg("%s differs", name);
+    // And as quants, in its own form and in the widest one.
+    const QuantForm form = quant_form_of(type), widest = common_form(form, {8, 16, true, false, {}});
+    for (const QuantForm& to : {form, widest}) {
+      std::vector<uint8_t> quants(count);
+      std::vector<float> scales(count / to.block), minima(count / to.block);
+      const size_t blocks = count / form.block;
+      read_quants(type, stored, {quants, std::span(scales).first(blocks), std::span(minima).first(blocks)});
+      widen(form, to, {quants, scales, minima});
+      for (size_t i = 0; i < count; ++i) {
+        const int quant = to.bits == 4 ? to.values[quants[i]] : static_cast<int8_t>(quants[i]);
+        const float product = static_cast<float>(quant) * scales[i / to.block];
+        if (product + minima[i / to.block] != values[i]) fail_msg("%s differs as quants, element %zu", name, i);
+        if (to.halves) assert_true(f16_to_f32(f32_to_f16(scales[i / to.block])) == scales[i / to.block]);
+      }
+    }
     assert_string_equal(std::string(layout_of(type).name).c_str(), name);
   }
 }

@@ -63,7 +63,8 @@ class CpuBackend final : public Backend {
         team_(std::move(team)),
         h2d_(std::move(h2d)),
         d2h_(std::move(d2h)),
-        samplers_(team_->threads()) {
+        samplers_(team_->threads()),
+        x_sums_(team_->threads()) {
     for (auto& times : recorded_ns_) times.resize(kTimedTickets);
   }
 
@@ -181,6 +182,26 @@ class CpuBackend final : public Backend {
   Link* link_of(Queue queue) const {
     return queue == Queue::h2d ? h2d_.get() : queue == Queue::d2h ? d2h_.get() : nullptr;
   }
+  // Sums over blocks of the rows that a thread multiplies, which its tasks of one product share.
+  class BlockSums {
+   public:
+    const float* of(const Kernels& kernels, uint64_t product, uint32_t first_row, const GemmTile& tile) {
+      const uint32_t blocks = tile.k / tile.quants->block;
+      if (product_ == product && first_row_ == first_row) return sums_.data();
+      product_ = product, first_row_ = first_row;
+      if (sums_.size() < size_t{tile.rows} * blocks) sums_.resize(size_t{tile.rows} * blocks);
+      for (uint32_t r = 0; r < tile.rows; ++r) {
+        const uint16_t* x = static_cast<const uint16_t*>(tile.x) + r * tile.x_stride;
+        kernels.sum_blocks(x, tile.quants->block, blocks, &sums_[size_t{r} * blocks]);
+      }
+      return sums_.data();
+    }
+
+   private:
+    uint64_t product_ = 0;
+    uint32_t first_row_ = 0;
+    std::vector<float> sums_;
+  };
   struct RopeRow {
     uint32_t row = 0, position = 0;
     void* block = nullptr;
@@ -207,6 +228,8 @@ class CpuBackend final : public Backend {
   std::unique_ptr<ThreadTeam> team_;
   std::unique_ptr<Link> h2d_, d2h_;
   std::vector<Sampler> samplers_;  // of each thread
+  std::vector<BlockSums> x_sums_;  // of each thread
+  uint64_t products_ = 0;          // so far
   Attention attention_;
   RotaryCache rotary_;
   std::vector<RopeRow> rope_rows_;
@@ -229,7 +252,10 @@ void CpuBackend::gemm(Queue, const GemmArgs& args) {
   row_tasks = ceil_div(args.rows, task_rows);
   uint32_t task_panels = std::max(1u, panels * row_tasks / wanted), panel_tasks = ceil_div(panels, task_panels);
 
-  team_->run(row_tasks * panel_tasks, [&](uint32_t task, uint32_t) {
+  const QuantPanels* quants = weight.quants();
+  auto kernel = quants == nullptr ? kernels_.gemm : kernels_.gemm_quants;
+  ++products_;
+  team_->run(row_tasks * panel_tasks, [&](uint32_t task, uint32_t thread) {
     uint32_t row = task / panel_tasks * task_rows, panel = first_panel + task % panel_tasks * task_panels;
     uint32_t end_panel = std::min(panel + task_panels, first_panel + panels);
     GemmTile tile;
@@ -241,6 +267,8 @@ void CpuBackend::gemm(Queue, const GemmArgs& args) {
     tile.store = args.output == GemmOutput::store       ? Store::element
                  : args.output == GemmOutput::store_f32 ? Store::f32
                                                         : Store::add_f32;
+    tile.quants = quants;
+    if (quants != nullptr && quants->minima) tile.x_sums = x_sums_[thread].of(kernels_, products_, row, tile);
     for (; panel < end_panel; ++panel) {
       uint32_t column = std::max(begin, panel * kPanelColumns);
       tile.panel = weight.panel(panel);
@@ -249,7 +277,7 @@ void CpuBackend::gemm(Queue, const GemmArgs& args) {
       tile.bias = args.bias == nullptr ? nullptr : args.bias + column;
       size_t at = size_t{row} * args.y_stride + (column - begin);
       tile.y = args.output == GemmOutput::store ? element(args.y, at) : static_cast<float*>(args.y) + at;
-      kernels_.gemm(tile);
+      kernel(tile);
     }
   });
 }

@@ -6,6 +6,7 @@
 #include "daemon/backend/cpu/attend_kernel.h"
 #include "daemon/backend/cpu/gemm_kernel.h"
 #include "daemon/backend/cpu/kernels.h"
+#include "daemon/backend/cpu/quant_kernel.h"
 #include "daemon/backend/cpu/row_kernels.h"
 
 namespace iokv::cpu {
@@ -14,6 +15,8 @@ template <typename S, typename T>
 constexpr Kernels kernel_table() {
   Kernels table{};
   table.gemm = &Gemm<S, T>::run;
+  if constexpr (sizeof(T) == 2) table.gemm_quants = &QuantGemm<S>::run;
+  table.sum_blocks = &Rows<S, T>::sum_blocks;
   table.attend = &Attend<S, T>::run;
   table.attend_pieces = &Attend<S, T>::pieces;
   table.attend_merge = &Attend<S, T>::merge;

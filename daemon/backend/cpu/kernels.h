@@ -27,6 +27,19 @@ inline constexpr uint32_t kChunkInputs = 256;
 // k is padded with a zero.
 constexpr size_t panel_elements(size_t k, bool pairs) { return (pairs ? (k + 1) / 2 * 2 : k) * kPanelColumns; }
 
+// A panel of a quantised matrix holds, for each block of inputs, the scales of its 32 columns, their minima if there are
+// any (f16 or f32), and its quants: for each half of the columns, each plane and each 8 inputs 16 words of 32 bits, a
+// column's each. Nibble n of a word's low half is input 2n of the eight, of its high half input 2n + 1. One plane is
+// quants of 4 bits, whose meaning a table gives; of 8 bits the first plane is the high nibbles, in sixteens, and the
+// second the low ones. A table has each of the 16 values, as bf16, twice: a vector's worth of 16-bit words.
+struct QuantPanels {
+  uint32_t planes = 0;           // 0: a matrix of elements
+  uint32_t block = 32;           // inputs
+  uint32_t block_bytes = 0;      // of a panel
+  bool minima = false, halves = false;
+  alignas(64) uint16_t tables[2][32] = {};
+};
+
 enum class Store : uint8_t { element, f32, add_f32 };
 
 // y[r, 0:columns] = x[r, :]·Wᵀ + bias for `columns` <= 32 columns of one panel.
@@ -40,6 +53,8 @@ struct GemmTile {
   void* y = nullptr;            // at the first of the columns
   size_t y_stride = 0;
   Store store = Store::element;
+  const QuantPanels* quants = nullptr;  // of a quantised matrix
+  const float* x_sums = nullptr;        // [rows, k / block], what sum_blocks gives; where there are minima
 };
 
 // The query rows of consecutive tokens of one sequence that read one KV head, over the pieces (blocks of 64 tokens)
@@ -93,6 +108,10 @@ struct NormRow {
 
 struct Kernels {
   void (*gemm)(const GemmTile& tile);
+  // The same for quantised matrices; x is bf16. Null in the tables for f32.
+  void (*gemm_quants)(const GemmTile& tile);
+  // sums[i] = Σ x[i·block : (i + 1)·block], i < blocks.
+  void (*sum_blocks)(const void* x, uint32_t block, uint32_t blocks, float* sums);
 
   // Attends over a unit's pieces, continuing `state` unless they begin with the first that is seen, and writes `out` if they end
   // with the last one, else `state`.

@@ -27,12 +27,17 @@ Result<std::unique_ptr<Matrix>> PackedMatrix::pack(uint32_t outputs, uint32_t in
   matrix->k = inputs;
   matrix->type_ = type;
   uint32_t panels = (outputs - 1) / kPanelColumns + 1;
-  size_t panel_bytes = panel_elements(inputs, type == DType::bf16) * size_of(type);
+  const QuantForm form = type == DType::bf16 ? source.quant_form() : QuantForm();
+  matrix->panel_bytes_ = panel_elements(inputs, type == DType::bf16) * size_of(type);
+  if (form) matrix->choose_form(form);
+  const size_t panel_bytes = matrix->panel_bytes_;
   matrix->stored_bytes = panels * panel_bytes;
   matrix->memory_ = allocate(matrix->stored_bytes);
-  std::vector<float> rows;
+  std::vector<float> rows;  // of each thread, or scales and minima
+  std::vector<uint8_t> quants;
   try {
     if (matrix->memory_) rows.resize(size_t{team.threads()} * inputs);
+    if (form) quants.resize(rows.size());
   } catch (const std::bad_alloc&) {
   }
   if (rows.empty()) {
@@ -42,9 +47,16 @@ Result<std::unique_ptr<Matrix>> PackedMatrix::pack(uint32_t outputs, uint32_t in
   team.run(panels, [&](uint32_t panel, uint32_t thread) {
     uint32_t begin = panel * kPanelColumns, end = outputs - begin < kPanelColumns ? outputs : begin + kPanelColumns;
     char* first = static_cast<char*>(matrix->memory_.get()) + panel * panel_bytes;
-    if (end - begin < kPanelColumns || inputs % 2 != 0) std::memset(first, 0, panel_bytes);
+    if (form || end - begin < kPanelColumns || inputs % 2 != 0) std::memset(first, 0, panel_bytes);
     float* row = rows.data() + size_t{thread} * inputs;
     for (uint32_t index = begin; index < end; ++index) {
+      if (form) {
+        const size_t blocks = inputs / form.block;
+        const QuantRow to{{quants.data() + size_t{thread} * inputs, inputs}, {row, blocks}, {row + blocks, blocks}};
+        source.read_quants(index, to);
+        matrix->pack_quants(index, to);
+        continue;
+      }
       source.read_row(index, row);
       matrix->pack_row(index, row);
     }
@@ -53,7 +65,93 @@ Result<std::unique_ptr<Matrix>> PackedMatrix::pack(uint32_t outputs, uint32_t in
 }
 
 const void* PackedMatrix::panel(uint32_t index) const {
-  return static_cast<const char*>(memory_.get()) + index * panel_elements(k, type_ == DType::bf16) * size_of(type_);
+  return static_cast<const char*>(memory_.get()) + index * panel_bytes_;
+}
+
+void PackedMatrix::choose_form(const QuantForm& form) {
+  IOKV_ASSERT((form.bits == 4 || form.bits == 8) && (form.block == 16 || form.block == 32) && k % form.block == 0);
+  quants_.planes = form.bits / 4;
+  quants_.block = form.block;
+  quants_.minima = form.minima;
+  quants_.halves = form.halves;
+  quants_.block_bytes = kPanelColumns * ((form.halves ? 2 : 4) * (form.minima ? 2 : 1) + form.block / 2 * quants_.planes);
+  panel_bytes_ = size_t{k / form.block} * quants_.block_bytes;
+  for (uint32_t i = 0; i < 32; ++i) {
+    const int pattern = static_cast<int>(i % 16);
+    // Whole numbers to 128: bf16 has them.
+    auto exact = [](int value) { return f32_to_bf16(static_cast<float>(value)); };
+    quants_.tables[0][i] = exact(form.bits == 4 ? form.values[i % 16] : 16 * (pattern < 8 ? pattern : pattern - 16));
+    quants_.tables[1][i] = exact(pattern);
+  }
+}
+
+namespace {
+
+// Where a quant's plane `plane` lies in a block of a panel: a half of a word, and its nibble.
+struct NibblePlace {
+  size_t byte;     // of 16 bits
+  uint32_t shift;
+};
+NibblePlace place_of(const QuantPanels& quants, uint32_t column, uint32_t input, uint32_t plane) {
+  const uint32_t scale_bytes = kPanelColumns * (quants.halves ? 2 : 4) * (quants.minima ? 2 : 1);
+  const uint32_t groups = quants.block / 8, half = column / 16;
+  const size_t word = ((half * quants.planes + plane) * size_t{groups} + input / 8) * 16 + column % 16;
+  return {scale_bytes + word * 4 + input % 2 * 2, input % 8 / 2 * 4};
+}
+
+float scale_at(const QuantPanels& quants, const uint8_t* block, uint32_t index) {
+  if (quants.halves) {
+    uint16_t bits;
+    std::memcpy(&bits, block + 2 * index, sizeof bits);
+    return f16_to_f32(bits);
+  }
+  float value;
+  std::memcpy(&value, block + 4 * index, sizeof value);
+  return value;
+}
+
+void put_scale(const QuantPanels& quants, uint8_t* block, uint32_t index, float value) {
+  if (!quants.halves) {
+    std::memcpy(block + 4 * index, &value, sizeof value);
+    return;
+  }
+  const uint16_t bits = f32_to_f16(value);
+  std::memcpy(block + 2 * index, &bits, sizeof bits);
+}
+
+}  // namespace
+
+// The panel was filled with zeros.
+void PackedMatrix::pack_quants(uint32_t index, const QuantRow& row) {
+  const uint32_t column = index % kPanelColumns;
+  auto* block = static_cast<uint8_t*>(const_cast<void*>(panel(index / kPanelColumns)));
+  for (uint32_t b = 0; b < k / quants_.block; ++b, block += quants_.block_bytes) {
+    put_scale(quants_, block, column, row.scales[b]);
+    if (quants_.minima) put_scale(quants_, block, kPanelColumns + column, row.minima[b]);
+    for (uint32_t input = 0; input < quants_.block; ++input) {
+      const uint32_t quant = row.quants[size_t{b} * quants_.block + input];
+      for (uint32_t plane = 0; plane < quants_.planes; ++plane) {
+        const uint32_t nibble = quants_.planes == 2 && plane == 0 ? quant >> 4 : quant & 15u;
+        const NibblePlace place = place_of(quants_, column, input, plane);
+        uint16_t bits;
+        std::memcpy(&bits, block + place.byte, sizeof bits);
+        bits = static_cast<uint16_t>(bits | nibble << place.shift);
+        std::memcpy(block + place.byte, &bits, sizeof bits);
+      }
+    }
+  }
+}
+
+float PackedMatrix::quant_value(const uint8_t* block, uint32_t column, uint32_t input) const {
+  float quant = 0;
+  for (uint32_t plane = 0; plane < quants_.planes; ++plane) {
+    const NibblePlace place = place_of(quants_, column, input, plane);
+    uint16_t bits;
+    std::memcpy(&bits, block + place.byte, sizeof bits);
+    quant += bf16_to_f32(quants_.tables[plane][bits >> place.shift & 15u]);
+  }
+  const float value = quant * scale_at(quants_, block, column);
+  return quants_.minima ? value + scale_at(quants_, block, kPanelColumns + column) : value;
 }
 
 void PackedMatrix::pack_row(uint32_t index, const float* row) {
@@ -72,6 +170,13 @@ template <typename Use>
 void PackedMatrix::each_of_row(uint32_t index, const Use& use) const {
   uint32_t column = index % kPanelColumns;
   const void* first = panel(index / kPanelColumns);
+  if (quants_.planes != 0) {
+    for (uint32_t i = 0; i < k; ++i) {
+      const auto* block = static_cast<const uint8_t*>(first) + size_t{i / quants_.block} * quants_.block_bytes;
+      use(i, quant_value(block, column, i % quants_.block));
+    }
+    return;
+  }
   if (type_ == DType::f32) {
     const float* from = static_cast<const float*>(first) + column;
     for (size_t i = 0; i < k; ++i) use(i, from[i * kPanelColumns]);

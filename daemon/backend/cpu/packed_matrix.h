@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // A weight matrix in panels of 32 outputs, as kernels.h lays them out; the last panel's missing outputs are zeros. One
-// copy serves gemm, which streams panels, and embed, which gathers a row from one.
+// copy serves gemm, which streams panels, and embed, which gathers a row from one. Rows that are stored in few bits stay
+// so where the backend computes in bf16: decoding is as fast as weights are read, and quants are fewer bytes. Their
+// values are the file's, with nothing rounded.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 
 #include "daemon/backend/backend.h"
+#include "daemon/backend/cpu/kernels.h"
 #include "daemon/backend/cpu/thread_team.h"
 
 namespace iokv::cpu {
@@ -25,6 +28,8 @@ class PackedMatrix final : public Matrix {
   static Result<std::unique_ptr<Matrix>> pack(uint32_t outputs, uint32_t inputs, DType type, const RowSource& source,
                                               ThreadTeam& team);
 
+  // Null: of elements.
+  const QuantPanels* quants() const { return quants_.planes == 0 ? nullptr : &quants_; }
   // At the panel's first column.
   const void* panel(uint32_t index) const;
   // to[0:k] (+)= row `index`.
@@ -35,8 +40,13 @@ class PackedMatrix final : public Matrix {
   template <typename Use>
   void each_of_row(uint32_t index, const Use& use) const;
   void pack_row(uint32_t index, const float* row);
+  void choose_form(const QuantForm& form);
+  void pack_quants(uint32_t index, const QuantRow& row);
+  float quant_value(const uint8_t* block, uint32_t column, uint32_t input) const;
 
   DType type_ = DType::f32;
+  QuantPanels quants_;
+  size_t panel_bytes_ = 0;
   Memory memory_;
 };
 

@@ -99,6 +99,15 @@ struct Rows {
     }
   }
 
+  static void sum_blocks(const void* x, uint32_t block, uint32_t blocks, float* sums) {
+    const T* from = static_cast<const T*>(x);
+    for (uint32_t b = 0; b < blocks; ++b) {
+      F sum = S::zero();
+      for (uint32_t i = 0; i < block; i += kLanes) sum = S::add(sum, S::load(from + b * block + i));
+      sums[b] = S::sum(sum);
+    }
+  }
+
   static float largest(const float* x, size_t count) {
     F most = S::set1(x[0]);
     for (size_t i = 0; i < count; i += kLanes) {
