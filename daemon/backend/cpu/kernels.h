@@ -28,16 +28,16 @@ inline constexpr uint32_t kChunkInputs = 256;
 constexpr size_t panel_elements(size_t k, bool pairs) { return (pairs ? (k + 1) / 2 * 2 : k) * kPanelColumns; }
 
 // A panel of a quantised matrix holds, for each block of inputs, the scales of its 32 columns, their minima if there are
-// any (f16 or f32), and its quants: for each half of the columns, each plane and each 8 inputs 16 words of 32 bits, a
-// column's each. Nibble n of a word's low half is input 2n of the eight, of its high half input 2n + 1. One plane is
-// quants of 4 bits, whose meaning a table gives; of 8 bits the first plane is the high nibbles, in sixteens, and the
-// second the low ones. A table has each of the 16 values, as bf16, twice: a vector's worth of 16-bit words.
+// any (f16 or f32), and the quants of each half of the columns. Of 4 bits they are words of 32 bits, a column's each, of 8
+// inputs: nibble n of a word's low half is input 2n, of its high half input 2n + 1; what a nibble means a table gives. Of
+// 8 bits they are numbers in two's complement: for each pair of inputs, for each column, both.
 struct QuantPanels {
-  uint32_t planes = 0;           // 0: a matrix of elements
+  uint32_t bits = 0;             // 4, 8; 0: a matrix of elements
   uint32_t block = 32;           // inputs
   uint32_t block_bytes = 0;      // of a panel
+  uint32_t minima_offset = 0, quants_offset = 0;  // bytes into a block
   bool minima = false, halves = false;
-  alignas(64) uint16_t tables[2][32] = {};
+  alignas(64) uint16_t table[32] = {};  // the 16 values as bf16, twice: a vector's worth of 16-bit words
 };
 
 enum class Store : uint8_t { element, f32, add_f32 };

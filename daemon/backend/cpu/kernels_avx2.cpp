@@ -88,6 +88,15 @@ struct Avx2 {
     const __m256i high = _mm256_shuffle_epi8(table.high, _mm256_or_si256(index, blank));
     return _mm256_or_si256(low, _mm256_slli_epi16(high, 8));
   }
+  // 2·kLanes signed bytes: their f32 has nothing below bf16's digits.
+  static Pairs widen_bytes(const uint8_t* p) {
+    return _mm256_permute4x64_epi64(_mm256_packus_epi32(widen_half(p), widen_half(p + 8)), 0xd8);
+  }
+  static __m256i widen_half(const uint8_t* p) {
+    const __m256i numbers = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_srli_epi32(_mm256_castps_si256(_mm256_cvtepi32_ps(numbers)), 16);
+  }
+  static void store_pairs(uint16_t* p, Pairs x) { _mm256_store_si256(reinterpret_cast<__m256i*>(p), x); }
 
   static Pairs load_pairs(const uint16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static F dot(F sum, Pairs w, uint32_t x) {

@@ -86,6 +86,14 @@ struct Portable {
     }
     return found;
   }
+  // 2·kLanes signed bytes: their f32 has nothing below bf16's digits.
+  static Pairs widen_bytes(const uint8_t* p) {
+    auto at = [p](uint32_t i) { return int32_t{static_cast<int8_t>(p[i])}; };
+    const Int low = {at(0), at(2), at(4), at(6)}, high = {at(1), at(3), at(5), at(7)};
+    return reinterpret_cast<Pairs>(__builtin_convertvector(low, F)) >> 16 |
+           reinterpret_cast<Pairs>(__builtin_convertvector(high, F));
+  }
+  static void store_pairs(uint16_t* p, Pairs x) { __builtin_memcpy(p, &x, sizeof x); }
 
   static Pairs load_pairs(const uint16_t* p) {
     Pairs w;

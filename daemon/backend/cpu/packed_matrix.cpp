@@ -70,53 +70,51 @@ const void* PackedMatrix::panel(uint32_t index) const {
 
 void PackedMatrix::choose_form(const QuantForm& form) {
   IOKV_ASSERT((form.bits == 4 || form.bits == 8) && (form.block == 16 || form.block == 32) && k % form.block == 0);
-  quants_.planes = form.bits / 4;
+  const uint32_t scale_bytes = kPanelColumns * (form.halves ? 2 : 4);
+  quants_.bits = form.bits;
   quants_.block = form.block;
   quants_.minima = form.minima;
   quants_.halves = form.halves;
-  quants_.block_bytes = kPanelColumns * ((form.halves ? 2 : 4) * (form.minima ? 2 : 1) + form.block / 2 * quants_.planes);
+  quants_.minima_offset = scale_bytes;
+  quants_.quants_offset = scale_bytes * (form.minima ? 2 : 1);
+  quants_.block_bytes = quants_.quants_offset + kPanelColumns * form.block * form.bits / 8;
   panel_bytes_ = size_t{k / form.block} * quants_.block_bytes;
-  for (uint32_t i = 0; i < 32; ++i) {
-    const int pattern = static_cast<int>(i % 16);
-    // Whole numbers to 128: bf16 has them.
-    auto exact = [](int value) { return f32_to_bf16(static_cast<float>(value)); };
-    quants_.tables[0][i] = exact(form.bits == 4 ? form.values[i % 16] : 16 * (pattern < 8 ? pattern : pattern - 16));
-    quants_.tables[1][i] = exact(pattern);
-  }
+  // Whole numbers to 128: bf16 has them.
+  for (uint32_t i = 0; i < 32; ++i) quants_.table[i] = f32_to_bf16(static_cast<float>(form.values[i % 16]));
 }
 
 namespace {
 
-// Where a quant's plane `plane` lies in a block of a panel: a half of a word, and its nibble.
-struct NibblePlace {
-  size_t byte;     // of 16 bits
+// Where a quant lies in a block of a panel, from the quants on: a byte, and its bits.
+struct QuantPlace {
+  size_t byte;
   uint32_t shift;
 };
-NibblePlace place_of(const QuantPanels& quants, uint32_t column, uint32_t input, uint32_t plane) {
-  const uint32_t scale_bytes = kPanelColumns * (quants.halves ? 2 : 4) * (quants.minima ? 2 : 1);
-  const uint32_t groups = quants.block / 8, half = column / 16;
-  const size_t word = ((half * quants.planes + plane) * size_t{groups} + input / 8) * 16 + column % 16;
-  return {scale_bytes + word * 4 + input % 2 * 2, input % 8 / 2 * 4};
+QuantPlace place_of(const QuantPanels& quants, uint32_t column, uint32_t input) {
+  const uint32_t half = column / 16, in_half = column % 16;
+  if (quants.bits == 8) return {((half * quants.block + input) / 2 * 16 + in_half) * size_t{2} + input % 2, 0};
+  const uint32_t word = ((half * quants.block + input) / 8 * 16) + in_half, in_word = input % 8;
+  return {size_t{word} * 4 + in_word % 2 * 2 + in_word / 4, in_word / 2 % 2 * 4};
 }
 
-float scale_at(const QuantPanels& quants, const uint8_t* block, uint32_t index) {
+float scale_at(const QuantPanels& quants, const uint8_t* scales, uint32_t column) {
   if (quants.halves) {
     uint16_t bits;
-    std::memcpy(&bits, block + 2 * index, sizeof bits);
+    std::memcpy(&bits, scales + 2 * column, sizeof bits);
     return f16_to_f32(bits);
   }
   float value;
-  std::memcpy(&value, block + 4 * index, sizeof value);
+  std::memcpy(&value, scales + 4 * column, sizeof value);
   return value;
 }
 
-void put_scale(const QuantPanels& quants, uint8_t* block, uint32_t index, float value) {
+void put_scale(const QuantPanels& quants, uint8_t* scales, uint32_t column, float value) {
   if (!quants.halves) {
-    std::memcpy(block + 4 * index, &value, sizeof value);
+    std::memcpy(scales + 4 * column, &value, sizeof value);
     return;
   }
   const uint16_t bits = f32_to_f16(value);
-  std::memcpy(block + 2 * index, &bits, sizeof bits);
+  std::memcpy(scales + 2 * column, &bits, sizeof bits);
 }
 
 }  // namespace
@@ -127,31 +125,22 @@ void PackedMatrix::pack_quants(uint32_t index, const QuantRow& row) {
   auto* block = static_cast<uint8_t*>(const_cast<void*>(panel(index / kPanelColumns)));
   for (uint32_t b = 0; b < k / quants_.block; ++b, block += quants_.block_bytes) {
     put_scale(quants_, block, column, row.scales[b]);
-    if (quants_.minima) put_scale(quants_, block, kPanelColumns + column, row.minima[b]);
+    if (quants_.minima) put_scale(quants_, block + quants_.minima_offset, column, row.minima[b]);
     for (uint32_t input = 0; input < quants_.block; ++input) {
-      const uint32_t quant = row.quants[size_t{b} * quants_.block + input];
-      for (uint32_t plane = 0; plane < quants_.planes; ++plane) {
-        const uint32_t nibble = quants_.planes == 2 && plane == 0 ? quant >> 4 : quant & 15u;
-        const NibblePlace place = place_of(quants_, column, input, plane);
-        uint16_t bits;
-        std::memcpy(&bits, block + place.byte, sizeof bits);
-        bits = static_cast<uint16_t>(bits | nibble << place.shift);
-        std::memcpy(block + place.byte, &bits, sizeof bits);
-      }
+      const QuantPlace place = place_of(quants_, column, input);
+      uint8_t& byte = block[quants_.quants_offset + place.byte];
+      byte = static_cast<uint8_t>(byte | row.quants[size_t{b} * quants_.block + input] << place.shift);
     }
   }
 }
 
 float PackedMatrix::quant_value(const uint8_t* block, uint32_t column, uint32_t input) const {
-  float quant = 0;
-  for (uint32_t plane = 0; plane < quants_.planes; ++plane) {
-    const NibblePlace place = place_of(quants_, column, input, plane);
-    uint16_t bits;
-    std::memcpy(&bits, block + place.byte, sizeof bits);
-    quant += bf16_to_f32(quants_.tables[plane][bits >> place.shift & 15u]);
-  }
+  const QuantPlace place = place_of(quants_, column, input);
+  const uint8_t byte = block[quants_.quants_offset + place.byte];
+  const float quant = quants_.bits == 8 ? static_cast<float>(static_cast<int8_t>(byte))
+                                        : bf16_to_f32(quants_.table[byte >> place.shift & 15u]);
   const float value = quant * scale_at(quants_, block, column);
-  return quants_.minima ? value + scale_at(quants_, block, kPanelColumns + column) : value;
+  return quants_.minima ? value + scale_at(quants_, block + quants_.minima_offset, column) : value;
 }
 
 void PackedMatrix::pack_row(uint32_t index, const float* row) {
@@ -170,7 +159,7 @@ template <typename Use>
 void PackedMatrix::each_of_row(uint32_t index, const Use& use) const {
   uint32_t column = index % kPanelColumns;
   const void* first = panel(index / kPanelColumns);
-  if (quants_.planes != 0) {
+  if (quants_.bits != 0) {
     for (uint32_t i = 0; i < k; ++i) {
       const auto* block = static_cast<const uint8_t*>(first) + size_t{i / quants_.block} * quants_.block_bytes;
       use(i, quant_value(block, column, i % quants_.block));

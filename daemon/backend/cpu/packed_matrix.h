@@ -29,7 +29,7 @@ class PackedMatrix final : public Matrix {
                                               ThreadTeam& team);
 
   // Null: of elements.
-  const QuantPanels* quants() const { return quants_.planes == 0 ? nullptr : &quants_; }
+  const QuantPanels* quants() const { return quants_.bits == 0 ? nullptr : &quants_; }
   // At the panel's first column.
   const void* panel(uint32_t index) const;
   // to[0:k] (+)= row `index`.
