@@ -17,9 +17,11 @@ namespace {
 // A sequence that was in none of so many Plans is idle: it reads nothing.
 constexpr uint64_t kRecentPlans = 256;
 
-ConductorConfig with_units_of(const BlockPool& pool, ConductorConfig config) {
+// With what one part of it says for another, or the pool.
+ConductorConfig completed(const BlockPool& pool, ConductorConfig config) {
   config.staging.kv_units = pool.units_for(BlockForm::kv).value;
   config.staging.x_units = pool.units_for(BlockForm::x).value;
+  config.step_model.prefill_delay = config.tuning.prefill_delay;
   return config;
 }
 
@@ -31,10 +33,11 @@ double share_of(const RecomputeSetting& recompute) {
 }  // namespace
 
 Conductor::Conductor(const ConductorConfig& config, BlockPool& pool, Effects& effects)
-    : config_(with_units_of(pool, config)),
+    : config_(completed(pool, config)),
       pool_(pool),
       effects_(effects),
       clients_(config.max_clients),
+      block_users_(pool.total_units().value, kNobody),
       builder_(config_.staging),
       forms_(share_of(config.recompute)),
       copy_forms_(0),
@@ -72,6 +75,10 @@ void Conductor::on(const ClientJoined& event) {
   client.present = true;
   client.generation = event.client.generation;
   client.weight = event.weight;
+  client.uid = event.uid;
+  client.user = &users_[event.uid];
+  client.user->limits = config_.tuning.access.of(event.uid);
+  client.user->clients++;
   client.max_operations = event.max_operations;
   client.credits.emplace(event.geometry, event.max_operations);
   chooser_.join(event.client.slot, event.weight);
@@ -90,7 +97,9 @@ void Conductor::on(const ClientGone& event) {
     client->operations -= admitted;
     remove_sequence(sequence);
   }
-  IOKV_ASSERT(client->operations == 0);
+  IOKV_ASSERT(client->operations == 0 && client->queued_tokens == 0);
+  client->user->clients--;
+  forget_user(client->uid);
   *client = Client{};
   bump(Counter::clients, -1);
 }
@@ -109,7 +118,20 @@ void Conductor::on(const HeadsAdvanced& event) {
   for (const auto& [since, slot] : parked) {
     Sequence& sequence = *sequences_[slot];
     flush_parked(sequence);
-    if (sequence.parked.empty()) sequence.ready_ns = now_ns_;
+    if (sequence.parked.empty()) sequence.ready_ns = sequence.token_ns = now_ns_;
+  }
+}
+
+// Who has more than he may have from now on keeps it, but what could no longer fit his share of the pool ends.
+void Conductor::on(const Retuned& event) {
+  config_.tuning = event.tuning;
+  config_.step_model.prefill_delay = event.tuning.prefill_delay;
+  for (auto& [uid, user] : users_) user.limits = config_.tuning.access.of(uid);
+  for (auto& sequence : sequences_) {
+    if (!sequence->open || !sequence->started) continue;
+    const uint32_t to_come = sequence->operations.front().max_tokens - sequence->sampled;
+    const int32_t code = refusal_by_length(clients_[sequence->client.slot], sequence->tokens.size() + to_come);
+    if (code != 0) fail(*sequence, code);
   }
 }
 
@@ -150,7 +172,7 @@ void Conductor::check_timers() {
   for (Sequence* sequence : active_) {
     if (!sequence->open) continue;
     if (!sequence->parked.empty() && !sequence->blocks.empty() &&
-        now_ns_ >= sequence->parked_since_ns + config_.stall_lease_ns) {
+        now_ns_ >= sequence->parked_since_ns + config_.tuning.stall_lease_ns) {
       forget_cache(*sequence, 0);
       bump(Counter::stall_releases);
     }
@@ -179,7 +201,7 @@ uint64_t Conductor::next_timer_ns() const {
   for (const Sequence* sequence : active_) {
     if (!sequence->open) continue;
     if (!sequence->parked.empty() && !sequence->blocks.empty()) {
-      consider(sequence->parked_since_ns + config_.stall_lease_ns);
+      consider(sequence->parked_since_ns + config_.tuning.stall_lease_ns);
     }
     if (!deadlines_) continue;
     for (const Request& request : sequence->operations) {
@@ -192,6 +214,11 @@ uint64_t Conductor::next_timer_ns() const {
 bool Conductor::wants_reap(ClientId id) const {
   const Client& client = clients_[id.slot];
   return client.present && client.generation == id.generation && client.parked > 0;
+}
+
+void Conductor::forget_user(uint32_t uid) {
+  const auto user = users_.find(uid);
+  if (user->second.clients == 0 && user->second.units == 0) users_.erase(user);
 }
 
 Conductor::Client* Conductor::find(ClientId id) {
@@ -260,6 +287,7 @@ wire::SequenceRow Conductor::row_of(const Sequence& sequence) {
 void Conductor::verify() const {
   std::map<uint32_t, uint32_t> references;
   std::map<uint32_t, uint32_t> copies;  // on the device: of which block
+  std::map<uint32_t, User> users;       // what they are found to have
   uint64_t operations = 0, active = 0, open = 0;
   for (const auto& sequence : sequences_) {
     active += sequence->active ? 1 : 0;
@@ -305,6 +333,10 @@ void Conductor::verify() const {
       }
       parked += sequence.parked.empty() ? 0 : 1;
     }
+    User& user = users[client.uid];
+    user.clients++;
+    user.sequences += static_cast<uint32_t>(client.sequences.size());
+    user.queued_tokens += queued;
     IOKV_ASSERT(own == client.operations && parked == client.parked && queued == client.queued_tokens);
   }
   IOKV_ASSERT(in_flight_.size() == issued_ - retired_ && in_flight_.size() <= config_.plans_in_flight);
@@ -312,6 +344,13 @@ void Conductor::verify() const {
   for (const auto& [id, count] : references) {
     IOKV_ASSERT(pool_.references(id) == count);
     units += pool_.units_for(pool_.form(id)).value;
+    if (block_users_[id] != kNobody) users[block_users_[id]].units += pool_.units_for(pool_.form(id)).value;
+  }
+  IOKV_ASSERT(users.size() == users_.size());
+  for (const auto& [uid, user] : users_) {
+    const User& found = users.at(uid);
+    IOKV_ASSERT(user.clients == found.clients && user.sequences == found.sequences && user.units == found.units);
+    IOKV_ASSERT(user.queued_tokens == found.queued_tokens);
   }
   IOKV_ASSERT(units + pool_.free_units().value == pool_.total_units().value);
   IOKV_ASSERT(device_pool_ || copies.empty());

@@ -13,7 +13,8 @@
 //  5. The pool is never exceeded: a sequence that finds no block waits or preempts, from the least urgent on, by dropping
 //     blocks and keeping tokens. The most urgent sequence can always get what it needs.
 //  6. A block's copy on the device has the block's life or a shorter one; a shared block's goes with the block.
-//  7. A pass takes time in proportion to the sequences that have operations or ran lately, however many are open.
+//  7. A user's sequences hold at most his share of the pool, and no more sequences and queued tokens than he may have.
+//  8. A pass takes time in proportion to the sequences that have operations or ran lately, however many are open.
 #pragma once
 
 #include <array>
@@ -37,10 +38,19 @@
 #include "daemon/sched/sequence.h"
 #include "daemon/sched/step_time.h"
 #include "daemon/session/credits.h"
+#include "daemon/user_limits.h"
+#include "iokv/iokv.h"
 #include "wire/counters.h"
 #include "wire/sequences.h"
 
 namespace iokv {
+
+// What may change while it runs.
+struct ConductorTuning {
+  uint64_t stall_lease_ns = 10'000'000'000;
+  double prefill_delay = 0.5;  // daemon/sched/prefill.h
+  AccessLimits access;
+};
 
 struct ConductorConfig {
   uint32_t vocabulary = 0;
@@ -49,14 +59,14 @@ struct ConductorConfig {
   uint32_t max_sequences = 1024;     // open at once by one client
   uint32_t max_queued_tokens = 1 << 20;  // of one client, in operations that have not started
   uint32_t plans_in_flight = 2;      // 1..2
-  uint64_t stall_lease_ns = 10'000'000'000;
+  ConductorTuning tuning;
   RecomputeSetting recompute;        // as what new blocks are stored
   uint32_t logits_rows_each = 8;     // rows of a Plan of an operation that keeps logits of every row
   BatchLimits batch;
   uint32_t device_units = 0;         // for copies of blocks on the device; 0: nothing is kept there
   StagingShape staging;              // of the device; units are taken from the pool
   bool refit = true;                 // correct the profile when steps take another time than predicted
-  StepModel step_model;              // how long steps take; nothing known: batch.prefill_rows
+  StepModel step_model;              // how long steps take; nothing known: batch.prefill_rows. Its delay is that of tuning
   AuditSetting audit;
   bool verify_always = false;        // after every event: for tests
 };
@@ -68,6 +78,7 @@ struct ClientJoined {
   wire::Geometry geometry;
   uint32_t max_operations = 0;  // as WELCOME told the client
   uint32_t weight = 1;          // in what clients share: batch.h
+  uint32_t uid = 0;             // whose process it is
 };
 struct ClientGone {
   ClientId client;
@@ -83,13 +94,16 @@ struct HeadsAdvanced {
 struct PlanRetired {
   Plan* plan = nullptr;
 };
+struct Retuned {
+  ConductorTuning tuning;
+};
 struct ShutdownRequested {};
 // Everything that was to be taken in this pass has been: time to plan. Also sent alone when next_timer_ns() has come.
 struct PassEnded {};
 
 struct Event {
   uint64_t now_ns = 0;
-  std::variant<ClientJoined, ClientGone, RequestTaken, HeadsAdvanced, PlanRetired, ShutdownRequested, PassEnded> what;
+  std::variant<ClientJoined, ClientGone, RequestTaken, HeadsAdvanced, PlanRetired, Retuned, ShutdownRequested, PassEnded> what;
 };
 
 // ---- what goes out ----------------------------------------------------------------------------------------------
@@ -156,8 +170,17 @@ class Conductor {
   void verify() const;
 
  private:
+  // All processes of one uid. It is kept until the last client has left and the last block has come back.
+  struct User {
+    UserLimits limits;
+    uint32_t clients = 0, sequences = 0;
+    uint64_t queued_tokens = 0;
+    uint64_t units = 0;                      // of the pool: what blocks of its sequences take, those in the limbo as well
+  };
   struct Client {
     bool present = false;
+    uint32_t uid = 0;
+    User* user = nullptr;
     uint32_t generation = 0;
     uint32_t weight = 1;
     std::optional<Credits> credits;
@@ -178,6 +201,7 @@ class Conductor {
   void on(const ClientJoined& event);
   void on(const ClientGone& event);
   void on(const HeadsAdvanced& event);
+  void on(const Retuned& event);
   void on(const ShutdownRequested& event);
   void on(const PassEnded& event);
   void wake(Sequence& sequence);
@@ -185,6 +209,7 @@ class Conductor {
   void forget_idle();
   void check_timers();
   void expire(Sequence& sequence);
+  void forget_user(uint32_t uid);
   Client* find(ClientId id);
   void bump(wire::Counter counter, int64_t by = 1);
   void publish_gauges();
@@ -201,10 +226,13 @@ class Conductor {
   void run_front(Sequence& sequence);
   int32_t start_step(Sequence& sequence, Request& request);
   int32_t run_truncate(Sequence& sequence, const Request& request);
-  int32_t add_child(Client& client, ClientId id, const Request& request);
+  int32_t add_child(Client& client, ClientId id, Request& request);
+  iokv_limit sequence_limit(const Client& client) const;
+  iokv_limit queue_limit(const Client& client, uint64_t tokens) const;
   int32_t run_fork(Sequence& parent, const Request& request);
   void disown(Client& client, const Request& fork);
-  int32_t refusal_by_length(uint64_t length) const;
+  int32_t refusal_by_length(const Client& client, uint64_t length) const;
+  void queue_tokens(Client& client, int64_t tokens);
   void deliver(Sequence& sequence, Outcome&& outcome);
   void flush_parked(Sequence& sequence);
   void finish(Sequence& sequence, int32_t result);
@@ -213,7 +241,8 @@ class Conductor {
   void abandon_front(Sequence& sequence, int32_t code);
   void fail_append(Sequence& sequence, uint64_t operation, int32_t code);
   void drop(Sequence& sequence, size_t index, int32_t code);
-  void answer(Client& client, ClientId id, const Request& request, int32_t result, uint32_t length);
+  void answer(Client& client, ClientId id, const Request& request, int32_t result, uint32_t length,
+              iokv_limit limit = IOKV_LIMIT_NONE);
   Outcome outcome_of(const Sequence& sequence, const Request& request, int32_t result) const;
   Sequence* add_sequence(Client& client, ClientId owner, uint64_t id);
   void remove_sequence(Sequence& sequence);
@@ -233,6 +262,7 @@ class Conductor {
   void add_draws(Plan& plan, PlanSpan& span, Sequence& sequence);
   void add_adjustments(Plan& plan, PlanSpan& span, const Sequence& sequence, PlanDraw& draw) const;
   static void note_times(Sequence& sequence, const Plan& plan);
+  void count_time(const wire::TokenTimes& times, uint64_t ns);
   void accept(Sequence& sequence, const PlanSpan& span, Plan& plan);
   void give_turns();
   bool reserve_blocks(Sequence& sequence);
@@ -249,6 +279,12 @@ class Conductor {
     return Units(blocks.value * units_of_block(config_.recompute, pool_).value);
   }
   bool preempt_for(const Sequence& sequence);
+  User& user_of(const Sequence& sequence) const { return *clients_[sequence.client.slot].user; }
+  uint64_t share_units(const User& user) const { return uint64_t{pool_.total_units().value} * user.limits.pool_percent / 100; }
+  bool fits_share(const User& user, BlockForm form) const;
+  bool share_is_full(const User& user) const;
+  bool stores_both() const;
+  static constexpr uint32_t kNobody = UINT32_MAX;  // no user has this uid
   bool more_urgent(const Sequence& a, const Sequence& b) const;
   void forget_cache(Sequence& sequence, uint32_t keep_tokens);
   void release_block(const Sequence& sequence, SequenceBlock block);
@@ -273,6 +309,8 @@ class Conductor {
   bool stopping_ = false;
 
   std::vector<Client> clients_;
+  std::map<uint32_t, User> users_;            // by uid
+  std::vector<uint32_t> block_users_;         // by block id: the uid, of blocks that sequences hold
   std::vector<std::unique_ptr<Sequence>> sequences_;
   std::vector<uint32_t> free_slots_;
   std::vector<Sequence*> active_;  // all that have operations, and more until forget_idle(): what each pass looks at

@@ -45,7 +45,8 @@ bool Conductor::admit(Client& client, ClientId id, const Request& request) {
 void Conductor::open(Client& client, ClientId id, const Request& request) {
   int32_t code = request.refuse;
   if (stopping_) code = IOKV_ESHUTDOWN;
-  if (code == 0 && client.sequences.size() >= config_.max_sequences) code = IOKV_ELIMIT;
+  const iokv_limit limit = sequence_limit(client);
+  if (code == 0 && limit != IOKV_LIMIT_NONE) code = IOKV_ELIMIT;
   if (code == 0 && client.sequences.contains(request.sequence)) code = IOKV_EINVAL;
   if (code == 0) {
     Sequence* sequence = add_sequence(client, id, request.sequence);
@@ -53,7 +54,26 @@ void Conductor::open(Client& client, ClientId id, const Request& request) {
     sequence->biases = request.biases;
     sequence->priority = request.priority;
   }
-  answer(client, id, request, code, 0);
+  answer(client, id, request, code, 0, limit);
+}
+
+// The one that keeps the client from another sequence.
+iokv_limit Conductor::sequence_limit(const Client& client) const {
+  if (client.sequences.size() >= config_.max_sequences) return IOKV_LIMIT_SEQUENCES;
+  const uint32_t most = client.user->limits.sequences;
+  return most != 0 && client.user->sequences >= most ? IOKV_LIMIT_USER_SEQUENCES : IOKV_LIMIT_NONE;
+}
+
+// The one that keeps the client from queueing so many tokens more.
+iokv_limit Conductor::queue_limit(const Client& client, uint64_t tokens) const {
+  if (client.queued_tokens + tokens > config_.max_queued_tokens) return IOKV_LIMIT_QUEUED_TOKENS;
+  const uint64_t most = client.user->limits.queued_tokens;
+  return most != 0 && client.user->queued_tokens + tokens > most ? IOKV_LIMIT_USER_QUEUED_TOKENS : IOKV_LIMIT_NONE;
+}
+
+void Conductor::queue_tokens(Client& client, int64_t tokens) {
+  client.queued_tokens += static_cast<uint64_t>(tokens);
+  client.user->queued_tokens += static_cast<uint64_t>(tokens);
 }
 
 void Conductor::enqueue(Client& client, Request&& request) {
@@ -66,14 +86,15 @@ void Conductor::enqueue(Client& client, Request&& request) {
     if (!request.part) answer(client, id, request, stopping_ ? IOKV_ESHUTDOWN : IOKV_ESEQUENCE, length);
     return;
   }
-  if (client.queued_tokens + request.tokens.size() > config_.max_queued_tokens) {
+  request.limit = queue_limit(client, request.tokens.size());
+  if (request.limit != IOKV_LIMIT_NONE) {
     request.refuse = IOKV_ELIMIT;
     request.tokens.clear();
   }
   if (request.deadline_ns != 0) deadlines_ = true;
   if (request.kind == RequestKind::fork && request.refuse == 0) request.refuse = add_child(client, id, request);
   Sequence& sequence = *sequences_[found->second];
-  client.queued_tokens += request.tokens.size();
+  queue_tokens(client, static_cast<int64_t>(request.tokens.size()));
   sequence.operations.push_back(std::move(request));
   wake(sequence);
   if (sequence.operations.size() == 1) start_next(sequence);
@@ -96,12 +117,12 @@ void Conductor::run_front(Sequence& sequence) {
   if (code == 0 && sequence.failed_part != 0 && request.operation == sequence.failed_part) {
     code = sequence.failed_part_code;
   }
-  const uint64_t queued = request.tokens.size();
+  const auto queued = static_cast<int64_t>(request.tokens.size());
   sequence.length_before = static_cast<uint32_t>(sequence.tokens.size());
   if (code == 0 && request.kind == RequestKind::step) code = start_step(sequence, request);
   if (code == 0 && request.kind == RequestKind::truncate) code = run_truncate(sequence, request);
   if (code == 0 && request.kind == RequestKind::fork) code = run_fork(sequence, request);
-  client.queued_tokens -= queued;
+  queue_tokens(client, -queued);
   request.tokens.clear();
   if (request.part) {
     if (code != 0) fail_append(sequence, request.operation, code);
@@ -118,7 +139,8 @@ void Conductor::run_front(Sequence& sequence) {
 
 int32_t Conductor::start_step(Sequence& sequence, Request& request) {
   uint64_t length = sequence.tokens.size() + request.tokens.size() + request.max_tokens;
-  if (int32_t code = refusal_by_length(length); code != 0) return code;
+  const Client& client = clients_[sequence.client.slot];
+  if (int32_t code = refusal_by_length(client, length); code != 0) return code;
   if (sequence.tokens.empty() && request.tokens.empty() && request.max_tokens > 0) return IOKV_EINVAL;
   if (request.tokens.empty()) request.each = false;
   sequence.tokens.insert(sequence.tokens.end(), request.tokens.begin(), request.tokens.end());
@@ -135,15 +157,15 @@ int32_t Conductor::start_step(Sequence& sequence, Request& request) {
   sequence.draws_in_flight = 0;
   sequence.arrival = ++arrivals_;
   sequence.started_plan = issued_;
-  sequence.taken_ns = sequence.ready_ns = now_ns_;
+  sequence.taken_ns = sequence.ready_ns = sequence.token_ns = now_ns_;
   // The count of appended tokens outlives the tokens themselves: EACH predicts at every one of them.
   request.n = static_cast<uint32_t>(request.tokens.size());
   return 0;
 }
 
-int32_t Conductor::refusal_by_length(uint64_t length) const {
+int32_t Conductor::refusal_by_length(const Client& client, uint64_t length) const {
   if (length > config_.max_context) return IOKV_ECONTEXT;
-  return most_units(blocks_for(Tokens(static_cast<uint32_t>(length)))) > pool_.total_units() ? IOKV_EPOOL : 0;
+  return most_units(blocks_for(Tokens(static_cast<uint32_t>(length)))).value > share_units(*client.user) ? IOKV_EPOOL : 0;
 }
 
 int32_t Conductor::run_truncate(Sequence& sequence, const Request& request) {
@@ -154,8 +176,9 @@ int32_t Conductor::run_truncate(Sequence& sequence, const Request& request) {
 }
 
 // The child exists from the fork's admission on, so that it can be stepped at once; its operations wait for the fork.
-int32_t Conductor::add_child(Client& client, ClientId id, const Request& request) {
-  if (client.sequences.size() >= config_.max_sequences) return IOKV_ELIMIT;
+int32_t Conductor::add_child(Client& client, ClientId id, Request& request) {
+  request.limit = sequence_limit(client);
+  if (request.limit != IOKV_LIMIT_NONE) return IOKV_ELIMIT;
   if (client.sequences.contains(request.sequence)) return IOKV_EINVAL;
   add_sequence(client, id, request.sequence)->awaits_fork = true;
   return 0;
@@ -264,7 +287,7 @@ void Conductor::abandon_front(Sequence& sequence, int32_t code) {
   sequence.draws_in_flight = 0;
   forget_cache(sequence, std::min(sequence.cached, static_cast<uint32_t>(sequence.tokens.size())));
   Request& front = sequence.operations.front();
-  client.queued_tokens -= front.tokens.size();
+  queue_tokens(client, -static_cast<int64_t>(front.tokens.size()));
   front.tokens.clear();
   if (!front.part) {
     Outcome outcome = outcome_of(sequence, front, code);
@@ -295,7 +318,7 @@ void Conductor::drop(Sequence& sequence, size_t index, int32_t code) {
   Client& client = clients_[sequence.client.slot];
   const Request queued = std::move(sequence.operations[index]);
   sequence.operations.erase(sequence.operations.begin() + static_cast<long>(index));
-  client.queued_tokens -= queued.tokens.size();
+  queue_tokens(client, -static_cast<int64_t>(queued.tokens.size()));
   if (queued.operation == sequence.failed_part) code = sequence.failed_part_code;
   if (queued.part) {
     fail_append(sequence, queued.operation, code);
@@ -352,13 +375,15 @@ void Conductor::end_front(Sequence& sequence) {
 }
 
 // The completion of an operation that never became a front operation.
-void Conductor::answer(Client& client, ClientId id, const Request& request, int32_t result, uint32_t length) {
+void Conductor::answer(Client& client, ClientId id, const Request& request, int32_t result, uint32_t length,
+                       iokv_limit limit) {
   Outcome outcome;
   outcome.user_data = request.user_data;
   outcome.operation = request.operation;
   outcome.sequence = request.sequence;
   outcome.result = result;
   outcome.length = length;
+  if (result == IOKV_ELIMIT) outcome.index = static_cast<uint32_t>(limit);
   client.credits->post_final(0);
   effects_.post(id, outcome);
   bump(Counter::completions);
@@ -374,6 +399,7 @@ Outcome Conductor::outcome_of(const Sequence& sequence, const Request& request, 
   outcome.sequence = request.sequence;
   outcome.result = result;
   outcome.length = static_cast<uint32_t>(sequence.tokens.size());
+  if (result == IOKV_ELIMIT) outcome.index = static_cast<uint32_t>(request.limit);
   if (request.kind == RequestKind::fork && result == 0) {
     outcome.length = request.n == UINT32_MAX ? outcome.length : request.n;
   }
@@ -401,6 +427,7 @@ Sequence* Conductor::add_sequence(Client& client, ClientId owner, uint64_t id) {
   sequence.client = owner;
   sequence.id = id;
   client.sequences.emplace(id, slot);
+  client.user->sequences++;
   return &sequence;
 }
 
@@ -408,9 +435,10 @@ Sequence* Conductor::add_sequence(Client& client, ClientId owner, uint64_t id) {
 void Conductor::remove_sequence(Sequence& sequence) {
   Client& client = clients_[sequence.client.slot];
   forget_cache(sequence, 0);
-  for (const Request& request : sequence.operations) client.queued_tokens -= request.tokens.size();
+  for (const Request& request : sequence.operations) queue_tokens(client, -static_cast<int64_t>(request.tokens.size()));
   if (!sequence.parked.empty()) client.parked--;
   client.sequences.erase(sequence.id);
+  client.user->sequences--;
   sequence.operations.clear();
   sequence.parked.clear();
   sequence.tokens = std::vector<int32_t>();  // and its memory

@@ -375,6 +375,11 @@ void Conductor::lose_device() {
   }
 }
 
+void Conductor::count_time(const wire::TokenTimes& times, uint64_t ns) {
+  bump(wire::slot_of(times, ns));
+  bump(times.sum_ns(), static_cast<int64_t>(ns));
+}
+
 // Turns a span's draws into outcomes, and ends the operation when it has all it asked for.
 void Conductor::accept(Sequence& sequence, const PlanSpan& span, Plan& plan) {
   const Request& request = sequence.operations.front();
@@ -398,6 +403,7 @@ void Conductor::accept(Sequence& sequence, const PlanSpan& span, Plan& plan) {
       sequence.tokens.push_back(draw.token);
       sequence.draws_in_flight--;
       outcome.index = sequence.sampled++;
+      count_time(outcome.index == 0 ? wire::kFirstToken : wire::kTokenGap, now_ns_ - std::exchange(sequence.token_ns, now_ns_));
       outcome.length++;
       const bool stopped = ends_step(request, std::span(sequence.tokens).last(sequence.sampled));
       outcome.flags |= IOKV_COMPLETION_TOKEN | (stopped ? IOKV_COMPLETION_STOPPED : 0);
@@ -481,13 +487,18 @@ bool Conductor::add_block(Sequence& sequence, BlockForm form) {
   const uint32_t most_draws = sequence.operations.front().max_tokens - sequence.sampled;
   const Blocks most = blocks_for(Tokens(static_cast<uint32_t>(sequence.tokens.size()) + most_draws));
   const Blocks to_come(most.value - std::min(most.value, sequence.blocks.size()));
-  auto block = pool_.acquire(form, hint, to_come);
-  const bool mixed = config_.recompute.mode == Recompute::fraction || config_.recompute.mode == Recompute::automatic;
-  if (!block && mixed) {
+  User& user = user_of(sequence);
+  auto acquire = [&](BlockForm wanted) {
+    return fits_share(user, wanted) ? pool_.acquire(wanted, hint, to_come) : std::nullopt;
+  };
+  auto block = acquire(form);
+  if (!block && stores_both()) {
     form = form == BlockForm::x ? BlockForm::kv : BlockForm::x;
-    block = pool_.acquire(form, hint, to_come);
+    block = acquire(form);
   }
   if (!block) return false;
+  block_users_[*block] = clients_[sequence.client.slot].uid;
+  user.units += pool_.units_for(form).value;
   bump(form == BlockForm::x ? Counter::x_blocks : Counter::kv_blocks);
   SequenceBlock added{*block, form};
   add_copy(sequence, added);
@@ -541,41 +552,62 @@ bool Conductor::drop_idle_copies() {
   return idle->last_plan <= retired_;
 }
 
+bool Conductor::stores_both() const {
+  return config_.recompute.mode == Recompute::fraction || config_.recompute.mode == Recompute::automatic;
+}
+
+bool Conductor::fits_share(const User& user, BlockForm form) const {
+  return user.units + pool_.units_for(form).value <= share_units(user);
+}
+
+// No block that may be added fits it any more: only the user's own can make room.
+bool Conductor::share_is_full(const User& user) const {
+  const bool x = config_.recompute.mode != Recompute::never && fits_share(user, BlockForm::x);
+  return !x && (config_.recompute.mode == Recompute::always || !fits_share(user, BlockForm::kv));
+}
+
 Units Conductor::units_of_block(const RecomputeSetting& recompute, const BlockPool& pool) {
   const Units kv = pool.units_for(BlockForm::kv), x = pool.units_for(BlockForm::x);
   if (recompute.mode == Recompute::never) return kv;
   return recompute.mode == Recompute::always ? x : std::max(kv, x);
 }
 
-// Whether so many blocks are free, or will be once everyone less urgent has lost theirs: a block comes free with the last
-// of the references that are counted here.
+// Whether so many blocks are free, or will be once everyone less urgent has lost theirs, in the pool and in the user's share
+// of it: a block comes free with the last of the references that are counted here.
 bool Conductor::could_reserve(const Sequence& sequence, Blocks missing) {
-  uint64_t units = pool_.free_units().value;
+  const User& user = user_of(sequence);
+  const uint32_t uid = clients_[sequence.client.slot].uid;
+  uint64_t units = pool_.free_units().value, own = share_units(user) - std::min(share_units(user), user.units);
   const uint64_t needed = most_units(missing).value;
-  if (units >= needed) return true;
+  auto enough = [&] { return units >= needed && own >= needed; };
+  if (enough()) return true;
   to_be_released_.assign(pool_.total_units().value, 0);
   auto count = [&](SequenceBlock block) {
     if (block.id == kNoBlock) return;  // a copy on the device
-    if (++to_be_released_[block.id] == pool_.references(block.id)) units += pool_.units_for(block.form).value;
+    if (++to_be_released_[block.id] < pool_.references(block.id)) return;
+    units += pool_.units_for(block.form).value;
+    if (block_users_[block.id] == uid) own += pool_.units_for(block.form).value;
   };
   for (const LimboBlock& limbo : limbo_) count(limbo.block);
   audit_.blocks().each(count);
   for (const auto& other : sequences_) {
     if (!other->open || other.get() == &sequence || !more_urgent(sequence, *other)) continue;
     other->blocks.each(count);
-    if (units >= needed) return true;
+    if (enough()) return true;
   }
-  return units >= needed;
+  return enough();
 }
 
 // Takes all blocks from the least urgent sequence that is less urgent than `sequence`; idle ones, longest unused, first.
-// false: there is none. An audit's blocks go before anybody's.
+// false: there is none. An audit's blocks go before anybody's. Where it is the user's share that is full, only his own count.
 bool Conductor::preempt_for(const Sequence& sequence) {
-  if (!audit_.blocks().empty()) return give_up_audit();
+  const User& user = user_of(sequence);
+  const bool own = share_is_full(user);
+  if (!own && !audit_.blocks().empty()) return give_up_audit();
   Sequence* victim = nullptr;
   for (auto& other : sequences_) {
     if (!other->open || other.get() == &sequence || other->blocks.empty()) continue;
-    if (!more_urgent(sequence, *other)) continue;
+    if (!more_urgent(sequence, *other) || (own && &user_of(*other) != &user)) continue;
     if (victim == nullptr || more_urgent(*victim, *other)) victim = other.get();
   }
   if (victim == nullptr) return false;
@@ -628,6 +660,9 @@ void Conductor::give_back(SequenceBlock block) {
       forms_.removed(block.form);
     }
     bump(block.form == BlockForm::x ? Counter::x_blocks : Counter::kv_blocks, -1);
+    const uint32_t uid = std::exchange(block_users_[block.id], kNobody);
+    users_.at(uid).units -= pool_.units_for(block.form).value;
+    forget_user(uid);
   }
   pool_.release(block.id);
 }

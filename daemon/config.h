@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // The daemon's configuration: the command line over a TOML file over defaults. Every key of the file is the long option
-// with underscores, so there is one list to know.
+// with underscores, so there is one list to know: settings.h.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "daemon/base/dtype.h"
 #include "daemon/base/result.h"
 #include "daemon/sched/form_choice.h"
 #include "daemon/sched/weight_choice.h"
 #include "daemon/runtime/profile_choice.h"
+#include "daemon/user_limits.h"
 
 namespace iokv {
 
@@ -42,6 +44,9 @@ struct Config {
   uint32_t max_sequences = 1024;  // of a client
   uint32_t max_context = 0;      // tokens; 0: as trained
   std::map<uint32_t, uint32_t> client_weights;  // by uid; others: 1
+  uint32_t user_clients = 0, user_sequences = 0, user_pool_percent = 100;  // see UserLimits
+  uint64_t user_queued_tokens = 0;
+  std::map<uint32_t, UserException> user_limits;  // by uid
   uint32_t prefill_delay_percent = 50;  // see daemon/sched/prefill.h
   uint64_t stall_lease_ms = 10'000;
   uint64_t spin_us = 20;         // how long the conductor looks for work before it sleeps, while no step runs
@@ -51,17 +56,26 @@ struct Config {
   double audit = 0;              // share of the steps
   uint32_t trace_steps = 8;      // kept for iokv trace
   std::string log_level = "info";
+  bool core_dumps = false;       // see core_dumps.h
 };
 
 struct CommandLine {
   Config config;
-  std::optional<int> exit;  // help or version was printed: leave with this status
+  std::string config_path;  // of the file, or empty
+  std::optional<int> exit;  // help, version, the default file or the result of --check-config was printed: leave with this
 };
 
-// Error: one line that names the option or the file's line, and what is allowed.
+// The options of the command line (settings.h), over the file that --config names, over the defaults. Called again with
+// the same arguments, it reads the file anew. Error: one line that names the option or the file's line, and what is
+// allowed.
 Result<CommandLine> read_command_line(int argc, const char* const* argv);
 
-// "65536", "512MiB", "2GiB"; powers of 1024.
-Result<uint64_t> parse_bytes(const std::string& text);
+// One setting that a configuration that was read anew says otherwise.
+struct ConfigChange {
+  std::string what;  // "log_level: info -> debug"
+  bool now;          // a running daemon can take it; else it has to be started anew
+};
+// Takes over what a running daemon can; says what else differs, too.
+std::vector<ConfigChange> take_over(Config& running, const Config& next);
 
 }  // namespace iokv

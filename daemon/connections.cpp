@@ -40,13 +40,15 @@ struct Connections::Connection {
 };
 
 Connections::Connections(uv_loop_t* loop, Listener& listener, const Offer& offer, Exchange& exchange,
-                         const StepTrace& trace, uint32_t max_clients, const std::map<uint32_t, uint32_t>& weights)
+                         const StepTrace& trace, uint32_t max_clients, const std::map<uint32_t, uint32_t>& weights,
+                         const AccessLimits& access)
     : loop_(loop),
       listener_(listener),
       offer_(offer),
       exchange_(exchange),
       max_connections_(max_clients + kExtraConnections),
       weights_(weights),
+      access_(access),
       trace_report_("iokv-trace", [&trace] { return trace.bytes(); }),
       sequences_report_("iokv-sequences", [this] { return sequences(); }) {
   IOKV_ASSERT(uv_poll_init(loop_, &listener_watch_, listener_.descriptor()) == 0);
@@ -64,7 +66,8 @@ void Connections::accept_all() {
   while (accepting_) {
     auto accepted = listener_.accept();
     if (!accepted) {
-      spdlog::warn("a client could not be accepted: {}", accepted.failure().message);
+      accept_log_.log(monotonic_ns(), spdlog::level::warn, "a client could not be accepted: {}",
+                        accepted.failure().message);
       return;
     }
     if (!accepted->has_value()) return;
@@ -96,6 +99,10 @@ void Connections::add(Peer peer) {
       auto& dead = *static_cast<Connection*>(watch->data);
       dead.owner.hang_up(dead);
     });
+  }
+  if (const uint32_t most = access_.of(connection.peer->uid()).clients;
+      most != 0 && count_of(connection.peer->uid(), false) > most + kExtraOfUser) {
+    return refuse(connection, IOKV_ELIMIT, user_is_full(connection, most));
   }
   if (connections_.size() > max_connections_) {
     return refuse(connection, IOKV_ELIMIT, "the daemon serves as many clients as it may (--max-clients)");
@@ -168,10 +175,25 @@ void Connections::welcome(Connection& connection) {
   if (exchange_.full()) {
     return refuse(connection, IOKV_ELIMIT, "the daemon serves as many clients as it may (--max-clients)");
   }
+  const uint32_t most = access_.of(connection.peer->uid()).clients;
+  if (most != 0 && count_of(connection.peer->uid(), true) >= most) {
+    return refuse(connection, IOKV_ELIMIT, user_is_full(connection, most));
+  }
   if (Status served = serve(connection, message); !served) {
-    spdlog::warn("client {} refused: {}", connection.label, served.failure().message);
+    refusal_log_.log(monotonic_ns(), spdlog::level::warn, "client {} refused: {}", connection.label, served.failure().message);
     refuse(connection, IOKV_ENOMEM, "the daemon is out of memory or descriptors for another client");
   }
+}
+
+uint32_t Connections::count_of(uint32_t uid, bool served) const {
+  return static_cast<uint32_t>(std::count_if(connections_.begin(), connections_.end(), [&](const auto& one) {
+    return one->peer.has_value() && one->peer->uid() == uid && (!served || one->stage == Connection::Stage::serving);
+  }));
+}
+
+std::string Connections::user_is_full(const Connection& connection, uint32_t most) {
+  return fmt::format("the user with uid {} has as many clients connected as he may, {} (user_clients and user_limit of the daemon's "
+                     "configuration)", connection.peer->uid(), most);
 }
 
 Status Connections::serve(Connection& connection, wire::Welcome& message) {
@@ -182,7 +204,7 @@ Status Connections::serve(Connection& connection, wire::Welcome& message) {
   const auto weighed = weights_.find(connection.peer->uid());
   const uint32_t weight = weighed == weights_.end() ? 1 : weighed->second;
   connection.client = exchange_.join(monotonic_ns(), message.geometry, connection.regions->up(),
-                                     connection.regions->down(), weight);
+                                     connection.regions->down(), weight, connection.peer->uid());
   connection.stage = Connection::Stage::serving;
   const int descriptors[] = {connection.regions->up_descriptor(), connection.regions->down_descriptor()};
   if (connection.peer->send_message(bytes_of(message), descriptors) != Peer::Sent::sent) {
@@ -190,7 +212,7 @@ Status Connections::serve(Connection& connection, wire::Welcome& message) {
     return {};
   }
   connection.regions->close_descriptors();
-  spdlog::debug("client {} has joined with weight {}", connection.label, weight);
+  join_log_.log(monotonic_ns(), spdlog::level::debug, "client {} has joined with weight {}", connection.label, weight);
   return {};
 }
 
@@ -213,7 +235,7 @@ wire::Blob Connections::answer(wire::BlobKind kind, int& descriptor) {
   if (!trace && kind != wire::BlobKind::sequences) return offer_.answer(kind, descriptor);
   auto report = (trace ? trace_report_ : sequences_report_).get(monotonic_ns());
   if (!report) {
-    spdlog::warn("{}", report.failure().message);
+    report_log_.log(monotonic_ns(), spdlog::level::warn, "{}", report.failure().message);
     return make_blob(kind, IOKV_ENOMEM, 0);
   }
   descriptor = (*report)->descriptor();
@@ -243,7 +265,7 @@ std::vector<std::byte> Connections::sequences() const {
 // ---- leaving --------------------------------------------------------------------------------------------------------
 
 void Connections::refuse(Connection& connection, int32_t code, const std::string& reason) {
-  spdlog::info("client {} refused: {}", connection.label, reason);
+  refusal_log_.log(monotonic_ns(), spdlog::level::info, "client {} refused: {}", connection.label, reason);
   if (connection.peer) connection.peer->send_message(bytes_of(make_refused(code, reason)));
   hang_up(connection);
 }
@@ -270,7 +292,7 @@ void Connections::ended(ClientId client, int32_t code, const std::string& reason
   if (connection == nullptr) return;
   if (code != IOKV_ESHUTDOWN) {
     ended_by_daemon_++;
-    spdlog::warn("client {} ended: {}", connection->label, reason);
+    end_log_.log(monotonic_ns(), spdlog::level::warn, "client {} ended: {}", connection->label, reason);
   }
   connection->peer->send_message(bytes_of(make_ended(code, reason)));
   hang_up(*connection);

@@ -20,12 +20,14 @@
 #include <uv.h>
 
 #include "daemon/base/result.h"
+#include "daemon/log.h"
 #include "daemon/offer.h"
 #include "daemon/session/blob.h"
 #include "daemon/session/listener.h"
 #include "daemon/session/peer.h"
 #include "daemon/session/regions.h"
 #include "daemon/step_trace.h"
+#include "daemon/user_limits.h"
 
 namespace iokv {
 
@@ -34,9 +36,9 @@ class Exchange;
 class Connections {
  public:
   // All of them outlive this object. The loop is run by the caller. Weights are by the uid of a client's process, and 1
-  // for others.
+  // for others. Weights and limits may change, and count for clients that are yet to come.
   Connections(uv_loop_t* loop, Listener& listener, const Offer& offer, Exchange& exchange, const StepTrace& trace,
-              uint32_t max_clients, const std::map<uint32_t, uint32_t>& weights);
+              uint32_t max_clients, const std::map<uint32_t, uint32_t>& weights, const AccessLimits& access);
   ~Connections();  // after close_all, and once the loop has run out of handles
 
   // While the model loads, clients that said HELLO are told how far; then they are welcomed.
@@ -60,6 +62,8 @@ class Connections {
  private:
   struct Connection;
   static constexpr uint32_t kExtraConnections = 64;
+  // Of a user with a limit, beyond it: observers, and clients that are told why they are refused.
+  static constexpr uint32_t kExtraOfUser = 16;
   static constexpr uint64_t kGreetingMs = 10'000;
 
   void accept_all();
@@ -76,6 +80,8 @@ class Connections {
   void break_off(Connection& connection, int32_t code, const std::string& reason);
   void hang_up(Connection& connection);
   Connection* find(ClientId client);
+  uint32_t count_of(uint32_t uid, bool served) const;
+  static std::string user_is_full(const Connection& connection, uint32_t most);
   static void on_closed(uv_handle_t* handle);
 
   uv_loop_t* loop_;
@@ -84,6 +90,7 @@ class Connections {
   Exchange& exchange_;
   const uint32_t max_connections_;
   const std::map<uint32_t, uint32_t>& weights_;
+  const AccessLimits& access_;
   Report trace_report_, sequences_report_;
   uv_poll_t listener_watch_{};
   bool accepting_ = true;
@@ -91,6 +98,7 @@ class Connections {
   uint32_t percent_ = 0;
   uint64_t next_client_id_ = 1;
   std::list<std::unique_ptr<Connection>> connections_;
+  LogRate accept_log_, refusal_log_, join_log_, end_log_, report_log_;
   uint64_t doorbells_sent_ = 0, doorbells_received_ = 0, ended_by_daemon_ = 0;
 };
 

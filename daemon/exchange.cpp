@@ -14,7 +14,7 @@ Exchange::Exchange(const ConductorConfig& config, const SessionLimits& limits, B
 uint32_t Exchange::max_operations(const wire::Geometry& geometry) { return geometry.completion_entries / 2; }
 
 ClientId Exchange::join(uint64_t now_ns, const wire::Geometry& geometry, std::byte* up, std::byte* down,
-                        uint32_t weight) {
+                        uint32_t weight, uint32_t uid) {
   auto free = std::find_if(sessions_.begin(), sessions_.end(), [](const Served& s) { return s.session == nullptr; });
   IOKV_ASSERT(free != sessions_.end());
   free->generation++;
@@ -22,7 +22,7 @@ ClientId Exchange::join(uint64_t now_ns, const wire::Geometry& geometry, std::by
   free->session = std::make_unique<Session>(geometry, up, down, limits_);
   clients_++;
   ClientId client{static_cast<uint32_t>(free - sessions_.begin()), free->generation};
-  conductor_.handle({now_ns, ClientJoined{client, geometry, max_operations(geometry), weight}});
+  conductor_.handle({now_ns, ClientJoined{client, geometry, max_operations(geometry), weight, uid}});
   dirty_ = true;
   return client;
 }
@@ -45,6 +45,11 @@ void Exchange::end(uint64_t now_ns, ClientId client, int32_t code, const std::st
 
 void Exchange::retire(uint64_t now_ns, Plan* plan) {
   conductor_.handle({now_ns, PlanRetired{plan}});
+  dirty_ = true;
+}
+
+void Exchange::retune(uint64_t now_ns, const ConductorTuning& tuning) {
+  conductor_.handle({now_ns, Retuned{tuning}});
   dirty_ = true;
 }
 

@@ -42,7 +42,8 @@ class Exchange final : private Effects {
   static uint32_t max_operations(const wire::Geometry& geometry);
   bool full() const { return clients_ == sessions_.size(); }
   // up and down: the daemon's mappings, zeroed; they outlive the client's leaving or ending. Not when full().
-  ClientId join(uint64_t now_ns, const wire::Geometry& geometry, std::byte* up, std::byte* down, uint32_t weight = 1);
+  ClientId join(uint64_t now_ns, const wire::Geometry& geometry, std::byte* up, std::byte* down, uint32_t weight = 1,
+                uint32_t uid = 0);
   // The client has hung up. A client that is not there (it was ended) is nothing.
   void leave(uint64_t now_ns, ClientId client);
   // Ends the client for a reason outside of its rings.
@@ -50,6 +51,7 @@ class Exchange final : private Effects {
 
   // A Plan that has run; the next pass makes its outcomes visible.
   void retire(uint64_t now_ns, Plan* plan);
+  void retune(uint64_t now_ns, const ConductorTuning& tuning);
   void shut_down(uint64_t now_ns);
   // See Conductor.
   void know_device(const Profile& profile) { conductor_.know_device(profile); }

@@ -6,13 +6,15 @@
 #include <utility>
 
 #include <fmt/format.h>
-#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include "daemon/base/difference.h"
+#include "daemon/base/passed_socket.h"
 #include "daemon/config.h"
+#include "daemon/core_dumps.h"
 #include "daemon/device_choice.h"
 #include "daemon/device_setup.h"
+#include "daemon/log.h"
 #include "daemon/model/model_files.h"
 #include "daemon/pool/host_pool.h"
 #include "daemon/runtime/expected_profile.h"
@@ -20,12 +22,6 @@
 
 namespace iokv {
 namespace {
-
-void start_log(const std::string& level) {
-  spdlog::set_default_logger(spdlog::stderr_color_mt("iokvd"));
-  spdlog::set_pattern("%Y-%m-%d %H:%M:%S.%e %l %v");
-  spdlog::set_level(spdlog::level::from_str(level));
-}
 
 std::string text_of(const RecomputeSetting& recompute) {
   switch (recompute.mode) {
@@ -37,13 +33,47 @@ std::string text_of(const RecomputeSetting& recompute) {
   return "";
 }
 
-Status serve(const Config& config) {
+Tuning tuning_of(const Config& config) {
+  Tuning tuning;
+  tuning.spin_ns = config.spin_us * 1000;
+  tuning.client_weights = config.client_weights;
+  tuning.conductor.stall_lease_ns = config.stall_lease_ms * 1'000'000;
+  tuning.conductor.prefill_delay = config.prefill_delay_percent / 100.0;
+  tuning.conductor.access = {{config.user_clients, config.user_sequences, config.user_pool_percent, config.user_queued_tokens},
+                             config.user_limits};
+  return tuning;
+}
+
+// Reads options and file as at the start. What cannot be taken leaves `running` as it was.
+std::optional<Tuning> reload(int argc, const char* const* argv, Config& running) {
+  auto anew = read_command_line(argc, argv);
+  if (!anew) {
+    spdlog::error("the configuration was not reloaded, and the one before it goes on: {}", anew.failure().message);
+    return std::nullopt;
+  }
+  for (const ConfigChange& change : take_over(running, anew->config)) {
+    if (change.now) spdlog::info("reloaded: {}", change.what);
+    else spdlog::warn("not reloaded: {}: it takes effect when iokvd is started anew", change.what);
+  }
+  set_log_level(running.log_level);
+  return tuning_of(running);
+}
+
+Result<Listener> listen(const Config& config) {
+  IOKV_TRY_ASSIGN(Descriptor passed, take_passed_socket());
+  if (passed) return Listener::adopt(std::move(passed));
+  return Listener::open(choose_socket_path(config.socket));
+}
+
+Status serve(int argc, const char* const* argv, Config config) {
+  if (!config.core_dumps) IOKV_TRY(forbid_core_dumps());
+  IOKV_TRY_ASSIGN(Supervisor supervisor, Supervisor::from_environment());
   IOKV_TRY_ASSIGN(ModelFiles opened, open_model(config.model));
   const ModelSpec spec = opened.spec();
   if (!opened.tokenizer().note.empty()) spdlog::warn("{}", opened.tokenizer().note);
   const uint32_t max_context = config.max_context == 0 ? spec.max_context : std::min(config.max_context, spec.max_context);
 
-  IOKV_TRY_ASSIGN(Listener listener, Listener::open(choose_socket_path(config.socket)));
+  IOKV_TRY_ASSIGN(Listener listener, listen(config));
   IOKV_TRY_ASSIGN(auto backend, choose_device(config, opened.main_type()));
   const DType compute = backend->info().compute;
   const PoolLayout layout{spec.layers, block_bytes(spec, compute, BlockForm::kv), block_bytes(spec, compute, BlockForm::x)};
@@ -57,21 +87,19 @@ Status serve(const Config& config) {
   }
 
   ServiceOptions options;
-  options.spin_ns = config.spin_us * 1000;
+  options.tuning = tuning_of(config);
+  options.reload = [&] { return reload(argc, argv, config); };
   options.trace_steps = config.trace_steps;
-  options.client_weights = config.client_weights;
   options.conductor.vocabulary = spec.vocab;
   options.conductor.max_context = max_context;
   options.conductor.max_clients = config.max_clients;
   options.conductor.max_sequences = config.max_sequences;
-  options.conductor.stall_lease_ns = config.stall_lease_ms * 1'000'000;
   options.conductor.recompute = plan.recompute;
   options.conductor.staging = plan.pipeline.staging;
   options.conductor.device_units = plan.resident_units;
   options.conductor.refit = config.refit;
   options.conductor.step_model.shape = cache_shape_of(spec, static_cast<uint32_t>(size_of(compute)));
   options.conductor.step_model.weight_bytes = plan.pipeline.staging.weights.mean_layer_bytes();
-  options.conductor.step_model.prefill_delay = config.prefill_delay_percent / 100.0;
   options.conductor.audit.share = config.audit;
   options.conductor.audit.tolerance = backend->info().batch_invariant ? 0 : rounding_tolerance(compute);
   options.conductor.batch.max_rows = plan.limits.max_rows;
@@ -91,22 +119,23 @@ Status serve(const Config& config) {
   DeviceThread::Load load_model = [&, files = std::move(files)](const LoadProgress& progress) {
     return load_device(*backend, *files, plan, memory, host_weights ? &*host_weights : nullptr, progress);
   };
-  IOKV_TRY_ASSIGN(auto service, Service::make(options, std::move(listener), std::move(offer), blocks, memory,
-                                              std::move(load_model)));
+  IOKV_TRY_ASSIGN(auto service, Service::make(std::move(options), std::move(supervisor), std::move(listener),
+                                              std::move(offer), blocks, memory, std::move(load_model)));
   return service->run();
 }
 
 int run(int argc, const char* const* argv) {
+  start_log("info");
   auto command_line = read_command_line(argc, argv);
   if (!command_line) {
-    fmt::print(stderr, "iokvd: {}\n", command_line.failure().message);
+    log_failure(command_line.failure().message);
     return 2;
   }
   if (command_line->exit) return *command_line->exit;
-  start_log(command_line->config.log_level);
-  Status served = serve(command_line->config);
+  set_log_level(command_line->config.log_level);
+  Status served = serve(argc, argv, command_line->config);
   if (!served) {
-    fmt::print(stderr, "iokvd: {}\n", served.failure().message);
+    log_failure(served.failure().message);
     return 1;
   }
   spdlog::info("stopped");

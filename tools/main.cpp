@@ -19,11 +19,13 @@
 
 #include "daemon/model/model_files.h"
 #include "daemon/model/shapes.h"
+#include "daemon/base/passed_socket.h"
 #include "tools/bench.h"
 #include "tools/doctor.h"
 #include "tools/explain.h"
 #include "tools/generate.h"
 #include "tools/inspect.h"
+#include "tools/metrics.h"
 #include "tools/observer.h"
 #include "tools/plan.h"
 #include "tools/profile.h"
@@ -54,6 +56,22 @@ int status(const std::string& socket_path, bool json) {
   iokv::Result<iokv::CounterSnapshot> snapshot = iokv::read_counters(socket_path);
   if (!snapshot) return fail(snapshot.failure().message);
   return print(json ? iokv::status_json(*snapshot) : iokv::status_text(*snapshot, monotonic_ns()));
+}
+
+// Serves the socket that was passed on, or the one at `listen`; without either prints what it would serve.
+int metrics(const std::string& socket_path, const std::string& listen) {
+  iokv::Result<iokv::Descriptor> listener = iokv::take_passed_socket();
+  if (listener && !*listener && !listen.empty()) listener = iokv::listen_for_metrics(listen);
+  if (!listener) return fail(listener.failure().message);
+  if (*listener) {
+    if (!listen.empty()) std::printf("listening on %s\n", listen.c_str());
+    std::fflush(stdout);
+    iokv::Status served = iokv::serve_metrics(*listener, socket_path);
+    return served ? 0 : fail(served.failure().message);
+  }
+  iokv::Result<iokv::CounterSnapshot> snapshot = iokv::read_counters(socket_path);
+  if (!snapshot) return fail(snapshot.failure().message);
+  return print(iokv::metrics_text(*snapshot));
 }
 
 int write_file(const std::string& path, const std::string& text) {
@@ -177,6 +195,12 @@ int main(int argc, char** argv) {
   add_socket(status_command);
   status_command->add_flag("--json", json, "as one JSON object, counters by name");
 
+  std::string metrics_path;
+  CLI::App* metrics_command = application.add_subcommand(
+      "metrics", "print the counters as Prometheus reads them, or serve them by HTTP on a socket that systemd passes on");
+  add_socket(metrics_command);
+  metrics_command->add_option("--listen", metrics_path, "serve them (GET /metrics) on a Unix socket at this path");
+
   double interval_s = 1;
   uint32_t frames = 0;
   CLI::App* top_command = application.add_subcommand("top", "show what the daemon does, second by second");
@@ -288,6 +312,7 @@ int main(int argc, char** argv) {
   profile_command->add_flag("--json", json, "as a JSON array, with the samples");
   CLI11_PARSE(application, argc, argv);
   if (status_command->parsed()) return status(socket_path, json);
+  if (metrics_command->parsed()) return metrics(socket_path, metrics_path);
   if (top_command->parsed()) {
     iokv::Status shown = iokv::top(socket_path, interval_s, frames);
     return shown ? 0 : fail(shown.failure().message);

@@ -4,6 +4,7 @@
 #include "tools/observer.h"
 
 #include <grp.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -169,7 +170,6 @@ Result<wire::Blob> check_blob(const Packet& packet) {
   return blob;
 }
 
-// One page, read-only.
 Result<const void*> map_counters(const Packet& packet) {
   IOKV_TRY(check_blob(packet));
   struct stat status {};
@@ -177,9 +177,17 @@ Result<const void*> map_counters(const Packet& packet) {
       status.st_size < off_t{wire::kCounterBytes}) {
     return error("the daemon's counters are shorter than a page", IOKV_EPROTOCOL);
   }
-  void* page = ::mmap(nullptr, wire::kCounterBytes, PROT_READ, MAP_SHARED, packet.descriptor.get(), 0);
+  const void* page = ::mmap(nullptr, wire::kCounterBytes, PROT_READ, MAP_SHARED, packet.descriptor.get(), 0);
   if (page == MAP_FAILED) return error(fmt::format("mapping the counters: {}", std::strerror(errno)), IOKV_ENOMEM);
-  return static_cast<const void*>(page);
+  return page;
+}
+
+// Relaxed like the daemon's stores: each counter is right by itself, together they are of nearly one moment.
+void copy_counters(const void* page, CounterSnapshot& snapshot) {
+  const auto* slots = static_cast<const uint64_t*>(page);
+  snapshot.known =
+      static_cast<uint32_t>(std::min<uint64_t>(__atomic_load_n(&slots[0], __ATOMIC_RELAXED), wire::kCounters));
+  for (uint32_t i = 0; i < snapshot.known; ++i) snapshot.values[i] = __atomic_load_n(&slots[i + 1], __ATOMIC_RELAXED);
 }
 
 Result<std::vector<std::byte>> copy_blob(const Packet& packet) {
@@ -218,8 +226,8 @@ Result<Packet> fetch(const Descriptor& socket, wire::BlobKind kind) {
 
 struct Fetched {
   std::string socket_path;
-  Packet packet;
   Descriptor socket;
+  Packet packet;
 };
 
 // From the first daemon that is there.
@@ -234,7 +242,7 @@ Result<Fetched> fetch_from(const std::string& socket_path, wire::BlobKind kind) 
     }
     Result<Packet> packet = fetch(*socket, kind);
     if (!packet) return std::move(packet.failure()).within(path);
-    return Fetched{path, *std::move(packet), *std::move(socket)};
+    return Fetched{path, *std::move(socket), *std::move(packet)};
   }
   return last;
 }
@@ -242,42 +250,39 @@ Result<Fetched> fetch_from(const std::string& socket_path, wire::BlobKind kind) 
 }  // namespace
 
 Result<CounterSnapshot> read_counters(const std::string& socket_path) {
-  IOKV_TRY_ASSIGN(const CounterPage page, CounterPage::open(socket_path));
-  return page.read();
+  IOKV_TRY_ASSIGN(const CounterWatch watch, CounterWatch::open(socket_path));
+  if (auto snapshot = watch.read()) return *std::move(snapshot);
+  return error("the daemon closed the connection", IOKV_ECLOSED);
 }
 
-Result<CounterPage> CounterPage::open(const std::string& socket_path) {
+Result<CounterWatch> CounterWatch::open(const std::string& socket_path) {
   IOKV_TRY_ASSIGN(Fetched fetched, fetch_from(socket_path, wire::BlobKind::counters));
   Result<const void*> page = map_counters(fetched.packet);
   if (!page) return std::move(page.failure()).within(fetched.socket_path);
-  return CounterPage(fetched.socket_path, *page, fetched.socket.release());
+  return CounterWatch(fetched.socket_path, fetched.socket.release(), *page);
 }
 
-CounterPage::CounterPage(CounterPage&& other) noexcept
+CounterWatch::CounterWatch(std::string socket_path, int socket, const void* page)
+    : socket_path_(std::move(socket_path)), socket_(socket), page_(page) {}
+
+CounterWatch::CounterWatch(CounterWatch&& other) noexcept
     : socket_path_(std::move(other.socket_path_)),
-      page_(std::exchange(other.page_, nullptr)),
-      socket_(std::exchange(other.socket_, -1)) {}
+      socket_(std::exchange(other.socket_, -1)),
+      page_(std::exchange(other.page_, nullptr)) {}
 
-CounterPage::~CounterPage() {
-  if (page_ != nullptr) ::munmap(const_cast<void*>(page_), wire::kCounterBytes);
+CounterWatch::~CounterWatch() {
   if (socket_ >= 0) ::close(socket_);
+  if (page_ != nullptr) ::munmap(const_cast<void*>(page_), wire::kCounterBytes);
 }
 
-CounterSnapshot CounterPage::read() const {
+std::optional<CounterSnapshot> CounterWatch::read() const {
+  // The daemon says nothing to an observer but goodbye.
+  pollfd said{socket_, POLLIN, 0};
+  if (::poll(&said, 1, 0) != 0) return std::nullopt;
   CounterSnapshot snapshot;
   snapshot.socket_path = socket_path_;
-  // Relaxed like the daemon's stores: each counter is right by itself, together they are of nearly one moment.
-  const auto* slots = static_cast<const uint64_t*>(page_);
-  snapshot.known =
-      static_cast<uint32_t>(std::min<uint64_t>(__atomic_load_n(&slots[0], __ATOMIC_RELAXED), wire::kCounters));
-  for (uint32_t i = 0; i < snapshot.known; ++i) snapshot.values[i] = __atomic_load_n(&slots[i + 1], __ATOMIC_RELAXED);
+  copy_counters(page_, snapshot);
   return snapshot;
-}
-
-bool CounterPage::gone() const {
-  char byte;
-  const ssize_t got = ::recv(socket_, &byte, 1, MSG_DONTWAIT | MSG_PEEK);
-  return got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
 }
 
 Result<ObservedBlob> read_blob(const std::string& socket_path, wire::BlobKind kind) {

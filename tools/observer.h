@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -39,25 +40,24 @@ struct CounterSnapshot {
 // IOKV_EVERSION, IOKV_EPROTOCOL, IOKV_ETIMEDOUT (no answer for five seconds), or what the daemon refuses with.
 Result<CounterSnapshot> read_counters(const std::string& socket_path);
 
-// The daemon's page of counters, mapped for as long as this lives. One thread.
-class CounterPage {
+// The same page, kept mapped: a look costs the daemon nothing.
+class CounterWatch {
  public:
-  static Result<CounterPage> open(const std::string& socket_path);  // errors as read_counters
-  CounterPage(CounterPage&& other) noexcept;
-  CounterPage& operator=(CounterPage&&) = delete;
-  ~CounterPage();
+  // Errors as read_counters.
+  static Result<CounterWatch> open(const std::string& socket_path);
+  CounterWatch(CounterWatch&& other) noexcept;
+  CounterWatch& operator=(CounterWatch&&) = delete;
+  ~CounterWatch();
 
-  CounterSnapshot read() const;
-  // The daemon has gone: the page says nothing new any more.
-  bool gone() const;
+  // What they are now; nothing: the daemon has ended, and another one has to be looked for.
+  std::optional<CounterSnapshot> read() const;
 
  private:
-  CounterPage(std::string socket_path, const void* page, int socket)
-      : socket_path_(std::move(socket_path)), page_(page), socket_(socket) {}
+  CounterWatch(std::string socket_path, int socket, const void* page);
 
   std::string socket_path_;
-  const void* page_;
   int socket_;
+  const void* page_;
 };
 
 struct ObservedBlob {

@@ -3,6 +3,8 @@
 // before anybody has thought about where it belongs.
 #include "tools/status.h"
 
+#include "tools/token_times.h"
+
 #include <algorithm>
 #include <span>
 #include <string_view>
@@ -79,6 +81,16 @@ std::string percent_text(uint64_t part, uint64_t whole) {
   return whole == 0 ? "-" : fmt::format("{:.1f} %", 100.0 * static_cast<double>(part) / static_cast<double>(whole));
 }
 
+std::string times_line(const CounterSnapshot& snapshot, const wire::TokenTimes& times) {
+  auto bound = [&](double share) {
+    const auto ns = quantile_ns(snapshot, times, share);
+    return ns ? fmt::format("<= {}", duration_text(*ns)) : std::string("-");
+  };
+  const uint64_t tokens = tokens_of(snapshot, times);
+  return fmt::format("  {:<27} {:>16}  {}: mean {}, half {}, 99 % {}\n", times.name, fmt::format("{} tokens", tokens), times.meaning,
+                     tokens == 0 ? "-" : duration_text(snapshot[times.sum_ns()] / tokens), bound(0.5), bound(0.99));
+}
+
 std::string heading(const CounterSnapshot& snapshot, uint64_t now_ns) {
   const uint64_t start_ns = snapshot[Counter::start_ns];
   std::string state = snapshot[Counter::ready] != 0
@@ -104,6 +116,11 @@ std::string status_text(const CounterSnapshot& snapshot, uint64_t now_ns) {
       append_counter(text, snapshot, counter);
       shown[static_cast<uint32_t>(counter)] = true;
     }
+  }
+  text += "\ntimes of tokens\n";
+  for (const wire::TokenTimes& times : {wire::kFirstToken, wire::kTokenGap}) {
+    text += times_line(snapshot, times);
+    for (uint32_t i = 0; i <= wire::kTokenTimeBounds + 1; ++i) shown[static_cast<uint32_t>(times.slot(i))] = true;
   }
   if (std::find(shown.begin(), shown.end(), false) != shown.end()) text += "\nother\n";
   for (uint32_t i = 0; i < wire::kCounters; ++i) {

@@ -65,7 +65,45 @@ namespace iokv::wire {
   X(copies_dropped, "1", "copies of blocks on the device that idle sequences have given up")                  \
   X(audit_steps, "1", "batches of which a row's logits were computed again, from its tokens alone, and compared") \
   X(audit_mismatches, "1", "of these, those whose logits differed")                                           \
-  X(audit_skipped, "1", "batches to be audited that could not be: another audit ran, or there was no room")
+  X(audit_skipped, "1", "batches to be audited that could not be: another audit ran, or there was no room")   \
+  X(first_token_to_500us, "1", "first tokens of an operation that took up to 500 us since it could begin")    \
+  X(first_token_to_1ms, "1", "first tokens that took up to 1 ms, and longer than those above")                \
+  X(first_token_to_2ms, "1", "first tokens that took up to 2 ms, and longer than those above")                \
+  X(first_token_to_5ms, "1", "first tokens that took up to 5 ms, and longer than those above")                \
+  X(first_token_to_10ms, "1", "first tokens that took up to 10 ms, and longer than those above")              \
+  X(first_token_to_20ms, "1", "first tokens that took up to 20 ms, and longer than those above")              \
+  X(first_token_to_50ms, "1", "first tokens that took up to 50 ms, and longer than those above")              \
+  X(first_token_to_100ms, "1", "first tokens that took up to 100 ms, and longer than those above")            \
+  X(first_token_to_200ms, "1", "first tokens that took up to 200 ms, and longer than those above")            \
+  X(first_token_to_500ms, "1", "first tokens that took up to 500 ms, and longer than those above")            \
+  X(first_token_to_1s, "1", "first tokens that took up to 1 s, and longer than those above")                  \
+  X(first_token_to_2s, "1", "first tokens that took up to 2 s, and longer than those above")                  \
+  X(first_token_to_5s, "1", "first tokens that took up to 5 s, and longer than those above")                  \
+  X(first_token_to_10s, "1", "first tokens that took up to 10 s, and longer than those above")                \
+  X(first_token_to_20s, "1", "first tokens that took up to 20 s, and longer than those above")                \
+  X(first_token_to_50s, "1", "first tokens that took up to 50 s, and longer than those above")                \
+  X(first_token_to_100s, "1", "first tokens that took up to 100 s, and longer than those above")              \
+  X(first_token_beyond, "1", "first tokens that took longer")                                                 \
+  X(first_token_ns, "ns", "sum of their times")                                                               \
+  X(token_gap_to_500us, "1", "later tokens that took up to 500 us since the one before")                      \
+  X(token_gap_to_1ms, "1", "later tokens that took up to 1 ms, and longer than those above")                  \
+  X(token_gap_to_2ms, "1", "later tokens that took up to 2 ms, and longer than those above")                  \
+  X(token_gap_to_5ms, "1", "later tokens that took up to 5 ms, and longer than those above")                  \
+  X(token_gap_to_10ms, "1", "later tokens that took up to 10 ms, and longer than those above")                \
+  X(token_gap_to_20ms, "1", "later tokens that took up to 20 ms, and longer than those above")                \
+  X(token_gap_to_50ms, "1", "later tokens that took up to 50 ms, and longer than those above")                \
+  X(token_gap_to_100ms, "1", "later tokens that took up to 100 ms, and longer than those above")              \
+  X(token_gap_to_200ms, "1", "later tokens that took up to 200 ms, and longer than those above")              \
+  X(token_gap_to_500ms, "1", "later tokens that took up to 500 ms, and longer than those above")              \
+  X(token_gap_to_1s, "1", "later tokens that took up to 1 s, and longer than those above")                    \
+  X(token_gap_to_2s, "1", "later tokens that took up to 2 s, and longer than those above")                    \
+  X(token_gap_to_5s, "1", "later tokens that took up to 5 s, and longer than those above")                    \
+  X(token_gap_to_10s, "1", "later tokens that took up to 10 s, and longer than those above")                  \
+  X(token_gap_to_20s, "1", "later tokens that took up to 20 s, and longer than those above")                  \
+  X(token_gap_to_50s, "1", "later tokens that took up to 50 s, and longer than those above")                  \
+  X(token_gap_to_100s, "1", "later tokens that took up to 100 s, and longer than those above")                \
+  X(token_gap_beyond, "1", "later tokens that took longer")                                                   \
+  X(token_gap_ns, "ns", "sum of their times; how long their client did not reap is not counted")
 
 enum class Counter : uint32_t {
 #define IOKV_COUNTER_NAME(name, unit, meaning) name,
@@ -73,6 +111,47 @@ enum class Counter : uint32_t {
 #undef IOKV_COUNTER_NAME
       count
 };
+
+// What they are now, and not a count of what has been.
+constexpr bool is_gauge(Counter counter) {
+  switch (counter) {
+    case Counter::instance: case Counter::pid: case Counter::start_ns: case Counter::ready: case Counter::loading_percent:
+    case Counter::clients: case Counter::sequences: case Counter::operations: case Counter::parked: case Counter::waiting:
+    case Counter::pool_units: case Counter::pool_units_free: case Counter::pool_bytes: case Counter::weights_bytes:
+    case Counter::model_file_bytes: case Counter::x_blocks: case Counter::kv_blocks: case Counter::x_share_ppm:
+    case Counter::link_ratio_ppm: case Counter::device_ratio_ppm: case Counter::device_units:
+    case Counter::device_units_free:
+      return true;
+    default: return false;
+  }
+}
+
+// Times of tokens are counted in the slots that follow `first`, one a bound and one for what is beyond the last, each
+// time in one of them; the sum of the times is the slot behind those.
+inline constexpr uint64_t kTokenTimeBounds_ns[] = {
+    500'000, 1'000'000, 2'000'000, 5'000'000, 10'000'000, 20'000'000,
+    50'000'000, 100'000'000, 200'000'000, 500'000'000,
+    1'000'000'000, 2'000'000'000, 5'000'000'000, 10'000'000'000, 20'000'000'000, 50'000'000'000, 100'000'000'000};
+inline constexpr uint32_t kTokenTimeBounds = sizeof kTokenTimeBounds_ns / sizeof kTokenTimeBounds_ns[0];
+
+struct TokenTimes {
+  const char* name;
+  const char* meaning;
+  Counter first;
+  // The slot of bound i; i = kTokenTimeBounds: beyond the last.
+  constexpr Counter slot(uint32_t i) const { return static_cast<Counter>(static_cast<uint32_t>(first) + i); }
+  constexpr Counter sum_ns() const { return slot(kTokenTimeBounds + 1); }
+};
+inline constexpr TokenTimes kFirstToken = {"first_token", "from when an operation could begin to its first token",
+                                           Counter::first_token_to_500us};
+inline constexpr TokenTimes kTokenGap = {"token_gap", "between successive tokens of an operation", Counter::token_gap_to_500us};
+static_assert(kFirstToken.sum_ns() == Counter::first_token_ns && kTokenGap.sum_ns() == Counter::token_gap_ns);
+
+constexpr Counter slot_of(const TokenTimes& times, uint64_t ns) {
+  uint32_t i = 0;
+  while (i < kTokenTimeBounds && ns > kTokenTimeBounds_ns[i]) i++;
+  return times.slot(i);
+}
 
 inline constexpr uint32_t kCounters = static_cast<uint32_t>(Counter::count);
 inline constexpr uint32_t kCounterBytes = 4096;

@@ -61,6 +61,7 @@ Result<Mapping> map_memfd(const Descriptor& memfd, size_t bytes) {
   if (::madvise(mapping.get_address(), mapping.get_size(), MADV_DONTFORK) != 0) {
     return memory_error("cannot keep shared memory from forked children", errno);
   }
+  ::madvise(mapping.get_address(), mapping.get_size(), MADV_DONTDUMP);  // prompts pass through it; see daemon/core_dumps.h
   return mapping;
 }
 

@@ -46,6 +46,7 @@ Result<PoolMemory> PoolMemory::make(size_t bytes, PoolPages pages) {
   IOKV_TRY(memory.reserve(files ? PROT_NONE : PROT_READ | PROT_WRITE));
   while (files && memory.files_.size() * memory.file_bytes_ < bytes) IOKV_TRY(memory.add_file());
   if (::madvise(memory.base_, bytes, MADV_DONTFORK) != 0) return refused("the pool cannot be kept from forked children");
+  ::madvise(memory.base_, bytes, MADV_DONTDUMP);  // what clients said, and its size is what the machine has
   // Fewer TLB misses, and a 512th of the page faults, where the kernel has them.
   ::madvise(memory.base_, bytes, MADV_HUGEPAGE);
   return memory;

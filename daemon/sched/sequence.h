@@ -58,6 +58,8 @@ struct Sequence {
   uint64_t started_plan = 0;      // id of the latest Plan when it started
   uint64_t taken_ns = 0;          // when its entry was taken, until its first Plan; then 0
 
+  uint64_t token_ns = 0;          // when its latest token came, or it could begin
+
   std::deque<Outcome> parked;
   uint64_t parked_since_ns = 0;
   uint64_t failed_part = 0;       // operation whose part failed: later parts are dropped ...

@@ -132,11 +132,32 @@ Result<Listener> Listener::open(const std::string& path) {
   return listener;
 }
 
+Result<Listener> Listener::adopt(Descriptor socket) {
+  auto option = [&](int name) {
+    int value = 0;
+    socklen_t size = sizeof value;
+    return ::getsockopt(socket.number(), SOL_SOCKET, name, &value, &size) == 0 ? value : -1;
+  };
+  sockaddr_un address{};
+  socklen_t size = sizeof address;
+  const bool named = ::getsockname(socket.number(), reinterpret_cast<sockaddr*>(&address), &size) == 0;
+  if (!named || address.sun_family != AF_UNIX || option(SO_TYPE) != SOCK_SEQPACKET || option(SO_ACCEPTCONN) != 1) {
+    return error("what was passed on is no listening Unix socket of sequential packets: the .socket unit has to name it "
+                 "with ListenSequentialPacket=");
+  }
+  const int flags = ::fcntl(socket.number(), F_GETFL);
+  if (flags < 0 || ::fcntl(socket.number(), F_SETFL, flags | O_NONBLOCK) != 0) {
+    return error(std::string("the socket that was passed on: ") + std::strerror(errno));
+  }
+  std::string path(address.sun_path, ::strnlen(address.sun_path, size - offsetof(sockaddr_un, sun_path)));
+  return Listener(std::move(path), Descriptor(), std::move(socket), spare_descriptor());
+}
+
 Listener::Listener(std::string path, Descriptor lock, Descriptor socket, Descriptor spare)
     : path_(std::move(path)), lock_(std::move(lock)), socket_(std::move(socket)), spare_(std::move(spare)) {}
 
 Listener::~Listener() {
-  if (!lock_) return;  // moved from
+  if (!lock_) return;  // adopted, or moved from
   struct stat file{};
   if (inode_ != 0 && ::lstat(path_.c_str(), &file) == 0 && file.st_dev == device_ && file.st_ino == inode_) {
     ::unlink(path_.c_str());

@@ -3,7 +3,7 @@
 // calls accept() when it is readable.
 //
 // Invariants
-//  1. Whoever holds the lock file beside the path owns the path. A stale socket is removed only under the lock, so two
+//  1. Whoever holds the lock file beside the path owns the path, unless the socket was adopted. A stale socket is removed only under the lock, so two
 //     daemons that start at once cannot remove each other's.
 //  2. accept() never waits and always makes progress: a client that cannot be taken is turned away.
 #pragma once
@@ -28,7 +28,10 @@ class Listener {
   // Binds and listens, mode 0660. Replaces a stale socket. Error, one line: a daemon is alive on the path, the path is no
   // socket or too long, its directory is missing or may not be written.
   static Result<Listener> open(const std::string& path);
-  ~Listener();  // removes the socket and its lock
+  // Takes a socket that somebody else listens with, as systemd does; its file is theirs, and stays. Error: it is no
+  // listening Unix socket of sequential packets.
+  static Result<Listener> adopt(Descriptor socket);
+  ~Listener();  // removes the socket and its lock, unless adopted
   Listener(Listener&& other) = default;
   Listener& operator=(Listener&&) = delete;
 

@@ -62,8 +62,8 @@ enum iokv_error {
   IOKV_ETIMEDOUT = -12,   /* the time-out passed */
   IOKV_EWOKEN = -13,      /* iokv_wake ended the wait */
   IOKV_ECONTEXT = -14,    /* the sequence would be longer than the model's context */
-  IOKV_EPOOL = -15,       /* the sequence could never fit the daemon's KV pool, even alone */
-  IOKV_ELIMIT = -16,      /* a limit of this client: see iokv_info */
+  IOKV_EPOOL = -15,       /* the sequence could never fit the daemon's KV pool, or its user's share of it, even alone */
+  IOKV_ELIMIT = -16,      /* a limit of this client or its user: see iokv_info, and enum iokv_limit */
   IOKV_ESEQUENCE = -17,   /* no such sequence: never opened, closed, or of another generation */
   IOKV_ETOKEN = -18,      /* a token is negative or not below the vocabulary */
   IOKV_ECANCELED = -19,   /* cancelled by CANCEL or CLOSE, or an earlier operation of the sequence failed */
@@ -313,6 +313,16 @@ enum iokv_completion_flags {
   IOKV_COMPLETION_TOP = 32       /* 1.1: iokv_top_logprobs gives a view, which must be released */
 };
 
+/* `index` of a completion whose result is ELIMIT: which limit it was. Of a client they are in iokv_info; of a user, all of
+ * whose processes count, whoever runs the daemon sets them (iokvd.toml(5)). Later versions may add some. */
+enum iokv_limit {
+  IOKV_LIMIT_NONE = 0,               /* none of these: what the daemon could not do */
+  IOKV_LIMIT_SEQUENCES = 1,          /* max_sequences of a client are open */
+  IOKV_LIMIT_QUEUED_TOKENS = 2,      /* more tokens would wait in operations of this client that have not started */
+  IOKV_LIMIT_USER_SEQUENCES = 3,     /* user_sequences are open */
+  IOKV_LIMIT_USER_QUEUED_TOKENS = 4  /* user_queued_tokens would wait in operations that have not started */
+};
+
 typedef struct iokv_completion {
   uint64_t user_data;
   iokv_operation operation;
@@ -321,7 +331,7 @@ typedef struct iokv_completion {
   uint32_t flags;     /* iokv_completion_flags */
   int32_t token;
   float logprob;      /* natural logarithm, of the unmodified distribution */
-  uint32_t index;     /* TOKEN: of the sampled token in its step; PREDICTED: of the appended one */
+  uint32_t index;     /* TOKEN: of the sampled token in its step; PREDICTED: of the appended one; ELIMIT: iokv_limit */
   uint32_t length;    /* tokens in the sequence after this */
   uint32_t view[2];   /* for iokv_logits and iokv_top_logprobs */
   uint64_t times;     /* for iokv_completion_times */

@@ -373,7 +373,7 @@ void blocks_are_not_given_on_while_a_plan_may_still_write_them(void**) {
 
 void a_client_that_does_not_reap_parks_and_loses_its_blocks_after_the_lease(void**) {
   ConductorConfig config;
-  config.stall_lease_ns = 1000;
+  config.tuning.stall_lease_ns = 1000;
   Harness harness(config);
   const ClientId client = harness.join(0, {16, 16, 4096, 4096});
   harness.open(client, kA);
@@ -394,6 +394,121 @@ void a_client_that_does_not_reap_parks_and_loses_its_blocks_after_the_lease(void
   const auto outcomes = harness.outcomes(step);
   assert_int_equal(outcomes.size(), 40);
   assert_int_equal(outcomes.back().length, 41);
+}
+
+// The first token 3 ms after the step could begin, then 700 us, then exactly a bound's 2 ms.
+void tokens_are_counted_by_how_long_they_took(void**) {
+  Harness harness;
+  const ClientId client = harness.join(0);
+  harness.open(client, kA);
+  harness.submit(client, Harness::step(kA, 3, 3));
+  for (uint64_t ns : {3'000'000, 700'000, 2'000'000}) {
+    harness.plan();
+    harness.now_ns += ns;
+    harness.retire();
+  }
+  assert_int_equal(harness.counter(wire::Counter::first_token_to_5ms), 1);
+  assert_int_equal(harness.counter(wire::Counter::first_token_ns), 3'000'000);
+  assert_int_equal(harness.counter(wire::Counter::token_gap_to_1ms), 1);
+  assert_int_equal(harness.counter(wire::Counter::token_gap_to_2ms), 1);
+  assert_int_equal(harness.counter(wire::Counter::token_gap_ns), 2'700'000);
+  uint64_t counted = 0;
+  for (const wire::TokenTimes& times : {wire::kFirstToken, wire::kTokenGap}) {
+    for (uint32_t i = 0; i <= wire::kTokenTimeBounds; i++) counted += harness.counter(times.slot(i));
+  }
+  assert_int_equal(counted, 3);
+}
+
+// A second between two tokens in which the client had no room is not the daemon's.
+void how_long_a_client_does_not_reap_is_not_counted(void**) {
+  Harness harness;
+  const ClientId client = harness.join(0, {16, 16, 4096, 4096});
+  harness.open(client, kA);
+  harness.submit(client, Harness::step(kA, 1, 40));
+  harness.run();
+  assert_true(harness.conductor.wants_reap(client));
+  harness.now_ns += 1'000'000'000;
+  while (!harness.conductor.quiet()) {
+    harness.reaped(client);
+    harness.run();
+  }
+  assert_int_equal(harness.counter(wire::Counter::token_gap_to_500us), 39);
+  assert_int_equal(harness.counter(wire::Counter::token_gap_ns), 0);
+}
+
+ConductorConfig with_limits(UserLimits everybody, std::map<uint32_t, UserException> exceptions = {}) {
+  ConductorConfig config;
+  config.recompute.mode = Recompute::never;
+  config.tuning.access = {everybody, std::move(exceptions)};
+  return config;
+}
+
+// Eight blocks, of which a user may have a quarter: whatever he starts first, the other finds his six.
+void nobody_takes_what_is_anothers_share_of_the_pool(void**) {
+  Harness harness(with_limits({0, 0, 75, 0}, {{1, {{}, {}, 25, {}}}}), 8);
+  const ClientId one = harness.join(0, {16, 64, 4096, 4096}, 1, 1), same = harness.join(1, {16, 64, 4096, 4096}, 1, 1);
+  const ClientId other = harness.join(2, {16, 64, 4096, 4096}, 1, 2);
+  for (ClientId client : {one, same}) {
+    for (uint64_t sequence : {kA, kB, kC}) {
+      harness.open(client, sequence);
+      harness.submit(client, Harness::step(sequence, 60, 1));
+    }
+  }
+  harness.plan();
+  assert_int_equal(harness.pool.total_units().value - harness.pool.free_units().value, 2);
+  harness.open(other, kA);
+  const uint64_t large = harness.submit(other, Harness::step(kA, 6 * 64 - 1, 1));
+  harness.plan();
+  assert_int_equal(harness.pool.free_units().value, 0);
+  harness.run();
+  assert_int_equal(harness.outcomes(large).back().result, 0);
+  assert_true(harness.conductor.quiet());
+  // All six have run, two at a time.
+  assert_int_equal(harness.counter(wire::Counter::sampled_tokens), 7);
+}
+
+void what_exceeds_a_share_is_refused_and_what_a_new_share_cannot_hold_ends(void**) {
+  Harness harness(with_limits({0, 0, 50, 0}), 8);
+  const ClientId client = harness.join(0, {16, 64, 4096, 4096}, 1, 7);
+  harness.open(client, kA);
+  const uint64_t five = harness.submit(client, Harness::step(kA, 4 * 64, 1));
+  assert_int_equal(harness.outcomes(five).at(0).result, IOKV_EPOOL);
+  const uint64_t four = harness.submit(client, Harness::step(kA, 4 * 64 - 20, 20));
+  harness.plan();
+  ConductorTuning tuning;
+  tuning.access.everybody.pool_percent = 25;
+  harness.handle(Retuned{tuning});
+  assert_int_equal(harness.outcomes(four).back().result, IOKV_EPOOL);
+  harness.run();
+  assert_true(harness.conductor.quiet());
+  assert_int_equal(harness.pool.free_units().value, 4);  // what it had is kept, as long as nobody wants it
+  harness.submit(client, Harness::other(RequestKind::close, kA));
+  harness.run();
+  assert_int_equal(harness.pool.free_units().value, 8);
+}
+
+void a_limit_of_a_user_counts_all_of_his_clients_and_is_named(void**) {
+  Harness harness(with_limits({0, 3, 100, 100}));
+  const ClientId one = harness.join(0, {16, 64, 4096, 4096}, 1, 7), same = harness.join(1, {16, 64, 4096, 4096}, 1, 7);
+  const ClientId other = harness.join(2, {16, 64, 4096, 4096}, 1, 8);
+  harness.open(one, kA);
+  harness.open(one, kB);
+  harness.open(same, kA);
+  const Outcome fourth = harness.outcomes(harness.open(same, kB)).at(0);
+  assert_int_equal(fourth.result, IOKV_ELIMIT);
+  assert_int_equal(fourth.index, IOKV_LIMIT_USER_SEQUENCES);
+  assert_int_equal(harness.outcomes(harness.open(other, kB)).at(0).result, 0);
+  // Queued behind a step that runs: 60 and 41 tokens, of two clients, are more than 100.
+  harness.submit(one, Harness::step(kA, 10, 5));
+  harness.submit(one, Harness::step(kA, 60, 0));
+  harness.submit(same, Harness::step(kA, 10, 5));
+  const uint64_t beyond = harness.submit(same, Harness::step(kA, 41, 0));
+  harness.run();
+  assert_int_equal(harness.outcomes(beyond).at(0).result, IOKV_ELIMIT);
+  assert_int_equal(harness.outcomes(beyond).at(0).index, IOKV_LIMIT_USER_QUEUED_TOKENS);
+  // A client that leaves makes room.
+  harness.handle(ClientGone{one});
+  assert_int_equal(harness.outcomes(harness.open(same, kB)).at(0).result, 0);
 }
 
 void a_deadline_ends_the_operation_and_what_is_queued_behind_it(void**) {
@@ -539,6 +654,11 @@ int main() {
       cmocka_unit_test(cancel_ends_what_runs_and_leaves_the_sequence_usable),
       cmocka_unit_test(blocks_are_not_given_on_while_a_plan_may_still_write_them),
       cmocka_unit_test(a_client_that_does_not_reap_parks_and_loses_its_blocks_after_the_lease),
+      cmocka_unit_test(tokens_are_counted_by_how_long_they_took),
+      cmocka_unit_test(how_long_a_client_does_not_reap_is_not_counted),
+      cmocka_unit_test(nobody_takes_what_is_anothers_share_of_the_pool),
+      cmocka_unit_test(what_exceeds_a_share_is_refused_and_what_a_new_share_cannot_hold_ends),
+      cmocka_unit_test(a_limit_of_a_user_counts_all_of_his_clients_and_is_named),
       cmocka_unit_test(a_deadline_ends_the_operation_and_what_is_queued_behind_it),
       cmocka_unit_test(completions_say_what_their_steps_time_went_to),
       cmocka_unit_test(a_client_beyond_its_operations_is_ended),

@@ -24,9 +24,10 @@ class Harness : public Effects {
     Outcome outcome;
   };
 
-  ClientId join(uint32_t slot, wire::Geometry geometry = {16, 64, 4096, 4096}, uint32_t weight = 1) {
+  ClientId join(uint32_t slot, wire::Geometry geometry = {16, 64, 4096, 4096}, uint32_t weight = 1,
+                uint32_t uid = 0) {
     ClientId client{slot, ++generations_};
-    handle(ClientJoined{client, geometry, geometry.completion_entries / 2, weight});
+    handle(ClientJoined{client, geometry, geometry.completion_entries / 2, weight, uid});
     return client;
   }
   // Made in place: gcc 12 takes a moved variant's other alternatives for used before they are set, when it sanitizes.

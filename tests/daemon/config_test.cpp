@@ -5,10 +5,12 @@
 #include <cstring>
 #include <fstream>
 #include <map>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "daemon/config.h"
+#include "daemon/settings.h"
 
 #include "tests/cmocka_cpp.h"
 
@@ -87,14 +89,32 @@ void weights_are_a_users_by_name_or_uid(void**) {
   assert_int_equal(read({"--config", one.path()})->config.client_weights.at(0), 3);
 }
 
+void limits_are_everybodys_or_a_users(void**) {
+  auto line = read({"--model", "m", "--user-clients", "4", "--user-limit", "root=clients:9,pool_percent:50", "--user-limit",
+                    "7=queued_tokens:1000"});
+  assert_true(static_cast<bool>(line));
+  assert_int_equal(line->config.user_clients, 4);
+  const AccessLimits access{{4, 0, 100, 0}, line->config.user_limits};
+  assert_int_equal(access.of(0).clients, 9);
+  assert_int_equal(access.of(0).pool_percent, 50);
+  assert_int_equal(access.of(7).clients, 4);
+  assert_int_equal(access.of(7).queued_tokens, 1000);
+  assert_int_equal(access.of(8).pool_percent, 100);
+  assert_refused(read({"--model", "m", "--user-limit", "7"}), "USER=LIMIT:NUMBER");
+  assert_refused(read({"--model", "m", "--user-limit", "7=clients"}), "\"clients\" is not LIMIT:NUMBER");
+  assert_refused(read({"--model", "m", "--user-limit", "7=cliens:3"}), "no limit \"cliens\"");
+  assert_refused(read({"--model", "m", "--user-limit", "7=pool_percent:0"}), "from 1 to 100");
+  assert_refused(read({"--model", "m", "--user-limit", "7=clients:1,"}), "\"\" is not LIMIT:NUMBER");
+}
+
 void mistakes_are_named_with_their_place(void**) {
   assert_refused(read({}), "--model");
   assert_refused(read({"--model", "m", "--pool-bytes", "many"}), "--pool-bytes: \"many\"");
   assert_refused(read({"--model", "m", "--dtype", "f64"}), "bf16");
-  assert_refused(read({"--model", "m", "--backend", "tpu"}), "cpu, cuda");
-  assert_refused(read({"--model", "m", "--staging-bytes", "0"}), "--staging-bytes");
+  assert_refused(read({"--model", "m", "--backend", "tpu"}), "auto, cuda, cpu");
   assert_refused(read({"--model", "m", "--max-clients", "0"}), "from 1 to");
   assert_refused(read({"--model", "m", "--nonsense"}), "nonsense");
+  assert_refused(read({"--model", "m", "--pool-byte=1GiB"}), "did you mean --pool-bytes?");
   assert_refused(read({"--model", "m", "--model", "n"}), "--model");
   assert_refused(read({"--model", "m", "n"}), "n");
   assert_refused(read({"--model", "m", "--client-weight", "root"}), "--client-weight: \"root\" is not USER=WEIGHT");
@@ -109,6 +129,12 @@ void mistakes_are_named_with_their_place(void**) {
   assert_refused(read({"--config", weights.path()}), ":2: client_weight: must be a string or a number");
   const ConfigFile unknown("model = \"m\"\npool_size = 1\n");
   assert_refused(read({"--config", unknown.path()}), ":2: no setting \"pool_size\"");
+  const ConfigFile misspelt("model = \"m\"\nmax_client = 1\n");
+  assert_refused(read({"--config", misspelt.path()}), ":2: no setting \"max_client\"; did you mean max_clients?");
+  const ConfigFile nothing_like("model = \"m\"\nzzzzzz = 1\n");
+  assert_refused(read({"--config", nothing_like.path()}), "there are: audit, backend, batch_invariant");
+  const ConfigFile no_model("threads = 1\n");
+  assert_refused(read({"--config", no_model.path()}), "no model");
   const ConfigFile wrong("\nthreads = \"all\"\n");
   assert_refused(read({"--config", wrong.path()}), ":2: threads: \"all\"");
   const ConfigFile list("model = [1]\n");
@@ -116,6 +142,54 @@ void mistakes_are_named_with_their_place(void**) {
   const ConfigFile broken("model = \n");
   assert_refused(read({"--config", broken.path()}), ":1:");
   assert_refused(read({"--config", "/nonexistent-iokv.toml"}), "/nonexistent-iokv.toml");
+}
+
+// Every line "#key = value" of it, with the # taken away, is understood and changes nothing.
+void the_default_file_says_what_the_defaults_are(void**) {
+  std::istringstream lines(default_file());
+  std::string line, taken;
+  size_t keys = 0;
+  while (std::getline(lines, line)) {
+    if (line.size() < 2 || line[0] != '#' || line[1] == ' ') continue;
+    line.erase(0, 1);
+    keys++;
+    taken += line.starts_with("model = ") ? "model = \"m\"\n" : line + "\n";
+  }
+  assert_int_equal(keys, settings().size());
+  const ConfigFile file(taken);
+  auto all = read({"--config", file.path()});
+  if (!all) fail_msg("%s", all.failure().message.c_str());
+  auto none = read({"--model", "m"});
+  for (const ConfigChange& change : take_over(none->config, all->config)) fail_msg("%s", change.what.c_str());
+}
+
+void a_changed_setting_says_whether_a_running_daemon_takes_it(void**) {
+  auto before = read({"--model", "m", "--client-weight", "7=2"});
+  auto after = read({"--model", "m", "--log-level", "debug", "--max-clients", "9", "--client-weight", "8=3"});
+  std::map<std::string, bool> found;
+  for (const ConfigChange& change : take_over(before->config, after->config)) found[change.what] = change.now;
+  assert_true(found == (std::map<std::string, bool>{{"log_level: info -> debug", true},
+                                                    {"max_clients: 64 -> 9", false},
+                                                    {"client_weight: 7=2 -> 8=3", true}}));
+  // What could be taken has been, and what could not still differs.
+  assert_string_equal(before->config.log_level.c_str(), "debug");
+  assert_true(before->config.client_weights == after->config.client_weights);
+  assert_int_equal(before->config.max_clients, 64);
+  assert_int_equal(take_over(before->config, after->config).size(), 1);
+}
+
+void checking_ends_with_what_is_wrong_or_nothing(void**) {
+  auto good = read({"--model", "m", "--check-config"});
+  assert_int_equal(good->exit.value(), 0);
+  assert_refused(read({"--model", "m", "--check-config", "--threads", "x"}), "--threads");
+}
+
+void the_nearest_name_is_found_where_one_is_near(void**) {
+  const std::vector<std::string> names = {"pool_bytes", "max_clients", "audit", "gpu"};
+  assert_string_equal(nearest("pol_byts", names).c_str(), "pool_bytes");
+  assert_string_equal(nearest("max_sclients", names).c_str(), "max_clients");
+  assert_string_equal(nearest("adit", names).c_str(), "audit");
+  assert_string_equal(nearest("entirely_other", names).c_str(), "");
 }
 
 void sizes_have_binary_units(void**) {
@@ -132,7 +206,12 @@ int main() {
       cmocka_unit_test(options_set_what_they_say),
       cmocka_unit_test(the_command_line_beats_the_file),
       cmocka_unit_test(weights_are_a_users_by_name_or_uid),
+      cmocka_unit_test(limits_are_everybodys_or_a_users),
       cmocka_unit_test(mistakes_are_named_with_their_place),
+      cmocka_unit_test(the_default_file_says_what_the_defaults_are),
+      cmocka_unit_test(a_changed_setting_says_whether_a_running_daemon_takes_it),
+      cmocka_unit_test(checking_ends_with_what_is_wrong_or_nothing),
+      cmocka_unit_test(the_nearest_name_is_found_where_one_is_near),
       cmocka_unit_test(sizes_have_binary_units),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);

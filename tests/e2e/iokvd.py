@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import resource
 import shutil
 import signal
 import subprocess
@@ -43,7 +44,9 @@ class DaemonFailed(Exception):
 class Daemon:
     """An iokvd process. Ready when the constructor returns; ended by `stop`, `kill` or the end of a `with` block."""
 
-    def __init__(self, *arguments: str, model: Path | str = MODEL, socket: Path | str | None = None) -> None:
+    def __init__(self, *arguments: str, model: Path | str = MODEL, socket: Path | str | None = None,
+                 core_limit: int | None = None) -> None:
+        """`core_limit`: of the size of a core, which would be left in `directory`."""
         self.directory = Path(tempfile.mkdtemp(prefix="iokv-e2e-"))
         self.socket = str(socket or self.directory / "iokv.sock")
         self._lines: queue.Queue[str | None] = queue.Queue()
@@ -56,6 +59,9 @@ class Daemon:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            cwd=None if core_limit is None else self.directory,
+            preexec_fn=None if core_limit is None else lambda: resource.setrlimit(
+                resource.RLIMIT_CORE, (core_limit, core_limit)),
             env={"IOKV_STATE_DIRECTORY": str(self.directory / "state"), **os.environ},
         )
         self._reader = threading.Thread(target=self._read, daemon=True)

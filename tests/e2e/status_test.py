@@ -47,6 +47,10 @@ class Status(unittest.TestCase):
             self.assertEqual(after["submissions"] - before["submissions"], 3)
             self.assertEqual(after["completions"] - before["completions"], 7)
             self.assertEqual(after["pool_units_free"], before["pool_units_free"])
+            for times, tokens in (("first_token", 1), ("token_gap", 4)):
+                slots = [name for name in after if name.startswith((f"{times}_to_", f"{times}_beyond"))]
+                self.assertEqual(sum(after[name] for name in slots), tokens)
+                self.assertGreater(after[f"{times}_ns"], 0)
 
     def test_a_client_reads_the_same_counters(self) -> None:
         with Daemon() as daemon, iokv.Client(daemon.socket) as client:
@@ -60,7 +64,10 @@ class Status(unittest.TestCase):
             text = status("--socket", daemon.socket).stdout
             self.assertIn(daemon.socket, text)
             self.assertIn(f"pid {daemon.process.pid}", text)
+            self.assertRegex(text, r"(?m)^  first_token +0 tokens .*mean -, half -, 99 % -$")
             for name in counter_names():
+                if name.startswith(("first_token_", "token_gap_")):
+                    continue  # a distribution is one line
                 if name not in ("instance", "pid", "start_ns", "ready", "loading_percent"):
                     self.assertRegex(text, rf"(?m)^  {name} ")
 

@@ -22,7 +22,7 @@ World::World(uint64_t seed) : random_(seed) {
   config_.max_clients = 6;
   config_.max_sequences = 4 + below(5);
   config_.plans_in_flight = 1 + below(2);
-  config_.stall_lease_ns = 1'000'000 + below(20'000'000);
+  config_.tuning.stall_lease_ns = 1'000'000 + below(20'000'000);
   config_.recompute.mode = static_cast<Recompute>(below(3));
   config_.recompute.fraction = below(101) / 100.0;
   config_.logits_rows_each = 1 + below(8);
@@ -33,7 +33,7 @@ World::World(uint64_t seed) : random_(seed) {
   if (below(2) == 0) {
     config_.step_model.profile.dense = {1.0 * below(50'000), 0, 1.0 + below(2'000)};
     config_.step_model.shape.layers = 1;
-    config_.step_model.prefill_delay = 0.1 * below(20);
+    config_.tuning.prefill_delay = 0.1 * below(20);
   }
   if (below(2) == 0) {
     config_.audit.share = 0.01 * (1 + below(100));
@@ -52,12 +52,15 @@ World::World(uint64_t seed) : random_(seed) {
   limits.max_step_tokens = 2 * config_.max_context;
   limits.max_stop_tokens = 8;
   limits.copy_bytes_per_pass = 256 + below(4096);
+  // Users with a share of the pool that holds a block at least.
+  UserLimits& user = config_.tuning.access.everybody;
+  if (below(2) == 0) user.pool_percent = std::min(100u, (100 * shape.kv_units + shape.units - 1) / shape.units + below(100));
   exchange_.reset(new Exchange(config_, limits, *pool_, *this));
   surroundings_.max_context = config_.max_context;
   surroundings_.max_sequences = config_.max_sequences;
   surroundings_.max_operations = Exchange::max_operations(kGeometry);
   const bool all_x = config_.recompute.mode == Recompute::always;
-  surroundings_.pool_tokens = uint64_t{shape.units} / (all_x ? shape.x_units : shape.kv_units) * kBlockTokens;
+  surroundings_.pool_tokens = uint64_t{shape.units} * user.pool_percent / 100 / (all_x ? shape.x_units : shape.kv_units) * kBlockTokens;
   to_come_ = 2 + below(5);
   if (below(10) == 0) stops_at_turn_ = 1 + below(20'000);
 }
@@ -118,7 +121,7 @@ void World::invite() {
   }
   if (!honest || below(5) == 0) guest.dies_at_ns = now_ns_ + below(40'000'000);
   RingClient& rings = honest ? guest.honest->rings : guest.hostile->rings;
-  guest.id = exchange_->join(now_ns_, kGeometry, rings.up(), rings.down(), 1 + below(8));
+  guest.id = exchange_->join(now_ns_, kGeometry, rings.up(), rings.down(), 1 + below(8), 1000 + below(3));
   guests_.push_back(std::move(guest));
   wake_daemon();
 }

@@ -50,7 +50,7 @@ class StreamOptions(BaseModel):
 
 
 class Request(BaseModel):
-    """What both kinds have. min_p, top_k, typical_p and repetition_penalty are additions to OpenAI's (`extra_body`)."""
+    """What both kinds have. min_p, top_k, typical_p, repetition_penalty and ignore_eos are additions to OpenAI's (`extra_body`)."""
 
     model_config = ConfigDict(extra="forbid", strict=False)
 
@@ -67,6 +67,7 @@ class Request(BaseModel):
     n: int = Field(1, ge=1, le=_MAX_CHOICES)
     seed: int | None = None
     stop: list[str] = Field(default_factory=list, max_length=_MAX_STOPS)
+    ignore_eos: bool = False
     stream: bool = False
     stream_options: StreamOptions = Field(default_factory=StreamOptions)
     user: str | None = None

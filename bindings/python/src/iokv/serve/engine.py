@@ -282,7 +282,7 @@ class Generation:
         operation = await sequence.step(
             new,
             self.max_tokens,
-            stop_tokens=engine.client.info.end_tokens,
+            stop_tokens=() if request.ignore_eos else engine.client.info.end_tokens,
             sampling=self.sampling(prompt, index % request.n),
             top_logprobs=wanted or 0,
         )
