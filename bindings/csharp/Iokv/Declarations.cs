@@ -41,9 +41,9 @@ namespace Iokv.Native
         public const int IOKV_EWOKEN = -13;
         /// <summary>the sequence would be longer than the model's context</summary>
         public const int IOKV_ECONTEXT = -14;
-        /// <summary>the sequence could never fit the daemon's KV pool, even alone</summary>
+        /// <summary>the sequence could never fit the daemon's KV pool, or its user's share of it, even alone</summary>
         public const int IOKV_EPOOL = -15;
-        /// <summary>a limit of this client: see iokv_info</summary>
+        /// <summary>a limit of this client or its user: see iokv_info, and enum iokv_limit</summary>
         public const int IOKV_ELIMIT = -16;
         /// <summary>no such sequence: never opened, closed, or of another generation</summary>
         public const int IOKV_ESEQUENCE = -17;
@@ -89,6 +89,16 @@ namespace Iokv.Native
         public const int IOKV_COMPLETION_STOPPED = 16;
         /// <summary>1.1: iokv_top_logprobs gives a view, which must be released</summary>
         public const int IOKV_COMPLETION_TOP = 32;
+        /// <summary>none of these: what the daemon could not do</summary>
+        public const int IOKV_LIMIT_NONE = 0;
+        /// <summary>max_sequences of a client are open</summary>
+        public const int IOKV_LIMIT_SEQUENCES = 1;
+        /// <summary>more tokens would wait in operations of this client that have not started</summary>
+        public const int IOKV_LIMIT_QUEUED_TOKENS = 2;
+        /// <summary>user_sequences are open</summary>
+        public const int IOKV_LIMIT_USER_SEQUENCES = 3;
+        /// <summary>user_queued_tokens would wait in operations that have not started</summary>
+        public const int IOKV_LIMIT_USER_QUEUED_TOKENS = 4;
         public const int IOKV_F32 = 0;
         public const int IOKV_F16 = 1;
         public const int IOKV_BF16 = 2;
@@ -288,7 +298,7 @@ namespace Iokv.Native
         public int token;
         /// <summary>natural logarithm, of the unmodified distribution</summary>
         public float logprob;
-        /// <summary>TOKEN: of the sampled token in its step; PREDICTED: of the appended one</summary>
+        /// <summary>TOKEN: of the sampled token in its step; PREDICTED: of the appended one; ELIMIT: iokv_limit</summary>
         public uint index;
         /// <summary>tokens in the sequence after this</summary>
         public uint length;

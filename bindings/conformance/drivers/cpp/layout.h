@@ -279,6 +279,11 @@ inline void print_layout() {
   std::printf("constant IOKV_COMPLETION_LOGITS %d\n", static_cast<int>(IOKV_COMPLETION_LOGITS));
   std::printf("constant IOKV_COMPLETION_STOPPED %d\n", static_cast<int>(IOKV_COMPLETION_STOPPED));
   std::printf("constant IOKV_COMPLETION_TOP %d\n", static_cast<int>(IOKV_COMPLETION_TOP));
+  std::printf("constant IOKV_LIMIT_NONE %d\n", static_cast<int>(IOKV_LIMIT_NONE));
+  std::printf("constant IOKV_LIMIT_SEQUENCES %d\n", static_cast<int>(IOKV_LIMIT_SEQUENCES));
+  std::printf("constant IOKV_LIMIT_QUEUED_TOKENS %d\n", static_cast<int>(IOKV_LIMIT_QUEUED_TOKENS));
+  std::printf("constant IOKV_LIMIT_USER_SEQUENCES %d\n", static_cast<int>(IOKV_LIMIT_USER_SEQUENCES));
+  std::printf("constant IOKV_LIMIT_USER_QUEUED_TOKENS %d\n", static_cast<int>(IOKV_LIMIT_USER_QUEUED_TOKENS));
   std::printf("constant IOKV_F32 %d\n", static_cast<int>(IOKV_F32));
   std::printf("constant IOKV_F16 %d\n", static_cast<int>(IOKV_F16));
   std::printf("constant IOKV_BF16 %d\n", static_cast<int>(IOKV_BF16));

@@ -206,6 +206,11 @@ internal static unsafe class Layout
         lines.Add("constant IOKV_COMPLETION_LOGITS " + Constants.IOKV_COMPLETION_LOGITS);
         lines.Add("constant IOKV_COMPLETION_STOPPED " + Constants.IOKV_COMPLETION_STOPPED);
         lines.Add("constant IOKV_COMPLETION_TOP " + Constants.IOKV_COMPLETION_TOP);
+        lines.Add("constant IOKV_LIMIT_NONE " + Constants.IOKV_LIMIT_NONE);
+        lines.Add("constant IOKV_LIMIT_SEQUENCES " + Constants.IOKV_LIMIT_SEQUENCES);
+        lines.Add("constant IOKV_LIMIT_QUEUED_TOKENS " + Constants.IOKV_LIMIT_QUEUED_TOKENS);
+        lines.Add("constant IOKV_LIMIT_USER_SEQUENCES " + Constants.IOKV_LIMIT_USER_SEQUENCES);
+        lines.Add("constant IOKV_LIMIT_USER_QUEUED_TOKENS " + Constants.IOKV_LIMIT_USER_QUEUED_TOKENS);
         lines.Add("constant IOKV_F32 " + Constants.IOKV_F32);
         lines.Add("constant IOKV_F16 " + Constants.IOKV_F16);
         lines.Add("constant IOKV_BF16 " + Constants.IOKV_BF16);

@@ -173,6 +173,11 @@ pub fn layout() -> Vec<String> {
     lines.push(format!("constant IOKV_COMPLETION_LOGITS {}", IOKV_COMPLETION_LOGITS));
     lines.push(format!("constant IOKV_COMPLETION_STOPPED {}", IOKV_COMPLETION_STOPPED));
     lines.push(format!("constant IOKV_COMPLETION_TOP {}", IOKV_COMPLETION_TOP));
+    lines.push(format!("constant IOKV_LIMIT_NONE {}", IOKV_LIMIT_NONE));
+    lines.push(format!("constant IOKV_LIMIT_SEQUENCES {}", IOKV_LIMIT_SEQUENCES));
+    lines.push(format!("constant IOKV_LIMIT_QUEUED_TOKENS {}", IOKV_LIMIT_QUEUED_TOKENS));
+    lines.push(format!("constant IOKV_LIMIT_USER_SEQUENCES {}", IOKV_LIMIT_USER_SEQUENCES));
+    lines.push(format!("constant IOKV_LIMIT_USER_QUEUED_TOKENS {}", IOKV_LIMIT_USER_QUEUED_TOKENS));
     lines.push(format!("constant IOKV_F32 {}", IOKV_F32));
     lines.push(format!("constant IOKV_F16 {}", IOKV_F16));
     lines.push(format!("constant IOKV_BF16 {}", IOKV_BF16));

@@ -23,8 +23,8 @@ EFORK = -11  # a handle of the parent process, used in a forked child
 ETIMEDOUT = -12  # the time-out passed
 EWOKEN = -13  # iokv_wake ended the wait
 ECONTEXT = -14  # the sequence would be longer than the model's context
-EPOOL = -15  # the sequence could never fit the daemon's KV pool, even alone
-ELIMIT = -16  # a limit of this client: see iokv_info
+EPOOL = -15  # the sequence could never fit the daemon's KV pool, or its user's share of it, even alone
+ELIMIT = -16  # a limit of this client or its user: see iokv_info, and enum iokv_limit
 ESEQUENCE = -17  # no such sequence: never opened, closed, or of another generation
 ETOKEN = -18  # a token is negative or not below the vocabulary
 ECANCELED = -19  # cancelled by CANCEL or CLOSE, or an earlier operation of the sequence failed
@@ -47,6 +47,11 @@ COMPLETION_PREDICTED = 4  # `token` is what would follow appended token `index`;
 COMPLETION_LOGITS = 8  # iokv_logits gives a view, which must be released
 COMPLETION_STOPPED = 16  # `token` is one of the step's stop tokens, or (1.1) ends one of its stop sequences
 COMPLETION_TOP = 32  # 1.1: iokv_top_logprobs gives a view, which must be released
+LIMIT_NONE = 0  # none of these: what the daemon could not do
+LIMIT_SEQUENCES = 1  # max_sequences of a client are open
+LIMIT_QUEUED_TOKENS = 2  # more tokens would wait in operations of this client that have not started
+LIMIT_USER_SEQUENCES = 3  # user_sequences are open
+LIMIT_USER_QUEUED_TOKENS = 4  # user_queued_tokens would wait in operations that have not started
 F32 = 0
 F16 = 1
 BF16 = 2
@@ -179,7 +184,7 @@ class Completion(Structure):
         ("flags", ctypes.c_uint32),  # iokv_completion_flags
         ("token", ctypes.c_int32),
         ("logprob", ctypes.c_float),  # natural logarithm, of the unmodified distribution
-        ("index", ctypes.c_uint32),  # TOKEN: of the sampled token in its step; PREDICTED: of the appended one
+        ("index", ctypes.c_uint32),  # TOKEN: of the sampled token in its step; PREDICTED: of the appended one; ELIMIT: iokv_limit
         ("length", ctypes.c_uint32),  # tokens in the sequence after this
         ("view", ctypes.c_uint32 * 2),  # for iokv_logits and iokv_top_logprobs
         ("times", ctypes.c_uint64),  # for iokv_completion_times
@@ -281,6 +286,11 @@ CONSTANTS: dict[str, int] = {
     "IOKV_COMPLETION_LOGITS": COMPLETION_LOGITS,
     "IOKV_COMPLETION_STOPPED": COMPLETION_STOPPED,
     "IOKV_COMPLETION_TOP": COMPLETION_TOP,
+    "IOKV_LIMIT_NONE": LIMIT_NONE,
+    "IOKV_LIMIT_SEQUENCES": LIMIT_SEQUENCES,
+    "IOKV_LIMIT_QUEUED_TOKENS": LIMIT_QUEUED_TOKENS,
+    "IOKV_LIMIT_USER_SEQUENCES": LIMIT_USER_SEQUENCES,
+    "IOKV_LIMIT_USER_QUEUED_TOKENS": LIMIT_USER_QUEUED_TOKENS,
     "IOKV_F32": F32,
     "IOKV_F16": F16,
     "IOKV_BF16": BF16,

@@ -37,9 +37,9 @@ pub const IOKV_ETIMEDOUT: c_int = -12;
 pub const IOKV_EWOKEN: c_int = -13;
 /// the sequence would be longer than the model's context
 pub const IOKV_ECONTEXT: c_int = -14;
-/// the sequence could never fit the daemon's KV pool, even alone
+/// the sequence could never fit the daemon's KV pool, or its user's share of it, even alone
 pub const IOKV_EPOOL: c_int = -15;
-/// a limit of this client: see iokv_info
+/// a limit of this client or its user: see iokv_info, and enum iokv_limit
 pub const IOKV_ELIMIT: c_int = -16;
 /// no such sequence: never opened, closed, or of another generation
 pub const IOKV_ESEQUENCE: c_int = -17;
@@ -85,6 +85,16 @@ pub const IOKV_COMPLETION_LOGITS: c_int = 8;
 pub const IOKV_COMPLETION_STOPPED: c_int = 16;
 /// 1.1: iokv_top_logprobs gives a view, which must be released
 pub const IOKV_COMPLETION_TOP: c_int = 32;
+/// none of these: what the daemon could not do
+pub const IOKV_LIMIT_NONE: c_int = 0;
+/// max_sequences of a client are open
+pub const IOKV_LIMIT_SEQUENCES: c_int = 1;
+/// more tokens would wait in operations of this client that have not started
+pub const IOKV_LIMIT_QUEUED_TOKENS: c_int = 2;
+/// user_sequences are open
+pub const IOKV_LIMIT_USER_SEQUENCES: c_int = 3;
+/// user_queued_tokens would wait in operations that have not started
+pub const IOKV_LIMIT_USER_QUEUED_TOKENS: c_int = 4;
 /// See `iokv.h`.
 pub const IOKV_F32: c_int = 0;
 /// See `iokv.h`.
@@ -330,7 +340,7 @@ pub struct iokv_completion {
     pub token: i32,
     /// natural logarithm, of the unmodified distribution
     pub logprob: f32,
-    /// TOKEN: of the sampled token in its step; PREDICTED: of the appended one
+    /// TOKEN: of the sampled token in its step; PREDICTED: of the appended one; ELIMIT: iokv_limit
     pub index: u32,
     /// tokens in the sequence after this
     pub length: u32,
