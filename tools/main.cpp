@@ -147,6 +147,7 @@ int main(int argc, char** argv) {
   CLI::App application("Looks at a running iokvd and at what it has measured, and plans for hardware that is not here.",
                        "iokv");
   application.require_subcommand(1);
+  application.set_help_all_flag("--help-all", "print this help, and that of every command, and exit");
   std::string socket_path;
   bool json = false;
   auto add_socket = [&socket_path](CLI::App* command) {
