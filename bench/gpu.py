@@ -3,7 +3,7 @@
 beside transformers and FlexGen: the real daemon with real clients, models of known shapes with random fp16 weights.
 
 Rates of the link, of device memory and of a large product are measured in the same run (through torch, or where that is
-missing from the daemon's profile), and every floor is computed from them. Peers run after the daemon, each in a process
+missing from the daemon's profile), the link's again beside each row, and every floor is computed from them. Peers run after the daemon, each in a process
 of its own; one that fails says why and ends nothing.
 
 --rehearse runs every row with tiny shapes on the CPU behind a slow link: it shows that this program runs, nothing else.
@@ -31,6 +31,7 @@ import iokvd
 from big_model import SHAPES, Shape
 from gpu_chart import chart
 from gpu_floor import Rates, cache_bytes
+from gpu_link import Link
 from gpu_report import HEAD, cells_of, judged, line_of, merge_parts, print_notes
 from gpu_rows import Effort, Place
 from gpu_workers import Answer, Peers, Request, measure_rates
@@ -139,6 +140,19 @@ def rates_of_profile(state: Path) -> tuple[Rates, Answer]:
     return rates, {**dataclasses.asdict(rates), "from": f"iokv profile {profile['hash']}", "device": profile["device"]}
 
 
+class RatesNow:
+    """The machine's rates, with the link's as it was right before a row and is when asked: the higher one."""
+
+    def __init__(self, rates: Rates, link: Link | None) -> None:
+        self._rates, self._link = rates, link
+        self.seen = [link.rate()] if link else [rates.link]
+
+    def __call__(self) -> Rates:
+        if self._link:
+            self.seen.append(self._link.rate())
+        return dataclasses.replace(self._rates, link=max(self.seen))
+
+
 # ---- a run ----------------------------------------------------------------------------------------------------------
 
 
@@ -150,6 +164,7 @@ class Run:
         self.effort = self._effort()
         self.rates: Rates | None = None
         self.measured_rates: Answer = {}
+        self.link: Link | None = None
         self.results: list[Figures] = []
         self.earlier: list[Figures] = []
         self.begun = datetime.datetime.now(datetime.UTC)
@@ -161,6 +176,11 @@ class Run:
         return dataclasses.replace(effort, **{name: value for name, value in changes.items() if value is not None})
 
     def measure_rates(self) -> None:
+        if not self.given.rehearse:
+            try:
+                self.link = Link()
+            except OSError as failure:
+                print(f"floors are computed from one measurement of the link, not from one beside each row: {failure}")
         if self.given.python and not self.given.rehearse:
             begun = time.monotonic()
             self.rates, self.measured_rates = measure_rates(self.given.python, self.work / "rates.log")
@@ -304,9 +324,10 @@ def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
             run.rates, run.measured_rates = rates_of_profile(run.work / f"state-{settings.shape.name}")
             if run.given.rehearse:
                 run.measured_rates["read_bandwidth"] = float(output_of("read_bandwidth"))
-        place = Place(daemon, settings.shape, run.rates, settings.recompute, settings.budget_bytes, run.effort)
         for row in rows:
             begun = time.monotonic()
+            rates = RatesNow(run.rates, run.link)
+            place = Place(daemon, settings.shape, rates, settings.recompute, settings.budget_bytes, run.effort)
             found: Figures = {"case": row.case}
             try:
                 found |= measure_row(row, place)
@@ -322,7 +343,7 @@ def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
             found["settings"] = {"recompute": settings.recompute, "device_kv_budget": settings.budget_bytes,
                                  "pool_bytes": settings.pool_bytes}
             found["run"] = {"date": run.begun.isoformat(timespec="seconds"), "commit": commit(),
-                            **dataclasses.asdict(run.rates)}
+                            **dataclasses.asdict(run.rates), "link_beside": rates.seen}
             found |= judged(found, row.limit, row.h200_ms, str(run.measured_rates.get("device")))
             run.results.append(found)
             print(f"  {row.case}: {line_of(found)} ({time.monotonic() - begun:.1f} s)", flush=True)

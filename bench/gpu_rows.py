@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Place:
 
     daemon: Daemon
     shape: Shape
-    rates: Rates
+    rates: Callable[[], Rates]  # at the moment; asked for once a row has been measured
     recompute: str
     budget_bytes: int
     effort: Effort
@@ -133,7 +133,7 @@ def measure_decode(place: Place, batch: int, context: int) -> Figures:
     with iokv.Client(place.daemon.socket) as client:
         figures = _steps(place, client, batch, context)
     work = Work.decode(place.shape, batch, figures["context"])
-    return _with_floor(figures, step_floor(place.shape, work, place.recompute, place.budget_bytes, place.rates))
+    return _with_floor(figures, step_floor(place.shape, work, place.recompute, place.budget_bytes, place.rates()))
 
 
 def measure_prefill(place: Place, batch: int, context: int) -> Figures:
@@ -163,7 +163,7 @@ def measure_prefill(place: Place, batch: int, context: int) -> Figures:
         "written_back_bytes": one["d2h_bytes"],
         "busy_ms": {queue: one[f"{queue}_busy_ns"] / 1e6 for queue in ("h2d", "d2h", "recompute", "dense")},
     }
-    return _with_floor(figures, prefill_floor(place.shape, batch, context, place.rates))
+    return _with_floor(figures, prefill_floor(place.shape, batch, context, place.rates()))
 
 
 # ---- a fragmented pool ----------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def measure_serving(place: Place, clients: int, least: int, most: int) -> Figure
         for process in processes:
             for request in _answer(process):
                 window.add(request)
-    floor = step_floor(place.shape, window.work(place.shape, clients), place.recompute, place.budget_bytes, place.rates)
+    floor = step_floor(place.shape, window.work(place.shape, clients), place.recompute, place.budget_bytes, place.rates())
     tokens = max(1, window.tokens)
     span_ms = 1e3 * (end - begin)
     per_s = tokens / (span_ms / 1e3)

@@ -172,6 +172,7 @@ class Batch {
     const std::span<const BlockRun> runs = live.blocks.runs();
     plan.runs.insert(plan.runs.end(), runs.begin(), runs.end());
     span.runs = static_cast<uint32_t>(runs.size());
+    span.load = live.blocks.load();
   }
 
   BlockPool pool_;

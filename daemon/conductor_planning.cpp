@@ -68,7 +68,7 @@ void Conductor::predict(Plan& plan) {
   if (!model.known()) return;
   plan.predicted = streaming_cost(model.profile, model.shape, plan.work);
   plan.fit = drift_->fits();
-  if (plan.work.x_host + plan.work.kv_host == 0 || plan.ops.size() > kTimedOperations) return;
+  if (plan.work.x_host + plan.work.kv_host + plan.work.weight_bytes == 0 || plan.ops.size() > kTimedOperations) return;
   plan.predicted.total_ns = std::max(plan.predicted.total_ns, timer_->step_ns(plan));
 }
 
@@ -112,7 +112,7 @@ void Conductor::admit_candidates() {
 void Conductor::aim_forms() {
   const StepModel& model = config_.step_model;
   if (config_.recompute.mode != Recompute::automatic || !model.known()) return;
-  LayerWork work;
+  LayerWork work = model.no_rows();
   for (const Sequence* sequence : active_) {
     if (!sequence->open || !(sequence->started || is_recent(*sequence))) continue;
     work.rows++;
@@ -211,6 +211,7 @@ void Conductor::add_runs(Plan& plan, PlanSpan& span, const BlockTable& table) {
   }
   IOKV_ASSERT(blocks == 0);
   span.runs = static_cast<uint32_t>(plan.runs.size()) - span.first_run;
+  span.load = table.load();
 }
 
 // A step that samples draws at the last known row. EACH also predicts at every appended row but that one, once each: rows
@@ -281,7 +282,7 @@ void Conductor::count(const Plan& plan) {
   add(Counter::predicted_ns, static_cast<uint64_t>(plan.predicted.total_ns));
   add(Counter::measured_ns, plan.measured.step_ns);
   add(Counter::planned_h2d_bytes, (plan.work.x_host * config_.step_model.shape.x_bytes + plan.work.kv_host * config_.step_model.shape.kv_bytes) *
-                                      config_.step_model.shape.layers);
+                                      config_.step_model.shape.layers + config_.staging.weights.step_bytes());
   add(Counter::h2d_bytes, plan.measured.h2d_bytes);
   add(Counter::d2h_bytes, plan.measured.d2h_bytes);
   add(Counter::h2d_busy_ns, busy_ns(Queue::h2d));

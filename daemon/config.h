@@ -12,6 +12,7 @@
 #include "daemon/base/dtype.h"
 #include "daemon/base/result.h"
 #include "daemon/sched/form_choice.h"
+#include "daemon/sched/weight_choice.h"
 #include "daemon/runtime/profile_choice.h"
 #include "daemon/user_limits.h"
 
@@ -36,6 +37,8 @@ struct Config {
   RecomputeSetting recompute{Recompute::automatic};
   double link_gbps = 0;          // of the CPU backend; 0: it reads the pool in place
   uint64_t device_kv_budget = 0;  // bytes of device memory for copies of cached tokens
+  WeightSetting weights = WeightSetting::automatic;
+  uint64_t device_weights_budget = 0;  // bytes of device memory for weights; 0: what the device has
   uint64_t staging_bytes = 0;     // device memory through which cached tokens pass; 0: what suits the device
   uint32_t max_clients = 64;
   uint32_t max_sequences = 1024;  // of a client

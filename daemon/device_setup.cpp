@@ -32,6 +32,9 @@ Result<RecomputeSetting> recompute_for(const Config& config, const ModelSpec& sp
   if (config.recompute.mode != Recompute::automatic) return config.recompute;
   // K,V that nothing has to carry are never slower than K,V that have to be computed.
   if (device.host_addressable) return never;
+  // Where heads share K,V, X is often no smaller: then it takes as long on the link, and a product on top.
+  const DType compute = device.compute;
+  if (block_bytes(spec, compute, BlockForm::x) >= block_bytes(spec, compute, BlockForm::kv)) return never;
   if (spec.q_width() % 16 != 0) {
     spdlog::warn("K,V of this model cannot be recomputed (heads x head size is {}, not a multiple of 16)", spec.q_width());
     return never;
@@ -61,33 +64,78 @@ Result<uint32_t> resident_units(const Config& config, const ModelSpec& spec, con
 
 constexpr double kGiB = 1 << 30;
 
-// The host pool for a device that copies from it by itself: all of it there, near the device, and pinned.
-Status pin_pool(Backend& backend, HostPool& memory, const LoadProgress& progress) {
-  // What only plays a device reads the pool as any thread does, and can leave it to be touched as it is used.
+// Device memory beside weights, cached tokens, the staging ring and activations: CUDA's context, its kernels' scratch and
+// logits took 0.9 GiB on an H100 (docs/gpu.md).
+constexpr uint64_t kReservedBytes = uint64_t{3} << 29;
+
+// What there is for weights where nobody says: on a device with memory of its own, what nothing else takes.
+uint64_t weights_budget(const Config& config, const ModelSpec& spec, const DeviceInfo& device, const DevicePlan& plan) {
+  if (config.device_weights_budget > 0 || device.memory_bytes == 0) return config.device_weights_budget;
+  ModelLimits limits;
+  limits.max_rows = plan.limits.max_rows;
+  limits.recompute_rows = plan.pipeline.staging.tile_tokens;
+  const uint64_t others = config.device_kv_budget + staging_bytes(spec, device.compute, plan.pipeline.staging) +
+                          Model::buffer_bytes(spec, device.compute, limits) + kReservedBytes;
+  return device.memory_bytes - std::min(device.memory_bytes - 1, others);
+}
+
+Status choose_weights(const Config& config, const ModelSpec& spec, const Backend& backend, DevicePlan& plan) {
   const DeviceInfo& device = backend.info();
-  if (device.host_addressable || device.paced_bytes_per_s > 0) return backend.pin(memory.base(), memory.bytes());
+  if (device.host_addressable) {
+    const bool asked = config.weights == WeightSetting::host || config.device_weights_budget > 0;
+    if (!asked) return {};
+    return error("--weights host and --device-weights-budget: this device computes with weights where they are; leave them "
+                 "out (or set --link-gbps)");
+  }
+  const LayerImage image = layer_image(backend, spec);
+  const WeightSizes sizes{spec.layers, fixed_weight_bytes(backend, spec), image.bytes};
+  IOKV_TRY_ASSIGN(plan.weights, iokv::choose_weights(config.weights, sizes, weights_budget(config, spec, device, plan)));
+  if (plan.weights.layers.streamed == 0) return {};
+  plan.host_weight_bytes = plan.weights.layers.streamed * image.host_stride_bytes();
+  plan.pipeline.staging.weights = {plan.weights.layers, plan.weights.slots, image.part_bytes(WeightPart::key_value),
+                                   image.part_bytes(WeightPart::rest)};
+  spdlog::info("weights of {} of {} layers cross the link in every step, {:.2f} GiB; on the device {:.2f} GiB",
+               plan.weights.layers.streamed, spec.layers,
+               static_cast<double>(plan.pipeline.staging.weights.step_bytes()) / kGiB,
+               static_cast<double>(plan.weights.device_bytes) / kGiB);
+  return {};
+}
+
+// Host memory that a device copies from by itself: all of it there, near the device. What only plays a device reads it
+// as any thread does, and can leave it to be touched as it is used.
+Status prepare(const DeviceInfo& device, const char* name, const PoolMemory& memory, const LoadProgress& progress) {
+  if (device.host_addressable || device.paced_bytes_per_s > 0) return {};
   const uint64_t begun_ns = monotonic_ns();
   PoolPreparation how;
   how.numa_node = device.numa_node;
-  how.progress = [](const PoolProgress& so_far) {
-    spdlog::info("pool: {:.1f} of {:.1f} GiB are there, {:.1f} GiB a second, {:.0f} s left",
+  how.progress = [name](const PoolProgress& so_far) {
+    spdlog::info("{}: {:.1f} of {:.1f} GiB are there, {:.1f} GiB a second, {:.0f} s left", name,
                  static_cast<double>(so_far.touched_bytes) / kGiB, static_cast<double>(so_far.total_bytes) / kGiB,
                  so_far.bytes_per_second() / kGiB, so_far.seconds_left());
   };
   how.go_on = [&] { return progress(0); };
   how.warn = [](const std::string& line) { spdlog::warn("{}", line); };
-  IOKV_TRY(memory.prepare(how));
-  const uint64_t touched_ns = monotonic_ns();
+  IOKV_TRY(prepare_pool(memory, how));
+  spdlog::info("{}: {:.1f} GiB, touched in {:.1f} s", name, static_cast<double>(memory.bytes()) / kGiB,
+               static_cast<double>(monotonic_ns() - begun_ns) / 1e9);
+  return {};
+}
+
+Status pin_pool(Backend& backend, HostPool& memory, const LoadProgress& progress) {
+  IOKV_TRY(prepare(backend.info(), "pool", memory.memory(), progress));
+  const uint64_t begun_ns = monotonic_ns();
   IOKV_TRY(backend.pin(memory.base(), memory.bytes()));
-  spdlog::info("pool: {:.1f} GiB, touched in {:.1f} s and pinned in {:.1f} s", static_cast<double>(memory.bytes()) / kGiB,
-               static_cast<double>(touched_ns - begun_ns) / 1e9, static_cast<double>(monotonic_ns() - touched_ns) / 1e9);
+  const DeviceInfo& device = backend.info();
+  if (device.host_addressable || device.paced_bytes_per_s > 0) return {};
+  spdlog::info("pool: pinned in {:.1f} s", static_cast<double>(monotonic_ns() - begun_ns) / 1e9);
   return {};
 }
 
 }  // namespace
 
-Result<DevicePlan> plan_device(const Config& config, const ModelSpec& spec, const DeviceInfo& device,
+Result<DevicePlan> plan_device(const Config& config, const ModelSpec& spec, const Backend& backend,
                                const HostPool& memory, const BlockPool& blocks) {
+  const DeviceInfo& device = backend.info();
   DevicePlan plan;
   IOKV_TRY_ASSIGN(plan.recompute, recompute_for(config, spec, device));
   StagingChoice choice;
@@ -103,6 +151,7 @@ Result<DevicePlan> plan_device(const Config& config, const ModelSpec& spec, cons
   plan.pipeline.host = plan.pipeline.device = {memory.base(), memory.layer_stride_bytes(), memory.unit_bytes()};
   IOKV_TRY_ASSIGN(plan.resident_units, resident_units(config, spec, device, memory));
   plan.limits = limits_for(config, spec, device);
+  IOKV_TRY(choose_weights(config, spec, backend, plan));
   plan.profile = {config.profile, config.state_directory, {}};
   plan.profile.limits.probe.max_rows = plan.limits.max_rows;
   plan.profile.limits.probe.max_draws = plan.limits.max_draws;
@@ -112,7 +161,7 @@ Result<DevicePlan> plan_device(const Config& config, const ModelSpec& spec, cons
 }
 
 Result<LoadedDevice> load_device(Backend& backend, const ModelFiles& files, const DevicePlan& plan, HostPool& memory,
-                                 const LoadProgress& progress) {
+                                 const PoolMemory* host_weights, const LoadProgress& progress) {
   LoadedDevice loaded;
   PipelineOptions pipeline = plan.pipeline;
   IOKV_TRY(pin_pool(backend, memory, progress));
@@ -121,7 +170,12 @@ Result<LoadedDevice> load_device(Backend& backend, const ModelFiles& files, cons
     IOKV_TRY_ASSIGN(loaded.resident, backend.alloc(pipeline.device.layer_stride_bytes * files.spec().layers));
     pipeline.device.base = static_cast<std::byte*>(loaded.resident->data());
   }
-  IOKV_TRY_ASSIGN(Weights weights, load_weights(backend, files, progress));
+  WeightPlacement placement{plan.weights.layers, plan.weights.slots, nullptr};
+  if (host_weights != nullptr) {
+    IOKV_TRY(prepare(backend.info(), "weights", *host_weights, progress));
+    placement.host = host_weights->base();
+  }
+  IOKV_TRY_ASSIGN(Weights weights, load_weights(backend, files, progress, placement));
   IOKV_TRY_ASSIGN(loaded.profile, profile_for(backend, files.spec(), weights, plan.profile));
   ModelLimits limits;
   limits.max_rows = plan.limits.max_rows;

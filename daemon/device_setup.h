@@ -14,6 +14,7 @@
 #include "daemon/runtime/pipeline.h"
 #include "daemon/runtime/profile_choice.h"
 #include "daemon/sched/form_choice.h"
+#include "daemon/sched/weight_choice.h"
 
 namespace iokv {
 
@@ -23,17 +24,19 @@ struct DevicePlan {
   ExecutorLimits limits;
   PipelineOptions pipeline;
   ProfileChoice profile;
+  WeightChoice weights;
+  uint64_t host_weight_bytes = 0;  // of layers whose weights cross the link; 0: none do
 
   bool recomputes() const { return recompute.mode != Recompute::never; }
 };
 
 // Error: settings that do not go with this model or device, with the least that would. The main thread.
-Result<DevicePlan> plan_device(const Config& config, const ModelSpec& spec, const DeviceInfo& device,
+Result<DevicePlan> plan_device(const Config& config, const ModelSpec& spec, const Backend& backend,
                                const HostPool& memory, const BlockPool& blocks);
 
 // Everything that the device's thread does before the first Plan. Files and memory outlive the call, and the memory the
-// device. Error: too little memory, weights that cannot be read, a device that fails its self-test.
+// device; host_weights are host_weight_bytes, or null where there are none. Error: too little memory, weights that cannot be read, a device that fails its self-test.
 Result<LoadedDevice> load_device(Backend& backend, const ModelFiles& files, const DevicePlan& plan, HostPool& memory,
-                                 const LoadProgress& progress);
+                                 const PoolMemory* host_weights, const LoadProgress& progress);
 
 }  // namespace iokv

@@ -79,7 +79,12 @@ Status serve(int argc, const char* const* argv, Config config) {
   const PoolLayout layout{spec.layers, block_bytes(spec, compute, BlockForm::kv), block_bytes(spec, compute, BlockForm::x)};
   IOKV_TRY_ASSIGN(HostPool memory, HostPool::create(layout, config.pool_bytes));
   BlockPool blocks(memory.shape());
-  IOKV_TRY_ASSIGN(const DevicePlan plan, plan_device(config, spec, backend->info(), memory, blocks));
+  IOKV_TRY_ASSIGN(const DevicePlan plan, plan_device(config, spec, *backend, memory, blocks));
+  std::optional<PoolMemory> host_weights;
+  if (plan.host_weight_bytes > 0) {
+    IOKV_TRY_ASSIGN(PoolMemory reserved, PoolMemory::make(plan.host_weight_bytes, PoolPages::automatic));
+    host_weights.emplace(std::move(reserved));
+  }
 
   ServiceOptions options;
   options.tuning = tuning_of(config);
@@ -94,6 +99,7 @@ Status serve(int argc, const char* const* argv, Config config) {
   options.conductor.device_units = plan.resident_units;
   options.conductor.refit = config.refit;
   options.conductor.step_model.shape = cache_shape_of(spec, static_cast<uint32_t>(size_of(compute)));
+  options.conductor.step_model.weight_bytes = plan.pipeline.staging.weights.mean_layer_bytes();
   options.conductor.audit.share = config.audit;
   options.conductor.audit.tolerance = backend->info().batch_invariant ? 0 : rounding_tolerance(compute);
   options.conductor.batch.max_rows = plan.limits.max_rows;
@@ -111,7 +117,7 @@ Status serve(int argc, const char* const* argv, Config config) {
   // The device's thread drops this function once it has run, and with it the mapped files.
   auto files = std::make_shared<const ModelFiles>(std::move(opened));
   DeviceThread::Load load_model = [&, files = std::move(files)](const LoadProgress& progress) {
-    return load_device(*backend, *files, plan, memory, progress);
+    return load_device(*backend, *files, plan, memory, host_weights ? &*host_weights : nullptr, progress);
   };
   IOKV_TRY_ASSIGN(auto service, Service::make(std::move(options), std::move(supervisor), std::move(listener),
                                               std::move(offer), blocks, memory, std::move(load_model)));

@@ -69,8 +69,10 @@ Status Service::start(DeviceThread::Load load) {
                                                options_.tuning.conductor.access);
   supervisor_.loading(0);
   supervisor_timer_.data = this;
-  uv_timer_start(&supervisor_timer_, [](uv_timer_t* timer) { static_cast<Service*>(timer->data)->note_progress(); },
-                 kLoadReportMs, kLoadReportMs);
+  if (supervisor_.present()) {
+    uv_timer_start(&supervisor_timer_, [](uv_timer_t* timer) { static_cast<Service*>(timer->data)->note_progress(); },
+                   kLoadReportMs, kLoadReportMs);
+  }
   DeviceThread::Load counted = [this, load = std::move(load)](const LoadProgress& progress) {
     return load([&](uint32_t percent) {
       load_reports_.fetch_add(1, std::memory_order_relaxed);
@@ -101,14 +103,15 @@ Service::~Service() {
 }
 
 Status Service::run() {
-  while (true) {
-    turn();
-    if (!load_failure_.empty()) return error(load_failure_);
-    if (!stopping_) continue;
-    if (loaded_ && (plans_out_ > 0 || !exchange_.conductor().quiet())) continue;
-    if (!device_failure_.empty()) return error(device_failure_);
-    return {};
-  }
+  while (!is_over()) turn();
+  if (!load_failure_.empty()) return error(load_failure_);
+  if (!device_failure_.empty()) return error(device_failure_);
+  return {};
+}
+
+bool Service::is_over() const {
+  if (!load_failure_.empty()) return true;
+  return stopping_ && (!loaded_ || (plans_out_ == 0 && exchange_.conductor().quiet()));
 }
 
 void Service::turn() {
@@ -117,6 +120,8 @@ void Service::turn() {
   if (exchange_.pass(now_ns)) {
     spin_until_ns_ = now_ns + options_.tuning.spin_ns;
     publish_counters();
+  } else if (is_over()) {
+    return;  // what the device has said may have been the last that was to come: nothing would end a sleep
   } else if (plans_out_ > 0 || now_ns >= spin_until_ns_) {
     return sleep();
   }

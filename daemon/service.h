@@ -64,6 +64,7 @@ class Service final : private ExchangePorts {
   Service(ServiceOptions options, Supervisor supervisor, Listener listener, Offer offer, BlockPool& blocks, HostPool& memory);
   Status start(DeviceThread::Load load);
   Status watch(uv_signal_t& watch, int number, uv_signal_cb act);
+  bool is_over() const;
   void turn();
   void take_from_device();
   void become_ready();

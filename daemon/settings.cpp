@@ -254,6 +254,13 @@ std::vector<Setting> make_settings() {
       size({"Memory", "pool-bytes", false, "host memory for cached tokens, taken when the daemon starts"}, &Config::pool_bytes),
       size({"Memory", "device-kv-budget", false, "device memory that keeps copies of cached tokens; 0: none"},
            &Config::device_kv_budget),
+      choice<WeightSetting>({"Memory", "weights", false,
+                             "where they live. auto keeps on the device what fits and has the other layers' cross the link in every "
+                             "step; device: all of them; host: none of the layers'"},
+                            &Config::weights,
+                            {{"auto", WeightSetting::automatic}, {"device", WeightSetting::device}, {"host", WeightSetting::host}}),
+      size({"Memory", "device-weights-budget", false, "device memory for weights; 0: what is left"},
+           &Config::device_weights_budget),
       size({"Memory", "staging-bytes", false,
             "device memory that cached tokens pass through on their way; 0: 64MiB on a CPU, 384MiB on a GPU"},
            &Config::staging_bytes),

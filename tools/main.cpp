@@ -3,6 +3,7 @@
 // sound profile, or what was verified is not sound), CLI11's code for wrong usage.
 #include <cstdint>
 #include <cstdio>
+#include <map>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -116,7 +117,7 @@ int plan(iokv::PlanQuestion question, const std::string& hardware, const std::st
   iokv::Result<iokv::PlanAnswer> answer = iokv::plan(question);
   if (!answer) return fail(answer.failure().message);
   if (!svg_path.empty()) {
-    const int written = write_file(svg_path, iokv::plan_svg(question, iokv::plan_curve(question)));
+    const int written = write_file(svg_path, iokv::plan_svg(question, iokv::plan_curve(question, *answer)));
     if (written != 0) return written;
   }
   return print(json ? iokv::plan_json(question, *answer) : iokv::plan_text(question, *answer));
@@ -191,7 +192,7 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0.0, 1.0));
 
   iokv::PlanQuestion question;
-  std::string hardware, model, weights = "device", svg_path;
+  std::string hardware, model, svg_path;
   CLI::App* plan_command = application.add_subcommand("plan", "predict decoding on some hardware");
   plan_command->add_option("--hardware", hardware, "a name (a wrong one lists them) or a .toml file")->required();
   plan_command->add_option("--model", model, "a name (a wrong one lists them) or a model's path")->required();
@@ -199,8 +200,18 @@ int main(int argc, char** argv) {
   plan_command->add_option("--prompt", question.prompt, "tokens of each")->required()->check(CLI::Range(0, 10'000'000));
   plan_command->add_option("--generate", question.generate, "tokens of each")
       ->required()->check(CLI::Range(1, 10'000'000));
-  plan_command->add_option("--weights", weights, "where they are: device (the default) or host")
-      ->check(CLI::IsMember({"device", "host"}));
+  const std::map<std::string, iokv::WeightSetting> places{{"auto", iokv::WeightSetting::automatic},
+                                                          {"device", iokv::WeightSetting::device},
+                                                          {"host", iokv::WeightSetting::host}};
+  plan_command->add_option("--weights", question.weights,
+                           "auto: as many layers' on the device as fit; device: all; host: none (auto)")
+      ->transform(CLI::CheckedTransformer(places));
+  plan_command->add_option("--device-weights-budget", question.device_weights_bytes,
+                           "device memory for weights, such as 8GiB (what is left)")
+      ->transform(CLI::AsSizeValue(true));
+  plan_command->add_option("--device-memory", question.device_bytes,
+                           "for weights and cached tokens together, divided between them as is best")
+      ->transform(CLI::AsSizeValue(true));
   plan_command->add_option("--device-kv", question.device_kv_bytes, "device memory for cached tokens, such as 8GiB (0)")
       ->transform(CLI::AsSizeValue(true));
   plan_command->add_flag("--json", json, "as one JSON object");
@@ -222,6 +233,5 @@ int main(int argc, char** argv) {
   if (explain_command->parsed()) return explain(socket_path, sequence, json);
   if (trace_command->parsed()) return trace(socket_path, trace_path);
   if (profile_command->parsed()) return profile(profile_path, state_directory, json);
-  question.weights_on_host = weights == "host";
   return plan(question, hardware, model, json, svg_path);
 }

@@ -15,11 +15,23 @@ namespace {
 
 constexpr double kGiB = 1024.0 * 1024 * 1024;
 
+// Beside weights and cached tokens: what CUDA takes, the staging ring and activations.
+constexpr uint64_t kOtherBytes = uint64_t{2} << 30;
+
+WeightSizes weight_sizes(const PlanQuestion& question) {
+  const uint64_t layer = layer_weight_bytes(question.model, question.element_bytes);
+  const uint64_t all = weight_bytes(question.model, question.element_bytes);
+  return {question.model.layers, all - question.model.layers * layer, layer};
+}
+
 // The question's constants, and one step of it at a time.
 class Planner {
  public:
-  explicit Planner(const PlanQuestion& question)
+  // Weights as they are in every run but the best one of a device to be divided.
+  Planner(const PlanQuestion& question, const WeightChoice& weights)
       : question_(question),
+        sizes_(weight_sizes(question)),
+        weights_(weights),
         profile_(expected_profile(question.hardware, question.model, question.element_bytes)),
         shape_(cache_shape_of(question.model, question.element_bytes)) {}
 
@@ -37,16 +49,29 @@ class Planner {
     return split(context, question_.batch * paper_split(profile_, shape_, context, question_.batch, schedule));
   }
 
-  LayerWork best(uint64_t context) const {
-    return best_whole_placement(profile_, shape_, resident(context, 0), question_.device_kv_bytes);
+  DeviceDivision best(uint64_t context) const {
+    LayerWork work = resident(context, 0);
+    if (question_.device_bytes == 0) {
+      return {best_whole_placement(profile_, shape_, work, question_.device_kv_bytes), weights_};
+    }
+    work.weight_bytes = 0;
+    return best_division(profile_, shape_, work, sizes_, question_.device_bytes);
   }
 
   // What the link needs at least: every token in its smaller form, as many as fit on the device.
   double bound_ns(uint64_t context) const {
     const bool x_is_smaller = shape_.x_bytes < shape_.kv_bytes;
-    const uint64_t room =
-        question_.device_kv_bytes / (shape_.layers * std::min(shape_.x_bytes, shape_.kv_bytes));
+    uint64_t token_bytes = question_.device_kv_bytes, all_weights = 0;
+    if (question_.device_bytes > 0) {
+      // A byte that stays saves no more than itself, be it of weights or of a token in its smaller form.
+      all_weights = sizes_.layers * sizes_.layer_bytes;
+      const uint64_t room = question_.device_bytes - sizes_.fixed_bytes;
+      token_bytes = room - std::min(room, all_weights);
+      all_weights -= std::min(room, all_weights);
+    }
+    const uint64_t room = token_bytes / (shape_.layers * std::min(shape_.x_bytes, shape_.kv_bytes));
     LayerWork work = resident(context, std::min(tokens(context), room));
+    if (question_.device_bytes > 0) work.weight_bytes = all_weights / shape_.layers;
     if (x_is_smaller) std::swap(work.x_host, work.kv_host);
     return link_ns(streaming(work));
   }
@@ -57,7 +82,7 @@ class Planner {
   }
   // What the paper does with the weights where they are.
   PaperSchedule schedule() const {
-    return question_.weights_on_host ? PaperSchedule::column_by_column : PaperSchedule::row_by_row;
+    return weights_.layers.streamed > 0 ? PaperSchedule::column_by_column : PaperSchedule::row_by_row;
   }
 
   static double link_ns(const StepCost& cost) { return std::max(cost.h2d_ns, cost.d2h_ns); }
@@ -69,12 +94,14 @@ class Planner {
     work.rows = question_.batch;
     work.attended = work.products = question_.batch * (context + 1);
     work.new_kv = question_.batch;
-    if (question_.weights_on_host) work.weight_bytes = layer_weight_bytes(question_.model, question_.element_bytes);
+    work.weight_bytes = weights_.layers.streamed * sizes_.layer_bytes / sizes_.layers;
     work.kv_host = tokens(context) - kv_device;
     return work;
   }
 
   const PlanQuestion& question_;
+  const WeightSizes sizes_;
+  const WeightChoice weights_;
   const Profile profile_;
   const CacheShape shape_;
 };
@@ -96,20 +123,43 @@ std::array<uint64_t, kPlaces> places_of(const LayerWork& work, uint64_t tokens) 
   return places;
 }
 
-Status check(const PlanQuestion& question, uint64_t weight_bytes) {
+Status check_context(const PlanQuestion& question) {
   const ModelSpec& model = question.model;
   if (uint64_t{question.prompt} + question.generate > model.max_context) {
     return error(fmt::format("{} + {} tokens are more than {} was trained for; prompt and generated tokens together "
                              "may be {}", question.prompt, question.generate, model.name, model.max_context));
   }
-  const double weights = question.weights_on_host ? 0 : static_cast<double>(weight_bytes);
-  const double cached = static_cast<double>(question.device_kv_bytes);
-  if (weights + cached > question.hardware.memory_bytes) {
-    return error(fmt::format("{}'s weights take {:.1f} GiB on the device and cached tokens {:.1f}, but {} has {:.1f} "
-                             "GiB; --weights host and a smaller --device-kv take less", model.name, weights / kGiB,
-                             cached / kGiB, question.hardware.name, question.hardware.memory_bytes / kGiB));
-  }
   return {};
+}
+
+Result<WeightChoice> weights_of(const PlanQuestion& question) {
+  const WeightSizes sizes = weight_sizes(question);
+  const auto memory = static_cast<uint64_t>(question.hardware.memory_bytes);
+  if (question.device_bytes > 0) {
+    const bool more = question.weights != WeightSetting::automatic || question.device_weights_bytes + question.device_kv_bytes > 0;
+    if (more) return error("--device-memory is divided by what is best: leave out --weights, --device-weights-budget and --device-kv");
+    return choose_weights(WeightSetting::automatic, sizes, question.device_bytes);
+  }
+  uint64_t budget = question.device_weights_bytes;
+  if (budget == 0 && question.weights == WeightSetting::automatic) {
+    const uint64_t others = question.device_kv_bytes + kOtherBytes;
+    budget = memory - std::min(others, memory - 1);
+  }
+  return choose_weights(question.weights, sizes, budget);
+}
+
+Status check_memory(const PlanQuestion& question, const WeightChoice& weights) {
+  const uint64_t cached = question.device_kv_bytes, needed = std::max(weights.device_bytes + cached, question.device_bytes);
+  const double memory = question.hardware.memory_bytes;
+  if (static_cast<double>(needed) <= memory) return {};
+  if (question.device_bytes > 0) {
+    return error(fmt::format("--device-memory is {:.1f} GiB, and {} has {:.1f}", static_cast<double>(needed) / kGiB,
+                             question.hardware.name, memory / kGiB));
+  }
+  return error(fmt::format("{}'s weights take {:.1f} GiB on the device and cached tokens {:.1f}, but {} has {:.1f} GiB; "
+                           "--weights host and a smaller --device-kv take less", question.model.name,
+                           static_cast<double>(weights.device_bytes) / kGiB, static_cast<double>(cached) / kGiB,
+                           question.hardware.name, memory / kGiB));
 }
 
 }  // namespace
@@ -120,19 +170,23 @@ Result<PlanAnswer> plan(const PlanQuestion& question) {
   const uint64_t kv_bytes_of_token = uint64_t{question.batch} * shape.layers * shape.kv_bytes;
   PlanAnswer answer;
   answer.weight_bytes = weight_bytes(question.model, question.element_bytes);
-  IOKV_TRY(check(question, answer.weight_bytes));
+  IOKV_TRY(check_context(question));
+  IOKV_TRY_ASSIGN(answer.weights, weights_of(question));
+  IOKV_TRY(check_memory(question, answer.weights));
   answer.first_kv_bytes = kv_bytes_of_token * question.prompt;
   answer.last_kv_bytes = kv_bytes_of_token * end;
   answer.context = end - 1;
 
-  const Planner planner(question);
+  const Planner planner(question, answer.weights);
   PlannedRun serial_never{"never", "serial"}, serial_paper{"paper", "serial"};
   PlannedRun serial_waited{"paper_x_waited", "serial"};
   PlannedRun never{"never", "streaming"}, always{"always", "streaming"}, paper{"paper", "streaming"};
   PlannedRun best{"auto", "streaming"};
   for (uint64_t cached = question.prompt; cached < end; ++cached) {
     const LayerWork all_kv = planner.split(cached, 0), all_x = planner.split(cached, planner.tokens(cached));
-    const LayerWork as_paper = planner.paper(cached, planner.schedule()), as_best = planner.best(cached);
+    const LayerWork as_paper = planner.paper(cached, planner.schedule());
+    const DeviceDivision best_of_device = planner.best(cached);
+    const LayerWork& as_best = best_of_device.work;
     const LayerWork as_waited = planner.paper(cached, PaperSchedule::column_by_column);
     add(serial_never, planner.serial(all_kv, planner.schedule()), all_kv, question.batch);
     add(serial_paper, planner.serial(as_paper, planner.schedule()), as_paper, question.batch);
@@ -143,16 +197,18 @@ Result<PlanAnswer> plan(const PlanQuestion& question) {
     add(best, planner.streaming(as_best), as_best, question.batch);
     answer.bound_s += planner.bound_ns(cached) / 1e9;
     answer.placement = places_of(as_best, planner.tokens(cached));
+    answer.weights = best_of_device.weights;
+    answer.streamed_weight_bytes = as_best.weight_bytes * shape.layers;
   }
   answer.runs = {serial_never, serial_paper, serial_waited, never, always, paper, best};
   return answer;
 }
 
-PlanCurve plan_curve(const PlanQuestion& question) {
+PlanCurve plan_curve(const PlanQuestion& question, const PlanAnswer& answer) {
   constexpr uint64_t kPoints = 200;
   PlanQuestion nothing_resident = question;
-  nothing_resident.device_kv_bytes = 0;
-  const Planner planner(nothing_resident);
+  nothing_resident.device_kv_bytes = nothing_resident.device_bytes = 0;
+  const Planner planner(nothing_resident, answer.weights);
   PlanCurve curve;
   curve.context = uint64_t{question.prompt} + question.generate - 1;
   const uint64_t tokens = planner.tokens(curve.context);
@@ -162,7 +218,7 @@ PlanCurve plan_curve(const PlanQuestion& question) {
     curve.streaming_ms.push_back(planner.streaming(work).total_ns / 1e6);
   }
   const LayerWork serial = planner.paper(curve.context, PaperSchedule::column_by_column);
-  const LayerWork best = planner.best(curve.context);
+  const LayerWork best = planner.best(curve.context).work;
   curve.serial_best_ms = planner.serial(serial, PaperSchedule::column_by_column).total_ns / 1e6;
   curve.best_ms = planner.streaming(best).total_ns / 1e6;
   if (tokens != 0) {

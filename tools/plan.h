@@ -17,6 +17,7 @@
 #include "daemon/model/spec.h"
 #include "daemon/sched/cost.h"
 #include "daemon/sched/placement.h"
+#include "daemon/sched/weight_choice.h"
 
 namespace iokv {
 
@@ -27,8 +28,10 @@ struct PlanQuestion {
   uint32_t batch = 1;            // sequences
   uint32_t prompt = 0;           // tokens of each, cached before the first step
   uint32_t generate = 1;         // steps
-  bool weights_on_host = false;  // those of the layers cross the link every step
-  uint64_t device_kv_bytes = 0;  // of device memory for cached tokens
+  WeightSetting weights = WeightSetting::automatic;
+  uint64_t device_weights_bytes = 0;  // of device memory for weights; 0: what is left, and with weights on the host enough
+  uint64_t device_kv_bytes = 0;       // of device memory for cached tokens
+  uint64_t device_bytes = 0;          // in their place: for both, to be divided as is best under auto; 0: not asked for
 };
 
 // A way to run all the steps. Times are sums over the steps.
@@ -46,6 +49,8 @@ struct PlanAnswer {
   std::vector<PlannedRun> runs;
   // Under auto at the last step: tokens of each layer in each place.
   std::array<uint64_t, kPlaces> placement{};
+  WeightChoice weights;  // likewise
+  uint64_t streamed_weight_bytes = 0;  // of a step
   uint64_t context = 0;  // cached tokens of a sequence at the last step
   // What the link alone needs for every token in its smaller form, those that the device can hold left out.
   double bound_s = 0;
@@ -64,7 +69,8 @@ struct PlanCurve {
 
 // Error: weights or a context that cannot be, with what would work.
 Result<PlanAnswer> plan(const PlanQuestion& question);
-PlanCurve plan_curve(const PlanQuestion& question);
+// With the answer's weights on the link.
+PlanCurve plan_curve(const PlanQuestion& question, const PlanAnswer& answer);
 
 std::string plan_text(const PlanQuestion& question, const PlanAnswer& answer);
 std::string plan_json(const PlanQuestion& question, const PlanAnswer& answer);

@@ -23,6 +23,11 @@ double tokens_per_s(const PlanQuestion& question, const PlannedRun& run) {
   return static_cast<double>(question.batch) * question.generate / run.total_s;
 }
 
+const char* place_of(const WeightChoice& weights) {
+  const StreamedLayers& layers = weights.layers;
+  return layers.streamed == 0 ? "device" : layers.streamed == layers.layers ? "host" : "device and host";
+}
+
 std::string run_lines(const PlanQuestion& question, const PlanAnswer& answer) {
   std::string text;
   std::string_view model;
@@ -49,8 +54,12 @@ std::string plan_text(const PlanQuestion& question, const PlanAnswer& answer) {
   fmt::format_to(out, "{} on {}\n", question.model.name, question.hardware.description);
   fmt::format_to(out, "  its figures: {}\n", question.hardware.source);
   fmt::format_to(out, "batch {}, {} tokens of prompt, {} generated; weights on the {} ({:.1f} GiB)\n", question.batch,
-                 question.prompt, question.generate, question.weights_on_host ? "host" : "device",
-                 gib(answer.weight_bytes));
+                 question.prompt, question.generate, place_of(answer.weights), gib(answer.weight_bytes));
+  if (answer.weights.layers.streamed > 0) {
+    fmt::format_to(out, "{} of {} layers' weights cross the link in every step, {:.1f} GiB; weights take {:.1f} GiB of the "
+                   "device\n", answer.weights.layers.streamed, answer.weights.layers.layers,
+                   gib(answer.streamed_weight_bytes), gib(answer.weights.device_bytes));
+  }
   fmt::format_to(out, "K,V grows from {:.1f} to {:.1f} GiB; l is of the {} cached tokens of a sequence at the last "
                  "step\n\n", gib(answer.first_kv_bytes), gib(answer.last_kv_bytes), answer.context);
   text += run_lines(question, answer);
@@ -79,8 +88,12 @@ std::string plan_json(const PlanQuestion& question, const PlanAnswer& answer) {
   json["batch"] = question.batch;
   json["prompt"] = question.prompt;
   json["generate"] = question.generate;
-  json["weights"] = question.weights_on_host ? "host" : "device";
+  json["weights"] = place_of(answer.weights);
+  json["streamed_layers"] = answer.weights.layers.streamed;
+  json["streamed_weight_bytes"] = answer.streamed_weight_bytes;
+  json["device_weight_bytes"] = answer.weights.device_bytes;
   json["device_kv_bytes"] = question.device_kv_bytes;
+  json["device_bytes"] = question.device_bytes;
   json["weight_bytes"] = answer.weight_bytes;
   json["first_kv_bytes"] = answer.first_kv_bytes;
   json["last_kv_bytes"] = answer.last_kv_bytes;

@@ -7,7 +7,7 @@
 // Invariants
 //  1. Batch invariance: every output element is a fixed function of its own row's inputs, with one reduction order
 //     whatever the number of rows, their neighbours or the thread count.
-//  2. One thread, the executor, calls a backend; only info() may be called from any thread.
+//  2. One thread, the executor, calls a backend; only info() and packing() may be called from any thread.
 //  3. Pointers in arguments are device pointers unless the comment says host; with info().host_addressable they are the
 //     same thing. Memory named by an operation stays valid until a later record of that queue has been reached; host
 //     arrays that it reads (tokens, runs, addresses, spans) only until the call returns.
@@ -77,6 +77,16 @@ class Matrix {
   virtual ~Matrix() = default;
   uint32_t n = 0, k = 0;
   size_t stored_bytes = 0;  // device bytes that it occupies
+};
+
+// How matrices with as many inputs are packed: groups of outputs one behind the other, the last one filled up.
+struct Packing {
+  uint32_t group_outputs = 1;
+  size_t group_bytes = 0;
+
+  size_t bytes(uint32_t outputs) const { return (size_t{outputs} + group_outputs - 1) / group_outputs * group_bytes; }
+  // Of the group that has this output: it and all outputs behind it lie there or later.
+  size_t offset(uint32_t output) const { return size_t{output} / group_outputs * group_bytes; }
 };
 
 // Fills `row` (k floats) with row `index` (0 <= index < n) of a matrix; called once a row, in any order, from any thread.
@@ -225,6 +235,12 @@ class Backend {
   virtual Result<std::unique_ptr<DeviceMemory>> alloc(size_t bytes) = 0;
   // A weight matrix converted once to the compute dtype and packed as gemm and embed read it.
   virtual Result<std::unique_ptr<Matrix>> load(uint32_t n, uint32_t k, const RowSource& source) = 0;
+  // Weights that live on the host: `pack` writes the packed form, as load would have it, to packing(k).bytes(n) bytes of
+  // host memory. Copied to as many of an allocation's, 256-byte steps from its start, it is what a `view` of them reads;
+  // the memory outlives the view, which has no stored bytes of its own.
+  virtual Packing packing(uint32_t k) const = 0;
+  virtual Status pack(uint32_t n, uint32_t k, const RowSource& source, void* to) = 0;
+  virtual Result<std::unique_ptr<Matrix>> view(uint32_t n, uint32_t k, void* data) = 0;
   // Makes host memory [data, data + bytes) fast and safe to copy from asynchronously, until unpin.
   virtual Status pin(void* data, size_t bytes) = 0;
   virtual void unpin(void* data) = 0;

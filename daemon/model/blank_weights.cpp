@@ -19,7 +19,8 @@ class Zeros final : public RowSource {
 
 class Blank {
  public:
-  Blank(Backend& backend, const ModelSpec& spec) : backend_(backend), spec_(spec) {}
+  Blank(Backend& backend, const ModelSpec& spec, const WeightPlacement& placement)
+      : backend_(backend), spec_(spec), placement_(placement) {}
 
   Result<Weights> make() {
     Weights weights;
@@ -28,9 +29,14 @@ class Blank {
     if (spec_.positions == PositionKind::learned) {
       IOKV_TRY(matrix(weights.positions, spec_.max_context + spec_.learned_position_offset, h));
     }
+    if (placement_.layers.streamed > 0) {
+      IOKV_TRY_ASSIGN(weights.stream, WeightStream::make(backend_, spec_, placement_));
+      stored_bytes_ += weights.stream->device_bytes();
+      stream_ = weights.stream.get();
+    }
     weights.layers.resize(spec_.layers);
     for (uint32_t i = 0; i < spec_.layers; ++i) {
-      if (Status made = layer(weights.layers[i]); !made) {
+      if (Status made = layer(i, weights.layers[i]); !made) {
         return std::move(made.failure()).within("weights of layer " + std::to_string(i));
       }
     }
@@ -41,19 +47,24 @@ class Blank {
   }
 
  private:
-  Status layer(LayerWeights& weights) {
-    const uint32_t h = spec_.hidden, gates = spec_.activation == Activation::silu_glu ? 2 : 1;
+  Status layer(uint32_t index, LayerWeights& weights) {
     IOKV_TRY(norm(weights.attention_norm));
-    IOKV_TRY(linear(weights.qkv, spec_.q_width() + 2 * spec_.kv_width(), h));
-    IOKV_TRY(linear(weights.o, h, spec_.q_width()));
+    IOKV_TRY(linear(index, LayerMatrix::qkv, weights.qkv));
+    IOKV_TRY(linear(index, LayerMatrix::o, weights.o));
     IOKV_TRY(norm(weights.mlp_norm));
-    IOKV_TRY(linear(weights.gate_up, gates * spec_.ffn, h));
-    return linear(weights.down, h, spec_.ffn);
+    IOKV_TRY(linear(index, LayerMatrix::gate_up, weights.gate_up));
+    IOKV_TRY(linear(index, LayerMatrix::down, weights.down));
+    return placement_.layers.streams(index) ? stream_->pin(index) : Status();
   }
 
-  Status linear(LinearWeights& weights, uint32_t outputs, uint32_t inputs) {
-    IOKV_TRY(matrix(weights.matrix, outputs, inputs));
-    return has_biases() ? vector(weights.bias, outputs) : Status();
+  Status linear(uint32_t layer, LayerMatrix which, LinearWeights& weights) {
+    const MatrixShape shape = shape_of(which, spec_);
+    if (placement_.layers.streams(layer)) {
+      IOKV_TRY(stream_->pack(layer, which, Zeros(shape.inputs)));
+    } else {
+      IOKV_TRY(matrix(weights.matrix, shape.outputs, shape.inputs));
+    }
+    return has_biases() ? vector(weights.bias, shape.outputs) : Status();
   }
 
   Status norm(NormWeights& weights) {
@@ -77,11 +88,15 @@ class Blank {
 
   Backend& backend_;
   const ModelSpec& spec_;
+  const WeightPlacement& placement_;
+  WeightStream* stream_ = nullptr;
   uint64_t stored_bytes_ = 0;
 };
 
 }  // namespace
 
-Result<Weights> blank_weights(Backend& backend, const ModelSpec& spec) { return Blank(backend, spec).make(); }
+Result<Weights> blank_weights(Backend& backend, const ModelSpec& spec, const WeightPlacement& placement) {
+  return Blank(backend, spec, placement).make();
+}
 
 }  // namespace iokv

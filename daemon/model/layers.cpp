@@ -36,10 +36,14 @@ void Model::begin(std::span<const int32_t> tokens, std::span<const uint32_t> pos
   backend_.embed(Queue::dense, embed);
 }
 
+uint64_t Model::fetch_weights(uint32_t layer, uint32_t slot, WeightPart part) const {
+  return weights_.stream->fetch(layer, slot, part);
+}
+
 void Model::project(uint32_t layer, std::span<const RopeRun> rotations) {
   const LayerWeights& weights = weights_.layers[layer];
   norm(weights.attention_norm, f32(hidden_), kept_x_[layer % 2]->data(), rows_);
-  product(weights.qkv, kept_x_[layer % 2]->data(), qkv_->data(), GemmOutput::store);
+  product(*matrices(layer).qkv, weights.qkv, kept_x_[layer % 2]->data(), qkv_->data(), GemmOutput::store);
   if (spec_.positions != PositionKind::rope) return;
   RopeArgs rope = rope_args();
   rope.q = qkv_->data();
@@ -53,7 +57,7 @@ void Model::recompute(uint32_t layer, const void* x, uint32_t rows, std::span<co
   const LinearWeights& qkv = weights_.layers[layer].qkv;
   const uint32_t kv_width = spec_.kv_width();
   GemmArgs product;
-  product.weight = qkv.matrix.get();
+  product.weight = matrices(layer).qkv;
   product.first_column = spec_.q_width();
   product.columns = product.y_stride = 2 * kv_width;
   product.bias = f32_or_null(qkv.bias);
@@ -95,9 +99,10 @@ void Model::attend(std::span<const AttendSpan> spans) {
 // hidden += o(attended), then hidden += down(activation(gate_up(norm(hidden)))).
 void Model::finish(uint32_t layer) {
   const LayerWeights& weights = weights_.layers[layer];
-  product(weights.o, attended_->data(), hidden_->data(), GemmOutput::add_f32);
+  const LayerMatrices matrices = this->matrices(layer);
+  product(*matrices.o, weights.o, attended_->data(), hidden_->data(), GemmOutput::add_f32);
   norm(weights.mlp_norm, f32(hidden_), normed_->data(), rows_);
-  product(weights.gate_up, normed_->data(), gate_up_->data(), GemmOutput::store);
+  product(*matrices.gate_up, weights.gate_up, normed_->data(), gate_up_->data(), GemmOutput::store);
   ActivateArgs activate;
   activate.kind = spec_.activation;
   activate.x = gate_up_->data();
@@ -105,7 +110,7 @@ void Model::finish(uint32_t layer) {
   activate.rows = rows_;
   activate.columns = spec_.ffn;
   backend_.activate(Queue::dense, activate);
-  product(weights.down, activate.y, hidden_->data(), GemmOutput::add_f32);
+  product(*matrices.down, weights.down, activate.y, hidden_->data(), GemmOutput::add_f32);
 }
 
 // The final norm gathers the wanted rows, a run of neighbours at a time, so that one product makes all logits.
@@ -140,10 +145,10 @@ void Model::norm(const NormWeights& weights, const float* x, void* y, uint32_t r
   backend_.norm(Queue::dense, args);
 }
 
-void Model::product(const LinearWeights& weights, const void* x, void* y, GemmOutput output) {
+void Model::product(const Matrix& matrix, const LinearWeights& weights, const void* x, void* y, GemmOutput output) {
   GemmArgs args;
-  args.weight = weights.matrix.get();
-  args.columns = args.y_stride = weights.matrix->n;
+  args.weight = &matrix;
+  args.columns = args.y_stride = matrix.n;
   args.bias = f32_or_null(weights.bias);
   args.x = x;
   args.y = y;
@@ -184,26 +189,52 @@ Model::Model(Backend& backend, ModelSpec spec, Weights weights, const ModelLimit
   IOKV_ASSERT(limits_.max_rows != 0 && weights_.layers.size() == spec_.layers);
 }
 
+// Of the device buffers of layers.h; 0: there is none.
+struct Model::BufferSizes {
+  size_t hidden = 0, kept_x = 0, normed = 0, qkv = 0, attend_state = 0, attended = 0, gate_up = 0, activated = 0;
+  size_t recomputed = 0;
+
+  size_t total() const {
+    return hidden + 2 * kept_x + normed + qkv + attend_state + attended + gate_up + activated + recomputed;
+  }
+};
+
+Model::BufferSizes Model::sizes_of(const ModelSpec& spec, DType compute, const ModelLimits& limits) {
+  const size_t rows = limits.max_rows, element = size_of(compute), row_bytes = rows * element;
+  const size_t kv_width = 2 * size_t{spec.kv_width()};
+  const bool gated = spec.activation == Activation::silu_glu;
+  BufferSizes sizes;
+  sizes.hidden = rows * spec.hidden * sizeof(float);
+  sizes.kept_x = sizes.normed = row_bytes * spec.hidden;
+  sizes.qkv = row_bytes * (spec.q_width() + kv_width);
+  sizes.attend_state = rows * spec.heads * attend_state_floats(spec.head_dim) * sizeof(float);
+  sizes.attended = row_bytes * spec.q_width();
+  sizes.gate_up = row_bytes * spec.ffn * (gated ? 2 : 1);
+  if (gated) sizes.activated = row_bytes * spec.ffn;
+  sizes.recomputed = limits.recompute_rows * kv_width * element;
+  return sizes;
+}
+
+uint64_t Model::buffer_bytes(const ModelSpec& spec, DType compute, const ModelLimits& limits) {
+  return sizes_of(spec, compute, limits).total();
+}
+
 Status Model::take_buffers() {
-  size_t rows = limits_.max_rows, row_bytes = rows * element_bytes_;
-  bool gated = spec_.activation == Activation::silu_glu;
+  const BufferSizes sizes = sizes_of(spec_, backend_.info().compute, limits_);
   auto take = [&](std::unique_ptr<DeviceMemory>& buffer, size_t size_bytes) -> Status {
+    if (size_bytes == 0) return {};
     IOKV_TRY_ASSIGN(buffer, backend_.alloc(size_bytes));
-    buffer_bytes_ += size_bytes;
     return {};
   };
-  IOKV_TRY(take(hidden_, rows * spec_.hidden * sizeof(float)));
-  for (auto& kept_x : kept_x_) IOKV_TRY(take(kept_x, row_bytes * spec_.hidden));
-  IOKV_TRY(take(normed_, row_bytes * spec_.hidden));
-  IOKV_TRY(take(qkv_, row_bytes * qkv_width_));
-  IOKV_TRY(take(attend_state_, rows * spec_.heads * attend_state_floats(spec_.head_dim) * sizeof(float)));
-  IOKV_TRY(take(attended_, row_bytes * spec_.q_width()));
-  IOKV_TRY(take(gate_up_, row_bytes * spec_.ffn * (gated ? 2 : 1)));
-  if (gated) IOKV_TRY(take(activated_, row_bytes * spec_.ffn));
-  if (limits_.recompute_rows > 0) {
-    IOKV_TRY(take(recomputed_, size_t{limits_.recompute_rows} * 2 * spec_.kv_width() * element_bytes_));
-  }
-  return {};
+  IOKV_TRY(take(hidden_, sizes.hidden));
+  for (auto& kept_x : kept_x_) IOKV_TRY(take(kept_x, sizes.kept_x));
+  IOKV_TRY(take(normed_, sizes.normed));
+  IOKV_TRY(take(qkv_, sizes.qkv));
+  IOKV_TRY(take(attend_state_, sizes.attend_state));
+  IOKV_TRY(take(attended_, sizes.attended));
+  IOKV_TRY(take(gate_up_, sizes.gate_up));
+  IOKV_TRY(take(activated_, sizes.activated));
+  return take(recomputed_, sizes.recomputed);
 }
 
 }  // namespace iokv

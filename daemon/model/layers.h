@@ -8,7 +8,7 @@
 //  1. No call allocates: activations are sized for ModelLimits::max_rows.
 //  2. A sequence's logits are the same bits whatever else is in the step, however its tokens were cut into steps,
 //     whichever of its K,V are recomputed, and however its pieces are cut into operations.
-//  3. Everything is issued to Queue::dense but recompute, which needs nothing of this step.
+//  3. Everything is issued to Queue::dense but recompute, which needs nothing of this step, and fetch_weights.
 #pragma once
 
 #include <cstddef>
@@ -40,6 +40,11 @@ class Model {
   // Host arrays [M], 0 < M <= max_rows, each token below the vocabulary's size; read before it returns.
   void begin(std::span<const int32_t> tokens, std::span<const uint32_t> positions);
 
+  // Of a layer that streams: a part of its weights to a slot of the ring, on Queue::h2d; returns the bytes carried. What
+  // is called for the layer behind it reads that slot: use_slot says so first, before project and recompute.
+  uint64_t fetch_weights(uint32_t layer, uint32_t slot, WeightPart part) const;
+  void use_slot(uint32_t slot) { slot_ = slot; }
+
   // q, k and v of the rows, q rotated. `rotations` are the rows of the step with their positions, without blocks.
   // Until the call for the layer after the next, kept_x(layer) is the input of the layer's K,V projection, [M, h].
   void project(uint32_t layer, std::span<const RopeRun> rotations);
@@ -61,17 +66,22 @@ class Model {
   // Of the step's rows named (ascending, host array), f32 [rows.size(), vocab] in device memory.
   void logits(std::span<const uint32_t> rows, float* to);
 
+  // What make takes beside the weights.
+  static uint64_t buffer_bytes(const ModelSpec& spec, DType compute, const ModelLimits& limits);
+
   const ModelSpec& spec() const { return spec_; }
   const ModelLimits& limits() const { return limits_; }
   const Weights& weights() const { return weights_; }
   uint64_t weight_bytes() const { return weights_.stored_bytes; }
-  uint64_t buffer_bytes() const { return buffer_bytes_; }  // device bytes beside the weights
 
  private:
   Model(Backend& backend, ModelSpec spec, Weights weights, const ModelLimits& limits);
+  struct BufferSizes;
+  static BufferSizes sizes_of(const ModelSpec& spec, DType compute, const ModelLimits& limits);
   Status take_buffers();
   void norm(const NormWeights& weights, const float* x, void* y, uint32_t rows);
-  void product(const LinearWeights& weights, const void* x, void* y, GemmOutput output);
+  LayerMatrices matrices(uint32_t layer) const { return weights_.matrices(layer, slot_); }
+  void product(const Matrix& matrix, const LinearWeights& weights, const void* x, void* y, GemmOutput output);
   RopeArgs rope_args() const;
 
   Backend& backend_;
@@ -81,6 +91,7 @@ class Model {
   const size_t element_bytes_;      // of the compute type
   const uint32_t qkv_width_;        // (heads + 2·kv_heads)·d
   uint32_t rows_ = 0;               // M of the step
+  uint32_t slot_ = 0;               // where the layer's weights are, if it streams
 
   // Device buffers, M = max_rows; compute type unless f32.
   std::unique_ptr<DeviceMemory> hidden_;        // [M, h] f32, the residual
@@ -92,7 +103,6 @@ class Model {
   std::unique_ptr<DeviceMemory> gate_up_;       // [M, 2·ffn], or [M, ffn] without a gate
   std::unique_ptr<DeviceMemory> activated_;     // [M, ffn], or null where it is done in place
   std::unique_ptr<DeviceMemory> recomputed_;    // [recompute_rows, 2·kv_heads·d], K,V before rope
-  uint64_t buffer_bytes_ = 0;
 };
 
 }  // namespace iokv

@@ -19,6 +19,7 @@ constexpr Shape kShapes[] = {
     {"llama-3-8b", "llama", 32, 4096, 32, 8, 14336, 128256, 8192, Activation::silu_glu, false},
     {"opt-13b", "opt", 40, 5120, 40, 40, 20480, 50272, 2048, Activation::relu, true},
     {"opt-30b", "opt", 48, 7168, 56, 56, 28672, 50272, 2048, Activation::relu, true},
+    {"opt-66b", "opt", 64, 9216, 72, 72, 36864, 50272, 2048, Activation::relu, true},
     {"llama-3-70b", "llama", 80, 8192, 64, 8, 28672, 128256, 8192, Activation::silu_glu, false},
 };
 

@@ -39,8 +39,8 @@ class FusedRows final : public RowSource {
 
 class Loader {
  public:
-  Loader(Backend& backend, const ModelFiles& files, const LoadProgress& progress)
-      : backend_(backend), files_(files), spec_(files.spec()), progress_(progress) {}
+  Loader(Backend& backend, const ModelFiles& files, const LoadProgress& progress, const WeightPlacement& placement)
+      : backend_(backend), files_(files), spec_(files.spec()), progress_(progress), placement_(placement) {}
 
   Result<Weights> load() {
     Weights weights;
@@ -48,6 +48,11 @@ class Loader {
     IOKV_TRY_ASSIGN(weights.embedding, matrix({Role::token_embedding}));
     if (files_.has(Role::position_embedding)) {
       IOKV_TRY_ASSIGN(weights.positions, matrix({Role::position_embedding}));
+    }
+    if (placement_.layers.streamed > 0) {
+      IOKV_TRY_ASSIGN(weights.stream, WeightStream::make(backend_, spec_, placement_));
+      stored_bytes_ += weights.stream->device_bytes();
+      stream_ = weights.stream.get();
     }
     weights.layers.resize(spec_.layers);
     for (uint32_t layer = 0; layer < spec_.layers; ++layer) {
@@ -67,32 +72,51 @@ class Loader {
   Status load_layer(uint32_t layer, LayerWeights& weights) {
     IOKV_TRY_ASSIGN(weights.attention_norm, norm(Role::input_norm, Role::input_norm_bias, layer));
     IOKV_TRY_ASSIGN(weights.qkv,
-                    linear({Role::q, Role::k, Role::v}, {Role::q_bias, Role::k_bias, Role::v_bias}, layer));
-    IOKV_TRY_ASSIGN(weights.o, linear({Role::o}, {Role::o_bias}, layer));
+                    linear(LayerMatrix::qkv, {Role::q, Role::k, Role::v}, {Role::q_bias, Role::k_bias, Role::v_bias}, layer));
+    IOKV_TRY_ASSIGN(weights.o, linear(LayerMatrix::o, {Role::o}, {Role::o_bias}, layer));
     IOKV_TRY_ASSIGN(weights.mlp_norm, norm(Role::post_norm, Role::post_norm_bias, layer));
     if (gated()) {
       IOKV_TRY_ASSIGN(weights.gate_up,
-                      linear({Role::gate, Role::up}, {Role::gate_bias, Role::up_bias}, layer));
+                      linear(LayerMatrix::gate_up, {Role::gate, Role::up}, {Role::gate_bias, Role::up_bias}, layer));
     } else {
-      IOKV_TRY_ASSIGN(weights.gate_up, linear({Role::up}, {Role::up_bias}, layer));
+      IOKV_TRY_ASSIGN(weights.gate_up, linear(LayerMatrix::gate_up, {Role::up}, {Role::up_bias}, layer));
     }
-    IOKV_TRY_ASSIGN(weights.down, linear({Role::down}, {Role::down_bias}, layer));
-    return {};
+    IOKV_TRY_ASSIGN(weights.down, linear(LayerMatrix::down, {Role::down}, {Role::down_bias}, layer));
+    return placement_.layers.streams(layer) ? stream_->pin(layer) : Status();
   }
 
-  Result<LinearWeights> linear(Roles roles, Roles bias_roles, uint32_t layer) {
+  Result<LinearWeights> linear(LayerMatrix matrix_of_layer, Roles roles, Roles bias_roles, uint32_t layer) {
     LinearWeights weights;
-    IOKV_TRY_ASSIGN(weights.matrix, matrix(roles, layer));
+    if (placement_.layers.streams(layer)) {
+      IOKV_TRY(pack(matrix_of_layer, roles, layer));
+    } else {
+      IOKV_TRY_ASSIGN(weights.matrix, matrix(roles, layer));
+    }
     IOKV_TRY_ASSIGN(weights.bias, fused_bias(bias_roles, layer));
     return weights;
   }
 
-  Result<std::unique_ptr<Matrix>> matrix(Roles roles, uint32_t layer = 0) {
+  Result<FusedRows> fused_rows(Roles roles, uint32_t layer) {
     FusedRows rows;
     for (Role role : roles) {
       IOKV_TRY_ASSIGN(auto source, files_.matrix(role, layer));
       rows.append(std::move(source), shape_of(role, spec_).rows);
     }
+    return rows;
+  }
+
+  // Of a layer that streams: to its image on the host.
+  Status pack(LayerMatrix matrix, Roles roles, uint32_t layer) {
+    IOKV_TRY_ASSIGN(const FusedRows rows, fused_rows(roles, layer));
+    if (Status packed = stream_->pack(layer, matrix, rows); !packed) {
+      return std::move(packed.failure()).within(where(*roles.begin(), layer));
+    }
+    if (!advance(uint64_t{rows.rows()} * shape_of(*roles.begin(), spec_).columns)) return error("loading was interrupted");
+    return {};
+  }
+
+  Result<std::unique_ptr<Matrix>> matrix(Roles roles, uint32_t layer = 0) {
+    IOKV_TRY_ASSIGN(const FusedRows rows, fused_rows(roles, layer));
     uint32_t columns = shape_of(*roles.begin(), spec_).columns;
     auto loaded = backend_.load(rows.rows(), columns, rows);
     if (!loaded) return std::move(loaded.failure()).within(where(*roles.begin(), layer));
@@ -168,6 +192,8 @@ class Loader {
   const ModelFiles& files_;
   const ModelSpec& spec_;
   const LoadProgress& progress_;
+  const WeightPlacement& placement_;
+  WeightStream* stream_ = nullptr;  // of the weights that are being made
   uint64_t total_elements_ = 0, loaded_elements_ = 0;
   uint64_t stored_bytes_ = 0;
   uint32_t percent_ = 0;
@@ -175,8 +201,21 @@ class Loader {
 
 }  // namespace
 
-Result<Weights> load_weights(Backend& backend, const ModelFiles& files, const LoadProgress& progress) {
-  return Loader(backend, files, progress).load();
+uint64_t fixed_weight_bytes(const Backend& backend, const ModelSpec& spec) {
+  const Packing packing = backend.packing(spec.hidden);
+  const bool learned = spec.positions == PositionKind::learned;
+  uint64_t bytes = packing.bytes(spec.vocab) * (spec.tied_embeddings ? 1 : 2);
+  if (learned) bytes += packing.bytes(spec.max_context + spec.learned_position_offset);
+  uint64_t vectors = uint64_t{4} * spec.hidden;  // two norms with biases
+  for (LayerMatrix matrix : {LayerMatrix::qkv, LayerMatrix::o, LayerMatrix::gate_up, LayerMatrix::down}) {
+    vectors += shape_of(matrix, spec).outputs;
+  }
+  return bytes + (spec.layers * vectors + 2 * spec.hidden) * sizeof(float);
+}
+
+Result<Weights> load_weights(Backend& backend, const ModelFiles& files, const LoadProgress& progress,
+                             const WeightPlacement& placement) {
+  return Loader(backend, files, progress, placement).load();
 }
 
 }  // namespace iokv

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights: every tensor of a model in the backend's memory, converted once. Matrices that read the same input are fused
+// Weights: every tensor of a model in the backend's memory, converted once; the matrices of some layers may live in host
+// memory instead and cross the link in every step (weight_stream.h). Matrices that read the same input are fused
 // by rows, so that one product serves them: [q | k | v] and [gate | up].
 //
 // The loading thread makes it; afterwards the executor's thread reads it through Model (layers.h), which owns it.
@@ -12,6 +13,7 @@
 
 #include "daemon/backend/backend.h"
 #include "daemon/model/spec.h"
+#include "daemon/model/weight_stream.h"
 
 namespace iokv {
 
@@ -23,7 +25,7 @@ struct NormWeights {
 };
 
 struct LinearWeights {
-  std::unique_ptr<Matrix> matrix;        // [outputs, inputs]
+  std::unique_ptr<Matrix> matrix;        // [outputs, inputs]; null where the layer streams
   std::unique_ptr<DeviceMemory> bias;    // [outputs] f32, or null
 };
 
@@ -41,17 +43,28 @@ struct Weights {
   std::vector<LayerWeights> layers;
   NormWeights final_norm;
   std::unique_ptr<Matrix> own_head;    // [vocab, h], or null where the embedding is the head
-  uint64_t stored_bytes = 0;           // device bytes of all of it
+  std::unique_ptr<WeightStream> stream;  // null: every layer is on the device
+  uint64_t stored_bytes = 0;           // device bytes of all of it, the stream's slots included
 
+  // Of a layer that streams: those in the slot. Of any other its own.
+  LayerMatrices matrices(uint32_t layer, uint32_t slot) const {
+    const LayerWeights& own = layers[layer];
+    if (own.qkv.matrix == nullptr) return stream->slot(slot);
+    return {own.qkv.matrix.get(), own.o.matrix.get(), own.gate_up.matrix.get(), own.down.matrix.get()};
+  }
   const Matrix& head() const { return own_head != nullptr ? *own_head : *embedding; }
 };
+
+// Device bytes of what never streams: embeddings, head, norms and biases; a bound, since a file may have fewer biases.
+uint64_t fixed_weight_bytes(const Backend& backend, const ModelSpec& spec);
 
 // Called with the percentage of the weights' numbers that has been loaded, each time it has risen; 100 comes last. false
 // interrupts the loading.
 using LoadProgress = std::function<bool(uint32_t percent)>;
 
 // Reads and converts all weights. Fails with one line that names the tensor when one is missing, has another shape than
-// the spec says or cannot be read, and when the backend has no memory for it. `files` is not needed afterwards.
-Result<Weights> load_weights(Backend& backend, const ModelFiles& files, const LoadProgress& progress);
+// the spec says or cannot be read, and when there is no memory for it. `files` is not needed afterwards.
+Result<Weights> load_weights(Backend& backend, const ModelFiles& files, const LoadProgress& progress,
+                             const WeightPlacement& placement = {});
 
 }  // namespace iokv

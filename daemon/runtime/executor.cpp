@@ -96,6 +96,7 @@ Status Executor::draw(Plan& plan) {
   args.logprobs = drawn_logprobs_.data();
   if (!plan.draws.empty()) backend_.sample(Queue::dense, args);
   const Ticket end = backend_.record(Queue::dense);
+  IOKV_TRY(pipeline_->follow());
   IOKV_TRY(backend_.poll(end, true));
   plan.measured.ended_ns = backend_.reached_ns(end);
   IOKV_TRY(keep_logits(plan));

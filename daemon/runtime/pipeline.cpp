@@ -24,6 +24,7 @@ Pipeline::Pipeline(Backend& backend, Model& model, const PipelineOptions& option
       layers_(model.spec().layers),
       kv_row_bytes_(model.spec().head_dim * size_of(backend.info().compute)),
       x_free_(options.staging.x_slots),
+      weights_free_(options.staging.weights.slots),
       kv_free_(options.staging.kv_slots),
       appended_(layers_),
       appended_before_(layers_) {}
@@ -42,12 +43,30 @@ void Pipeline::run(const Plan& plan, const Next& next) {
   rotations_.clear();
   for (const PlanSpan& span : plan.spans) rotations_.push_back({span.first_row, span.rows, span.first_position, nullptr, 0});
   for (compute_layer_ = 0; compute_layer_ < layers_; ++compute_layer_) {
+    model_.use_slot(weight_slot(flight, compute_layer_));
     for (uint32_t index = 0; index < plan.ops.size(); ++index) {
       fetch_ahead(next);
       if (plan.ops[index].queue != Queue::h2d) issue(flight, compute_layer_, index);
     }
   }
   fetch_ahead(next);
+}
+
+// A backend keeps the times that it was asked for.
+Status Pipeline::follow() {
+  const Flight& flight = flights_[running_];
+  const size_t ops = flight.issued.size() / layers_;
+  for (size_t layer = 0; layer < layers_; ++layer) {
+    const std::span<const IssuedOp> issued = std::span(flight.issued).subspan(layer * ops, ops);
+    IOKV_TRY(backend_.poll(issued.back().end, true));
+    for (const IssuedOp& op : issued) {
+      IOKV_TRY_ASSIGN(const bool ended, backend_.poll(op.end, false));
+      if (!ended) continue;  // a write-back may be under way
+      (void)backend_.reached_ns(op.begin);
+      (void)backend_.reached_ns(op.end);
+    }
+  }
+  return {};
 }
 
 Status Pipeline::settle(StepMeasure& measure) {
@@ -79,7 +98,7 @@ void Pipeline::measure_times(const Flight& flight, StepMeasure& measure) {
   const uint64_t begun_ns = backend_.reached_ns(begun_);
   measure.started_ns = std::min(first_ns, begun_ns);
   // Outside of the layers: embedding, then logits and draws.
-  const uint64_t embedding_ns = backend_.reached_ns(flight.issued.front().begin) - begun_ns;
+  const uint64_t embedding_ns = backend_.reached_ns(flight.issued[flight.project].begin) - begun_ns;
   const uint64_t head_ns = measure.ended_ns - std::min(last_dense_ns, measure.ended_ns);
   measure.busy_ns[static_cast<size_t>(Queue::dense)] += embedding_ns + head_ns;
   measure.device_busy_ns = embedding_ns + head_ns;
@@ -102,6 +121,7 @@ std::array<uint64_t, kQueues> Pipeline::latest_tickets(const Flight& flight) con
 
 // The backend keeps the latest times only; the link may have been issued further ahead than this Plan.
 bool Pipeline::is_timed(const IssuedOp& op, const std::array<uint64_t, kQueues>& latest) const {
+  if (op.end.value == 0) return false;  // nothing was issued
   return op.begin.value + Backend::kTimedTickets / 2 >= latest[static_cast<size_t>(op.end.queue)];
 }
 
@@ -121,6 +141,7 @@ void Pipeline::trace(Plan& plan) {
   const size_t ops = plan.ops.size();
   for (size_t i = 0; i < flight.issued.size(); ++i) {
     const IssuedOp& issued = flight.issued[i];
+    if (issued.end.value == 0) continue;
     if (plan.times.size() == kMostTimedOps || !is_timed(issued, latest)) {
       plan.times_left_out++;
       continue;
@@ -138,12 +159,13 @@ void Pipeline::abandon() {
   for (Flight& flight : flights_) flight.plan = nullptr;
   std::fill(x_free_.begin(), x_free_.end(), Ticket{});
   std::fill(kv_free_.begin(), kv_free_.end(), KvFree{});
+  std::fill(weights_free_.begin(), weights_free_.end(), Ticket{});
   std::fill(appended_.begin(), appended_.end(), Ticket{});
   std::fill(appended_before_.begin(), appended_before_.end(), Ticket{});
   kept_free_ = {};
   last_append_ = {};
-  x_released_ = kv_released_ = 0;
-  for (Flight& flight : flights_) flight.x_base = flight.kv_base = flight.x_rounds = flight.kv_rounds = 0;
+  x_released_ = kv_released_ = weights_released_ = 0;
+  for (Flight& flight : flights_) flight = {};
 }
 
 const IssuedOp& Pipeline::issued(uint32_t layer, uint32_t op) const {
@@ -157,6 +179,8 @@ void Pipeline::take_off(Flight& flight, const Plan& plan) {
   const Flight& ahead = flights_[&flight == &flights_[0] ? 1 : 0];
   flight.x_base = ahead.x_base + uint64_t{ahead.x_rounds} * layers_;
   flight.kv_base = ahead.kv_base + uint64_t{ahead.kv_rounds} * layers_;
+  flight.weights_base = ahead.flown ? ahead.weights_base + options_.staging.weights.layers.streamed : 0;
+  flight.flown = true;
   flight.plan = &plan;
   flight.x_before.clear(), flight.kv_before.clear();
   flight.x_rounds = flight.kv_rounds = 0;
@@ -171,6 +195,7 @@ void Pipeline::take_off(Flight& flight, const Plan& plan) {
     const PlanOp& op = plan.ops[index];
     if (op.kind == OpKind::recompute) flight.last_recompute[op.round] = index;
     flight.appends |= op.kind == OpKind::append;
+    if (op.kind == OpKind::project) flight.project = index;
   }
   flight.issued.assign(plan.ops.size() * layers_, {});
   flight.fetch_layer = flight.fetch_op = 0;
@@ -200,8 +225,18 @@ void Pipeline::fetch_ahead(const Next& next) {
   }
 }
 
+// The weights of a layer that has them on the device.
+bool Pipeline::does_nothing(uint32_t layer, const PlanOp& op) const {
+  return (op.kind == OpKind::fetch_kv_weights || op.kind == OpKind::fetch_weights) &&
+         !options_.staging.weights.layers.streams(layer);
+}
+
 bool Pipeline::may_fetch(const Flight& flight, const PlanOp& op) const {
   const uint32_t layer = flight.fetch_layer;
+  if (op.kind == OpKind::fetch_kv_weights) {
+    return does_nothing(layer, op) || weights_number(flight, layer) < weights_released_ + weights_free_.size();
+  }
+  if (op.kind == OpKind::fetch_weights) return true;  // to the same slot
   // What the running Plan writes back to the layer has to be issued before the next one's wait for it.
   const Flight& running = flights_[running_];
   if (&flight != &running && running.appends && layer >= compute_layer_) return false;
@@ -211,6 +246,7 @@ bool Pipeline::may_fetch(const Flight& flight, const PlanOp& op) const {
 
 void Pipeline::issue(Flight& flight, uint32_t layer, uint32_t index) {
   const PlanOp& op = flight.plan->ops[index];
+  if (does_nothing(layer, op)) return;
   wait_for(flight, layer, op);
   IssuedOp& issued = flight.at(layer, index);
   const uint64_t bytes_before = flight.h2d_bytes + flight.d2h_bytes;
@@ -223,6 +259,8 @@ void Pipeline::issue(Flight& flight, uint32_t layer, uint32_t index) {
     case OpKind::store: store(flight, layer, op); break;
     case OpKind::attend: attend(flight, layer, op); break;
     case OpKind::append: append(flight, layer, op); break;
+    case OpKind::fetch_kv_weights: fetch_weights(flight, layer, WeightPart::key_value); break;
+    case OpKind::fetch_weights: fetch_weights(flight, layer, WeightPart::rest); break;
     case OpKind::finish: model_.finish(layer); break;
   }
   issued.end = backend_.record(op.queue);
@@ -249,6 +287,7 @@ void Pipeline::wait_for(Flight& flight, uint32_t layer, const PlanOp& op) {
         break;
       }
       case PlanWait::For::kept_x: wait(op.queue, kept_free_[layer % 2]); break;
+      case PlanWait::For::weight_slot: wait(op.queue, weights_free_[weight_slot(flight, layer)]); break;
     }
   }
 }
@@ -265,6 +304,10 @@ void Pipeline::release(Flight& flight, uint32_t layer, uint32_t index) {
   if (op.kind == OpKind::recompute && flight.last_recompute[op.round] == index && plan.rounds[op.round].x_rows > 0) {
     x_free_[x_slot(flight, layer, op.round)] = end;
     ++x_released_;
+  }
+  if (op.kind == OpKind::finish && options_.staging.weights.layers.streams(layer)) {
+    weights_free_[weight_slot(flight, layer)] = end;
+    ++weights_released_;
   }
   if (op.kind == OpKind::append) {
     appended_[layer] = kept_free_[layer % 2] = last_append_ = end;
@@ -311,6 +354,14 @@ uint32_t Pipeline::kv_slot(const Flight& flight, uint32_t layer, uint32_t round)
   return static_cast<uint32_t>(flight.kv_round(layer, round) % kv_free_.size());
 }
 
+uint64_t Pipeline::weights_number(const Flight& flight, uint32_t layer) const {
+  return flight.weights_base + options_.staging.weights.layers.before(layer);
+}
+
+uint32_t Pipeline::weight_slot(const Flight& flight, uint32_t layer) const {
+  return static_cast<uint32_t>(weights_number(flight, layer) % weights_free_.size());
+}
+
 // ---- operations -----------------------------------------------------------------------------------------------------
 
 namespace {
@@ -349,6 +400,10 @@ uint64_t total_bytes(const std::vector<CopyRun>& runs) {
 }
 
 }  // namespace
+
+void Pipeline::fetch_weights(Flight& flight, uint32_t layer, WeightPart part) {
+  flight.h2d_bytes += model_.fetch_weights(layer, weight_slot(flight, layer), part);
+}
 
 void Pipeline::fetch_x(Flight& flight, uint32_t layer, const PlanOp& op) {
   const uint32_t slot = x_slot(flight, layer, op.round);

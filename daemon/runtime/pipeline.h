@@ -7,7 +7,7 @@
 //  1. Operations of a queue are issued in the order of layers and of the program; those of h2d earlier than their place
 //     in it, as soon as what frees their slot has been issued.
 //  2. Nothing of a Plan but fetches is issued before the Plan ahead of it has ended.
-//  3. A slot's tickets are those of what last used it; the ring goes on from Plan to Plan.
+//  3. A slot's tickets are those of what last used it; the rings, of cached tokens and of weights, go on from Plan to Plan.
 //  4. No memory is taken once the largest Plan has been seen.
 #pragma once
 
@@ -69,6 +69,10 @@ class Pipeline {
   // All layers of the Plan. Returns once everything is issued; nothing needs to have been reached.
   void run(const Plan& plan, const Next& next);
 
+  // While the device runs what run() has issued: waits layer by layer, and reads when its operations ran. What is read
+  // only once the step has ended keeps the device waiting for the next one.
+  Status follow();
+
   // Waits until the write-backs of the latest Plan are done, and counts what its operations took; the Plan's dense work
   // has been waited for, and measure.ended_ns is there.
   Status settle(StepMeasure& measure);
@@ -88,11 +92,14 @@ class Pipeline {
   // A Plan that is fetched for or that runs, and where its rounds are in the ring.
   struct Flight {
     const Plan* plan = nullptr;
+    bool flown = false;                             // there has been one
     uint64_t x_base = 0, kv_base = 0;               // rounds before it, since the start
+    uint64_t weights_base = 0;                      // and layers whose weights were fetched
     std::vector<uint32_t> x_before, kv_before;      // of each round: those before it in its layer
     std::vector<uint32_t> last_recompute;           // of each round: its last recompute operation
     uint32_t x_rounds = 0, kv_rounds = 0;           // of a layer
     bool appends = false;                           // writes back on d2h
+    uint32_t project = 0;                           // the operation
     std::vector<IssuedOp> issued;                   // [layers][ops]
     uint32_t fetch_layer = 0, fetch_op = 0;         // what is to be fetched next
     uint64_t h2d_bytes = 0, d2h_bytes = 0;
@@ -115,12 +122,14 @@ class Pipeline {
   void take_off(Flight& flight, const Plan& plan);
   void fetch_ahead(const Next& next);
   bool may_fetch(const Flight& flight, const PlanOp& op) const;
+  bool does_nothing(uint32_t layer, const PlanOp& op) const;
   void issue(Flight& flight, uint32_t layer, uint32_t index);
   void wait_for(Flight& flight, uint32_t layer, const PlanOp& op);
   void wait(Queue queue, Ticket ticket);
   void release(Flight& flight, uint32_t layer, uint32_t index);
   void poison(const Flight& flight, uint32_t layer, const PlanOp& op);
 
+  void fetch_weights(Flight& flight, uint32_t layer, WeightPart part);
   void fetch_x(Flight& flight, uint32_t layer, const PlanOp& op);
   void fetch_kv(Flight& flight, uint32_t layer, const PlanOp& op);
   void recompute(Flight& flight, uint32_t layer, const PlanOp& op);
@@ -130,6 +139,8 @@ class Pipeline {
   void add_tokens(std::byte* to, const std::byte* from, uint32_t first_token, uint32_t tokens);
   uint32_t x_slot(const Flight& flight, uint32_t layer, uint32_t round) const;
   uint32_t kv_slot(const Flight& flight, uint32_t layer, uint32_t round) const;
+  uint64_t weights_number(const Flight& flight, uint32_t layer) const;
+  uint32_t weight_slot(const Flight& flight, uint32_t layer) const;
 
   Backend& backend_;
   Model& model_;
@@ -145,8 +156,8 @@ class Pipeline {
   uint32_t compute_layer_ = 0;         // of it
 
   // Rounds whose slots have been given back, and the tickets that say when: [slot].
-  uint64_t x_released_ = 0, kv_released_ = 0;
-  std::vector<Ticket> x_free_;
+  uint64_t x_released_ = 0, kv_released_ = 0, weights_released_ = 0;
+  std::vector<Ticket> x_free_, weights_free_;
   std::vector<KvFree> kv_free_;
   std::vector<Ticket> appended_;       // [layers] the latest write-back to the layer's part of the pool ...
   std::vector<Ticket> appended_before_;  // ... and the latest of those of the Plans ahead of the running one

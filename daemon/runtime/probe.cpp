@@ -94,7 +94,7 @@ void Probe::recompute(uint32_t tokens) {
   const uint32_t kv_width = spec_.kv_width();
   const LinearWeights& qkv = next_layer().qkv;
   GemmArgs product;
-  product.weight = qkv.matrix.get();
+  product.weight = matrices().qkv;
   product.first_column = spec_.q_width();
   product.columns = product.y_stride = 2 * kv_width;
   product.bias = f32_or_null(qkv.bias);
@@ -155,10 +155,10 @@ void Probe::issue_attention() {
 void Probe::dense(uint32_t rows) {
   project(rows);
   const LayerWeights& layer = weights_.layers[layer_];
-  product(layer.o, attended_->data(), hidden_->data(), rows, GemmOutput::add_f32);
+  product(*matrices().o, layer.o, attended_->data(), hidden_->data(), rows, GemmOutput::add_f32);
 
   norm(layer.mlp_norm, f32(hidden_), normed_->data(), rows);
-  product(layer.gate_up, normed_->data(), gate_up_->data(), rows, GemmOutput::store);
+  product(*matrices().gate_up, layer.gate_up, normed_->data(), gate_up_->data(), rows, GemmOutput::store);
   ActivateArgs activate;
   activate.kind = spec_.activation;
   activate.x = gate_up_->data();
@@ -166,14 +166,14 @@ void Probe::dense(uint32_t rows) {
   activate.rows = rows;
   activate.columns = spec_.ffn;
   backend_.activate(Queue::dense, activate);
-  product(layer.down, activated_->data(), hidden_->data(), rows, GemmOutput::add_f32);
+  product(*matrices().down, layer.down, activated_->data(), hidden_->data(), rows, GemmOutput::add_f32);
 }
 
 void Probe::project(uint32_t rows) {
   IOKV_ASSERT(rows != 0 && rows <= limits_.max_rows);
   const LayerWeights& layer = next_layer();
   norm(layer.attention_norm, f32(hidden_), normed_->data(), rows);
-  product(layer.qkv, normed_->data(), qkv_->data(), rows, GemmOutput::store);
+  product(*matrices().qkv, layer.qkv, normed_->data(), qkv_->data(), rows, GemmOutput::store);
   runs_.clear();
   for (uint32_t row = 0; row < rows; ++row) runs_.push_back({row, 1, positions_[row], next_blocks(1), 0});
   RopeArgs rope = rope_args();
@@ -221,6 +221,7 @@ Result<std::unique_ptr<Probe>> Probe::make(Backend& backend, const ModelSpec& sp
                                            const ProbeLimits& limits) {
   std::unique_ptr<Probe> probe(new Probe(backend, spec, weights, limits));
   IOKV_TRY(probe->take_buffers());
+  IOKV_TRY(probe->fill_slots());
   return probe;
 }
 
@@ -315,6 +316,24 @@ Status Probe::fill(const DeviceMemory& memory, DType type) {
   return {};
 }
 
+// Of a layer that streams those of any slot: whose they are makes no difference to what they take.
+LayerMatrices Probe::matrices() const {
+  return weights_.matrices(layer_, weights_.stream == nullptr ? 0 : layer_ % weights_.stream->slots());
+}
+
+// Slots of the ring get some layer's weights.
+Status Probe::fill_slots() {
+  const WeightStream* stream = weights_.stream.get();
+  if (stream == nullptr) return {};
+  uint32_t layer = 0;
+  while (!stream->layers().streams(layer)) ++layer;
+  for (uint32_t slot = 0; slot < stream->slots(); ++slot) {
+    for (WeightPart part : {WeightPart::key_value, WeightPart::rest}) stream->fetch(layer, slot, part);
+  }
+  IOKV_TRY(backend_.poll(backend_.record(Queue::h2d), true));
+  return {};
+}
+
 const LayerWeights& Probe::next_layer() {
   layer_ = layer_ + 1 < weights_.layers.size() ? layer_ + 1 : 0;
   return weights_.layers[layer_];
@@ -353,10 +372,10 @@ void Probe::norm(const NormWeights& weights, const float* x, void* y, uint32_t r
   backend_.norm(Queue::dense, args);
 }
 
-void Probe::product(const LinearWeights& weights, const void* x, void* y, uint32_t rows, GemmOutput output) {
+void Probe::product(const Matrix& matrix, const LinearWeights& weights, const void* x, void* y, uint32_t rows, GemmOutput output) {
   GemmArgs args;
-  args.weight = weights.matrix.get();
-  args.columns = args.y_stride = weights.matrix->n;
+  args.weight = &matrix;
+  args.columns = args.y_stride = matrix.n;
   args.bias = f32_or_null(weights.bias);
   args.x = x;
   args.y = y;

@@ -97,7 +97,9 @@ class Probe {
   std::byte* next_blocks(uint32_t blocks);
   size_t next_offset(size_t bytes, size_t& at) const;
   void norm(const NormWeights& weights, const float* x, void* y, uint32_t rows);
-  void product(const LinearWeights& weights, const void* x, void* y, uint32_t rows, GemmOutput output);
+  LayerMatrices matrices() const;
+  Status fill_slots();
+  void product(const Matrix& matrix, const LinearWeights& weights, const void* x, void* y, uint32_t rows, GemmOutput output);
   RopeArgs rope_args() const;
 
   Backend& backend_;

@@ -29,6 +29,11 @@ Result<StagingShape> choose_staging(const ModelSpec& spec, DType compute, const 
   return shape;
 }
 
+uint64_t staging_bytes(const ModelSpec& spec, DType compute, const StagingShape& shape) {
+  return uint64_t{shape.slot_blocks} * (shape.kv_slots * block_bytes(spec, compute, BlockForm::kv) +
+                                        shape.x_slots * block_bytes(spec, compute, BlockForm::x));
+}
+
 Result<std::unique_ptr<Staging>> Staging::make(Backend& backend, const ModelSpec& spec, const StagingShape& shape) {
   std::unique_ptr<Staging> staging(new Staging(shape));
   const DType compute = backend.info().compute;

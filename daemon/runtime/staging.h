@@ -28,6 +28,9 @@ Result<StagingShape> choose_staging(const ModelSpec& spec, DType compute, const 
 // 4096 tokens are 64 MiB of K,V of a 4096-wide MHA layer in fp16: a copy at the link's full rate, a product at the GPU's.
 inline constexpr uint32_t kLargestSlotTokens = 4096;
 
+// Device bytes of a ring of this shape, without that of weights.
+uint64_t staging_bytes(const ModelSpec& spec, DType compute, const StagingShape& shape);
+
 class Staging {
  public:
   static Result<std::unique_ptr<Staging>> make(Backend& backend, const ModelSpec& spec, const StagingShape& shape);

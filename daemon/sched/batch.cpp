@@ -47,7 +47,7 @@ std::span<const Pick> BatchChooser::choose(std::span<const Candidate> candidates
   candidates_ = candidates;
   rows_left_ = limits.max_rows;
   draws_left_ = limits.max_draws;
-  decodes_ = {};
+  decodes_ = model.no_rows();
   const bool decoding = std::any_of(candidates.begin(), candidates.end(), [](const Candidate& c) { return c.decode; });
   const bool reading = std::any_of(candidates.begin(), candidates.end(), [](const Candidate& c) { return !c.decode; });
   const bool bounded = decoding && !model.known();

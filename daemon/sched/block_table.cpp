@@ -25,15 +25,18 @@ void BlockTable::push_back(SequenceBlock block) {
   if (block.device_id != kNoBlock) ++copies_;
   if (!runs_.empty() && continues(runs_.back(), block)) {
     ++runs_.back().blocks;
-    return;
+  } else {
+    BlockRun run;
+    run.id = block.id;
+    run.blocks = 1;
+    run.form = block.form;
+    run.device_form = in_place_ ? block.form : block.device_form;
+    run.device_id = in_place_ ? block.id : block.device_id;
+    runs_.push_back(run);
   }
-  BlockRun run;
-  run.id = block.id;
-  run.blocks = 1;
-  run.form = block.form;
-  run.device_form = in_place_ ? block.form : block.device_form;
-  run.device_id = in_place_ ? block.id : block.device_id;
-  runs_.push_back(run);
+  const RingLoad load = load_of(runs_.back());
+  load_.areas += load.areas;
+  load_.link_units += load.link_units;
 }
 
 bool BlockTable::continues(const BlockRun& run, SequenceBlock block) const {
@@ -47,6 +50,9 @@ void BlockTable::pop_back() {
   IOKV_ASSERT(size_ > 0);
   --size_;
   if (runs_.back().resident() && !in_place_) --copies_;
+  const RingLoad load = load_of(runs_.back());
+  load_.areas -= load.areas;
+  load_.link_units -= load.link_units;
   if (--runs_.back().blocks == 0) runs_.pop_back();
 }
 
@@ -70,6 +76,7 @@ void BlockTable::share(uint32_t blocks) {
 void BlockTable::clear() {
   runs_.clear();
   size_ = copies_ = 0;
+  load_ = {};
 }
 
 }  // namespace iokv

@@ -58,11 +58,16 @@ class BlockTable {
       if (!run.resident() || run.shared || in_place_) continue;
       for (uint32_t i = 0; i < run.blocks; ++i) dropped(block_of(run, i));
       copies_ -= run.blocks;
+      const RingLoad before = load_of(run);
       run.device_id = kNoBlock;
+      const RingLoad after = load_of(run);
+      load_.areas += run.blocks * (after.areas - before.areas);
+      load_.link_units += run.blocks * (after.link_units - before.link_units);
     }
   }
   // Blocks with a copy on the device; in place there are none.
   uint32_t copies() const { return copies_; }
+  RingLoad load() const { return load_; }
 
   template <typename Do>
   void each(const Do& act) const {
@@ -73,6 +78,11 @@ class BlockTable {
 
  private:
   bool continues(const BlockRun& run, SequenceBlock block) const;
+  // Of a block of the run.
+  RingLoad load_of(const BlockRun& run) const {
+    if (run.resident()) return {run.device_form == BlockForm::x && !in_place_ ? 1u : 0u, 0};
+    return {1, units_.of(run.form)};
+  }
   SequenceBlock block_of(const BlockRun& run, uint32_t index) const {
     const bool copied = run.resident() && !in_place_;
     if (!copied) return {run.id + index * units_.of(run.form), run.form};
@@ -83,6 +93,7 @@ class BlockTable {
   std::vector<BlockRun> runs_;
   BlockUnits units_;
   uint32_t size_ = 0, copies_ = 0;
+  RingLoad load_;
   bool in_place_ = false;
 };
 

@@ -69,6 +69,7 @@ const char* name_of(Place place) {
 double step_ns_of(const PlacementProblem& problem, const Placement& placement) {
   const auto costs = costs_of(problem);
   Loads loads;
+  loads.link_ns = placement.streamed_weight_bytes * problem.h2d_ns_per_byte;
   for (size_t c = 0; c < problem.classes.size(); ++c) {
     for (size_t place = 0; place < kPlaces; ++place) {
       const double read = placement.tokens[c][place] * problem.classes[c].reads;
@@ -86,15 +87,18 @@ Placement best_placement(const PlacementProblem& problem) {
   const auto costs = costs_of(problem);
   Placement result;
   double total_tokens = 0;
+  const double weight_bytes = static_cast<double>(problem.weight_bytes);
+  const double weights_ns = weight_bytes * problem.h2d_ns_per_byte;
   Loads all_kv;
+  all_kv.link_ns = weights_ns;
   for (const TokenClass& one : classes) {
     IOKV_ASSERT(one.tokens >= 0 && one.reads >= 0 && one.most_x >= 0 && one.most_x <= one.tokens);
     total_tokens += one.tokens;
     all_kv.link_ns += one.tokens * one.reads * costs[static_cast<size_t>(Place::kv_host)].link_ns;
   }
   const double time_scale = step_of(problem, all_kv);
-  const double byte_scale = total_tokens * costs[static_cast<size_t>(Place::kv_device)].device_bytes;
-  if (total_tokens == 0) {
+  const double byte_scale = total_tokens * costs[static_cast<size_t>(Place::kv_device)].device_bytes + weight_bytes;
+  if (byte_scale == 0) {
     result.feasible = true;
     result.step_ns = time_scale;
     return result;
@@ -104,17 +108,22 @@ Placement best_placement(const PlacementProblem& problem) {
   Simplex simplex;
   auto variable = [](size_t c, size_t place) { return c * kPlaces + place; };
   const size_t step = classes.size() * kPlaces;
-  simplex.reset(step + 1);
+  const size_t streamed = step + 1;  // the share of the weights that crosses the link
+  simplex.reset(streamed + 1);
   simplex.set_cost(step, 1);
   using enum Simplex::Sense;
   const double fixed_link = problem.link_ns * per_time, fixed_dense = problem.device_ns * per_time;
-  const size_t device = simplex.add_constraint(at_most, static_cast<double>(problem.device_bytes) / byte_scale);
+  const size_t device = simplex.add_constraint(at_most, (static_cast<double>(problem.device_bytes) - weight_bytes) / byte_scale);
   const size_t host = simplex.add_constraint(at_most, static_cast<double>(problem.host_bytes) / byte_scale);
   const size_t link = simplex.add_constraint(at_most, -fixed_link);
   const size_t recompute = simplex.add_constraint(at_most, -problem.contention * fixed_dense);
   const size_t dense = simplex.add_constraint(at_most, -fixed_dense);
   const size_t cpu = simplex.add_constraint(at_most, 0);
   for (size_t row : {link, recompute, dense, cpu}) simplex.set(row, step, -1);
+  simplex.set(simplex.add_constraint(at_most, 1), streamed, 1);
+  simplex.set(device, streamed, -weight_bytes / byte_scale);
+  simplex.set(link, streamed, weights_ns * per_time);
+  simplex.set_cost(streamed, kWorkPrice * weights_ns * per_time);
 
   for (size_t c = 0; c < classes.size(); ++c) {
     const double tokens = classes[c].tokens, read = tokens * classes[c].reads * per_time;
@@ -143,6 +152,7 @@ Placement best_placement(const PlacementProblem& problem) {
       if (may_use(problem, place)) result.tokens[c][place] = simplex.value(variable(c, place)) * classes[c].tokens;
     }
   }
+  result.streamed_weight_bytes = simplex.value(streamed) * weight_bytes;
   result.step_ns = step_ns_of(problem, result);
   return result;
 }

@@ -12,6 +12,8 @@
 //   x_host       host, h·p       h·p                recomputes        -
 //   kv_attended  host, 2·k·p     -                  -                 attends
 //
+// Weights of layers are one more thing that is on the device, or crosses the link in every step.
+//
 // Nothing here depends on the number of tokens: shares of classes are what is solved for.
 #pragma once
 
@@ -46,8 +48,9 @@ struct PlacementProblem {
   double contention = 0;        // of Profile
   double device_ns = 0;         // of a step, without recomputation: dense work and attention, all layers
   double host_attend_ns = 0;    // of a token of a layer, on the host's CPU; 0: the CPU does not attend
-  double link_ns = 0;           // of a step, besides cached tokens: weights
-  uint64_t device_bytes = 0;    // for cached tokens
+  double link_ns = 0;           // of a step, besides cached tokens and weight_bytes
+  uint64_t weight_bytes = 0;    // of all layers, each on the device or over the link
+  uint64_t device_bytes = 0;    // for cached tokens and weights
   uint64_t host_bytes = 0;
   std::span<const TokenClass> classes;  // <= kMaxClasses
 };
@@ -56,6 +59,7 @@ struct Placement {
   bool feasible = false;  // false: not even the smallest forms fit
   // Tokens of each class in each place.
   std::array<std::array<double, kPlaces>, kMaxClasses> tokens{};
+  double streamed_weight_bytes = 0;
   double step_ns = 0;
 };
 

@@ -51,6 +51,12 @@ struct BlockRun {
   BlockForm used_form() const { return resident() ? device_form : form; }
 };
 
+// What a sequence's blocks need of the staging ring: areas, and of the link as many units as they have in the pool.
+struct RingLoad {
+  uint32_t areas = 0, link_units = 0;
+  bool operator==(const RingLoad&) const = default;
+};
+
 // Consecutive rows of the step that belong to one sequence: positions first_position, first_position + 1, ...
 struct PlanSpan {
   uint32_t slot = 0;             // of the sequence, in the conductor's table; kNoSlot: an audit's rows
@@ -60,6 +66,7 @@ struct PlanSpan {
   uint32_t first_row = 0, rows = 0;
   uint32_t first_position = 0;   // tokens already cached
   uint32_t first_run = 0, runs = 0;    // in Plan::runs
+  RingLoad load;                       // of the runs, about; 0 where nobody says
   uint32_t first_draw = 0, draws = 0;  // in Plan::draws; the rows drawn at are the span's last `draws` rows
   bool token_from_draw = false;  // rows == 1, and its token is what the slot's latest draw gave
   bool decode = false;           // its one token was sampled in the step before: counted apart from prefill
@@ -119,6 +126,8 @@ enum class OpKind : uint8_t {
   store,      // K,V of new rows into areas and resident blocks
   attend,     // over the round's pieces
   append,     // new rows to the host pool                              d2h
+  fetch_kv_weights,  // W_K and W_V of a layer that streams             h2d
+  fetch_weights,     // its other matrices                              h2d
   finish      // output projection and the rest of the layer
 };
 const char* name_of(OpKind kind);
@@ -131,7 +140,8 @@ struct PlanWait {
     x_slot,     // that recomputation has read what was last in the X slot
     kv_slot,    // that attention and write-back have read what was last in the K,V slot
     appended,   // all that earlier Plans have written back to this layer's part of the host pool
-    kept_x      // that the X of the layer before the last one has been written back: it shares a buffer with this one's
+    kept_x,     // that the X of the layer before the last one has been written back: it shares a buffer with this one's
+    weight_slot // that the layer whose weights were last in the slot of the weight ring has finished
   } what = For::nothing;
   uint32_t op = 0;
 };
@@ -187,7 +197,10 @@ struct Plan {
 
   // The program: see plan_build.h.
   std::vector<PlanRound> rounds;
-  std::vector<PlanOp> ops;       // project first, finish last; of a round together, rounds in order
+  // Of a round together, rounds in order; finish last, and project first where no weights stream. Where they do, W_K and
+  // W_V are fetched first of all, for the first round's X to be recomputed while the others are on the wire; these follow
+  // that X, and project follows them. In a layer whose weights stay both fetches do nothing, and end at once.
+  std::vector<PlanOp> ops;
   std::vector<PlanPart> parts;
   std::vector<PlanStore> stores;
   std::vector<PlanAttend> attends;  // of a round together

@@ -2,6 +2,7 @@
 #include "daemon/sched/plan_build.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "daemon/base/assert.h"
@@ -28,6 +29,8 @@ const char* name_of(OpKind kind) {
     case OpKind::store: return "store";
     case OpKind::attend: return "attend";
     case OpKind::append: return "append";
+    case OpKind::fetch_kv_weights: return "fetch W_K, W_V";
+    case OpKind::fetch_weights: return "fetch weights";
     case OpKind::finish: return "finish";
   }
   return "";
@@ -40,7 +43,8 @@ PlanBuilder::PlanBuilder(const StagingShape& shape) : shape_(shape) {
 
 void PlanBuilder::build(Plan& plan) {
   begin(plan);
-  for (uint32_t i = 0; i < plan.spans.size(); ++i) emit_span(i);
+  order_spans();
+  for (uint32_t span : order_) emit_span(span);
   close_round();
   finish();
 }
@@ -57,7 +61,13 @@ void PlanBuilder::begin(Plan& plan) {
   found_ = {};
   for (Lane& lane : lanes_) lane.parts = &lane.own;
   lane(Source::kv).parts = &plan.parts;
-  add(OpKind::project, Queue::dense).after[0] = wait_for(PlanWait::For::kept_x);
+  projects_ = recomputes_ = false;
+  if (shape_.weights.used()) {
+    add(OpKind::fetch_kv_weights, Queue::h2d).after[0] = wait_for(PlanWait::For::weight_slot);
+    plan.work.weight_bytes = shape_.weights.mean_layer_bytes();
+  } else {
+    add_project();
+  }
   LayerWork& work = plan.work;
   for (const PlanSpan& span : plan.spans) {
     IOKV_ASSERT(span.rows > 0 && span.runs > 0);
@@ -67,10 +77,59 @@ void PlanBuilder::begin(Plan& plan) {
   }
 }
 
+// Where weights stream, behind the first round's X. A ring that is shorter than the batch's X goes on only when attention
+// does, which needs q: so they cannot follow all X.
+void PlanBuilder::add_project() {
+  projects_ = true;
+  if (shape_.weights.used()) add(OpKind::fetch_weights, Queue::h2d);
+  const uint32_t weights = next_op() - 1;
+  PlanOp& project = add(OpKind::project, Queue::dense);
+  project.after[0] = wait_for(PlanWait::For::kept_x);
+  if (shape_.weights.used()) project.after[1] = wait_for(PlanWait::For::operation, weights);
+}
+
 void PlanBuilder::finish() {
   add(OpKind::finish, Queue::dense);
   if (attached_) sort_attends();
   plan_ = nullptr;
+}
+
+// By a counting sort and from both of its ends, so that what has been emitted always has about the batch's share.
+void PlanBuilder::order_spans() {
+  const std::vector<PlanSpan>& spans = plan_->spans;
+  const auto steps = static_cast<float>(kShares - 1) / static_cast<float>(std::max(shape_.kv_units, shape_.x_units));
+  std::array<uint32_t, kShares> counts{};
+  uint64_t link_units = 0, areas = 0;
+  shares_.resize(spans.size());
+  for (size_t i = 0; i < spans.size(); ++i) {
+    const RingLoad load = spans[i].load;
+    const float share = static_cast<float>(load.link_units) * steps / static_cast<float>(std::max(load.areas, 1u));
+    ++counts[shares_[i] = static_cast<uint8_t>(std::min<uint32_t>(static_cast<uint32_t>(share), kShares - 1))];
+    link_units += load.link_units;
+    areas += load.areas;
+  }
+  order_.resize(spans.size());
+  if (std::ranges::find(counts, spans.size()) != counts.end()) {
+    std::iota(order_.begin(), order_.end(), 0u);
+    return;
+  }
+  std::array<uint32_t, kShares> next{}, ends{};  // in by_share_
+  std::partial_sum(counts.begin(), counts.end(), ends.begin());
+  std::copy(ends.begin(), ends.end() - 1, next.begin() + 1);
+  by_share_.resize(spans.size());
+  for (uint32_t i = 0; i < spans.size(); ++i) by_share_[next[shares_[i]]++] = i;
+  next[0] = 0;
+  std::copy(ends.begin(), ends.end() - 1, next.begin() + 1);
+  uint64_t emitted_units = 0, emitted_areas = 0;
+  uint32_t least = 0, most = kShares - 1;
+  for (uint32_t& span : order_) {
+    while (next[least] == ends[least]) ++least;
+    while (next[most] == ends[most]) --most;
+    const bool behind = emitted_units * areas <= link_units * emitted_areas;
+    span = by_share_[next[behind ? most : least]++];
+    emitted_units += spans[span].load.link_units;
+    emitted_areas += spans[span].load.areas;
+  }
 }
 
 // What the latest round had most of goes to the Plan at once in the next one.
@@ -297,7 +356,10 @@ void PlanBuilder::close_round() {
   if (!round_open_) return;
   using For = PlanWait::For;
   plan_->rounds.back() = {areas_, x_rows_};
-  for (Source source : {Source::x, Source::resident_x, Source::kv}) add_tiles(source);
+  add_tiles(Source::x);
+  add_tiles(Source::resident_x);
+  if (!projects_) add_project();
+  add_tiles(Source::kv);
   const uint32_t stores = static_cast<uint32_t>(plan_->stores.size()) - first_store_;
   const uint32_t store_op = next_op();
   if (stores > 0) {
@@ -366,6 +428,11 @@ void PlanBuilder::add_tiles(Source source) {
       reads_in_place_ = true;
       plan_->work.x_device += tile.tokens;
     }
+    // X that is fetched comes behind its weights.
+    if (shape_.weights.used() && !recomputes_ && source == Source::resident_x) {
+      plan_->ops.back().after[2] = wait_for(For::operation, 0);
+    }
+    recomputes_ = true;
     last_recompute_ = next_op() - 1;
   }
   from.tiles.clear();

@@ -2,10 +2,11 @@
 // From spans and the runs of their blocks to the program of a Plan: which blocks cross the link in which round, what is
 // recomputed, and what waits for what. Pure; one object is used by one thread.
 //
-// Order. One span after the other, each in position order, so that a round holds X and K,V in about the share that the
-// batch has of them: then link and device have as much to do in every round, and neither waits for the other, however
-// small the ring is beside the batch. (All X of the batch first would let the link wait while it is recomputed, and the
-// device while K,V come.) Within a round X goes first, so that recomputation runs while K,V are on the wire. A block that
+// Order. One span after the other, each in position order; spans of which much crosses the link take turns with those of
+// which little does. So a round holds what the link brings and what is recomputed in about the share that the batch has of
+// them: then link and device have as much to do in every round, and neither waits for the other, however small the ring is
+// beside the batch. (All X of the batch first would let the link wait while it is recomputed, and the device while K,V
+// come.) Within a round X goes first, so that recomputation runs while K,V are on the wire. A block that
 // several spans refer to crosses the link once, where the first of them has it, as long as the others have come no
 // further.
 //
@@ -18,9 +19,22 @@
 #include <cstdint>
 #include <vector>
 
+#include "daemon/base/streamed_layers.h"
 #include "daemon/sched/plan.h"
 
 namespace iokv {
+
+// Weights that cross the link in every step: of which layers, and through how many slots on the device.
+struct WeightRing {
+  StreamedLayers layers;
+  uint32_t slots = 1;
+  uint64_t kv_bytes = 0, rest_bytes = 0;  // of a layer: what W_K and W_V need, and all other matrices
+
+  bool used() const { return layers.streamed > 0; }
+  uint64_t layer_bytes() const { return kv_bytes + rest_bytes; }
+  uint64_t step_bytes() const { return layers.streamed * layer_bytes(); }
+  uint64_t mean_layer_bytes() const { return used() ? step_bytes() / layers.layers : 0; }  // those that stay included
+};
 
 // The staging ring of a device, as the runtime has taken it.
 struct StagingShape {
@@ -29,6 +43,7 @@ struct StagingShape {
   uint32_t tile_tokens = 64;     // at most so many tokens are fetched, or recomputed in one product, by one operation
   uint32_t kv_units = 1, x_units = 1;  // between the ids of neighbouring blocks, in either pool
   bool in_place = false;         // the device reads and writes the host pool: nothing is written back
+  WeightRing weights;
 };
 
 class PlanBuilder {
@@ -64,7 +79,9 @@ class PlanBuilder {
 
   void begin(Plan& plan);
   void finish();
+  void order_spans();
   void choose_direct_lane();
+  void add_project();
   void emit_span(uint32_t span_index);
   bool emit_whole_runs(const PlanSpan& span, uint32_t span_index, Cursor& cursor);
   void emit_run(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block);
@@ -123,6 +140,10 @@ class PlanBuilder {
     uint32_t id = kNoBlock, blocks = 0, round = 0, area = 0;
     bool resident = false;
   } found_;                           // the extent that was reached last
+  static constexpr uint32_t kShares = 16;  // of what the link could bring for a span's areas, this much in steps
+  std::vector<uint8_t> shares_;       // by span
+  std::vector<uint32_t> by_share_;    // spans, in their order within a share
+  std::vector<uint32_t> order_;       // of emission
   std::vector<uint32_t> span_round_;  // the round of the span's latest piece
   std::vector<PlanAttend> sorted_;
   std::vector<uint32_t> starts_;
@@ -135,6 +156,8 @@ class PlanBuilder {
   uint32_t last_recompute_ = kNoBlock, last_fetch_kv_ = kNoBlock;  // operations
   // Of the program: whether the queue has waited for earlier write-backs.
   bool fetches_ = false, reads_in_place_ = false;
+  bool projects_ = false;             // the projection is there
+  bool recomputes_ = false;           // recomputation has waited for its weights
 };
 
 }  // namespace iokv

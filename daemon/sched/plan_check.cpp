@@ -39,7 +39,10 @@ struct Location {
   std::vector<Instance> readers;
 };
 
-enum class Memory : uint64_t { x_slot, kv_slot, host_x, host_kv, device, kept_x };
+enum class Memory : uint64_t { x_slot, kv_slot, host_x, host_kv, device, kept_x, weights };
+
+// Places in a slot of weights.
+constexpr uint64_t kKeyValue = 0, kRest = 1;
 
 class Checker {
  public:
@@ -74,8 +77,7 @@ class Checker {
     const size_t ops = plan_->ops.size();
     for (op_ = 0; op_ < ops; ++op_) {
       const PlanOp& op = plan_->ops[op_];
-      const bool ends = op.kind == OpKind::project || op.kind == OpKind::finish;
-      require(ends == (op_ == 0 || op_ + 1 == ops), "project is not first, or finish not last");
+      require((op.kind == OpKind::finish) == (op_ + 1 == ops), "finish is not last");
       require(op.queue == queue_of(op.kind), "is on another queue than its kind");
       require(size_t{op.first} + op.count <= things_of(op.kind), "is about more than there is");
       for (const PlanWait& wait : op.after) {
@@ -83,17 +85,49 @@ class Checker {
       }
     }
     require(ops >= 2, "there is no program");
+    order_of_weights();
     order_of_rounds();
     for (const PlanAttend& attend : plan_->attends) require(attend.span < plan_->spans.size(), "attends for no span");
     for (const PlanStore& store : plan_->stores) require(span_of(store) != nullptr, "stores rows of no span");
+  }
+
+  bool is_once(OpKind kind) const {
+    return kind == OpKind::project || kind == OpKind::fetch_kv_weights || kind == OpKind::fetch_weights;
+  }
+
+  // Project first; or W_K and W_V, the first round's X, all other weights, project.
+  void order_of_weights() {
+    const size_t ops = plan_->ops.size();
+    size_t kv = ops, rest = ops, project = ops;
+    for (op_ = ops; op_-- > 0;) {
+      const PlanOp& op = plan_->ops[op_];
+      if (!is_once(op.kind)) continue;
+      size_t& place = op.kind == OpKind::project ? project : op.kind == OpKind::fetch_weights ? rest : kv;
+      require(place == ops, "projects, or fetches weights, twice");
+      place = op_;
+    }
+    op_ = 0;
+    require(project < ops, "projects nothing");
+    if (!shape_.weights.used()) {
+      require(project == 0 && kv == ops && rest == ops, "project is not first, or weights are fetched that are there");
+      return;
+    }
+    require(kv == 0 && rest < ops && project == rest + 1, "W_K and W_V are not first, or project does not follow the others");
+    for (op_ = 0; op_ < ops && problem_.empty(); ++op_) {
+      const PlanOp& op = plan_->ops[op_];
+      const bool of_first_x = op.round == 0 && (op.kind == OpKind::fetch_x || op.kind == OpKind::recompute);
+      if (op_ > kv && op_ < rest) require(of_first_x, "weights follow more than the first round's X");
+      if (op_ > project) require(!of_first_x, "weights do not follow all X of the first round");
+    }
   }
 
   // Parts, then one store at most, one attend, and behind it one append at most: the runtime gives slots back by that.
   void order_of_rounds() {
     uint32_t round = 0;
     OpKind last = OpKind::append;  // as if another round had ended
-    for (op_ = 1; op_ + 1 < plan_->ops.size() && problem_.empty(); ++op_) {
+    for (op_ = 0; op_ + 1 < plan_->ops.size() && problem_.empty(); ++op_) {
       const PlanOp& op = plan_->ops[op_];
+      if (is_once(op.kind)) continue;
       const bool ended = last == OpKind::attend || last == OpKind::append;
       if (op.kind == OpKind::append) {
         require(op_ > 1 && last == OpKind::attend && op.round + 1 == round, "an append is not behind its round's attend");
@@ -110,7 +144,9 @@ class Checker {
   Queue queue_of(OpKind kind) const {
     switch (kind) {
       case OpKind::fetch_x:
-      case OpKind::fetch_kv: return Queue::h2d;
+      case OpKind::fetch_kv:
+      case OpKind::fetch_kv_weights:
+      case OpKind::fetch_weights: return Queue::h2d;
       case OpKind::recompute: return Queue::recompute;
       case OpKind::append: return shape_.in_place ? Queue::dense : Queue::d2h;
       default: return Queue::dense;
@@ -159,6 +195,7 @@ class Checker {
           break;
         case PlanWait::For::appended: wait(clock, appended_before_.empty() ? Instance{} : appended_before_[layer_]); break;
         case PlanWait::For::kept_x: wait(clock, kept_free_[layer_ % 2]); break;
+        case PlanWait::For::weight_slot: wait(clock, weights_free_[weight_slot()]); break;
       }
     }
     clock[index(op.queue)] = now_.index;
@@ -206,7 +243,15 @@ class Checker {
   uint32_t x_slot(uint32_t round) const { return (x_rounds_ + x_before_[round]) % shape_.x_slots; }
   uint32_t kv_slot(uint32_t round) const { return (kv_rounds_ + kv_before_[round]) % shape_.kv_slots; }
 
+  bool streams() const { return shape_.weights.layers.streams(layer_); }
+  uint64_t weight_slot() const { return streamed_ % shape_.weights.slots; }
+  Content weights() const { return {kNoBlock, 0, false, true, 0, layers_run_}; }
+  void read_weights(uint64_t part) {
+    if (streams()) read(at(Memory::weights, weight_slot(), part), weights(), "computes with weights of another layer");
+  }
+
   void layer() {
+    weights_free_.resize(shape_.weights.slots);
     const auto rounds = plan_->rounds.size();
     x_before_.assign(rounds, 0), kv_before_.assign(rounds, 0);
     uint32_t x = 0, kv = 0;
@@ -222,6 +267,8 @@ class Checker {
     next_piece_.assign(plan_->spans.size(), 0);
     for (op_ = 0; op_ < plan_->ops.size() && problem_.empty(); ++op_) {
       const PlanOp& op = plan_->ops[op_];
+      const bool nothing = !streams() && (op.kind == OpKind::fetch_kv_weights || op.kind == OpKind::fetch_weights);
+      if (nothing) continue;
       begin(op);
       instances_[op_] = now_;
       run_op(op);
@@ -236,6 +283,7 @@ class Checker {
     }
     check_work();
     x_rounds_ += x, kv_rounds_ += kv;
+    streamed_ += streams() ? 1 : 0;
     ++layers_run_;
   }
 
@@ -250,6 +298,9 @@ class Checker {
             "the work's rows are not the spans'");
     require(said.x_host == work_.x_host && said.kv_host == work_.kv_host && said.x_device == work_.x_device,
             "the work's tokens are not those of the parts");
+    const StreamedLayers& layers = shape_.weights.layers;
+    require(said.weight_bytes == (layers.layers == 0 ? 0 : layers.streamed * shape_.weights.layer_bytes() / layers.layers),
+            "the work's weights are not those that stream");
     require(said.new_x == work_.new_x && said.new_kv == work_.new_kv, "the work's new tokens are not those written back");
   }
 
@@ -295,10 +346,17 @@ class Checker {
   void run_op(const PlanOp& op) {
     switch (op.kind) {
       case OpKind::project:
+        for (uint64_t part : {kKeyValue, kRest}) read_weights(part);
         write(at(Memory::kept_x, 0, layer_ % 2), kept());
         return;
       case OpKind::finish:
+        read_weights(kRest);
+        if (streams()) weights_free_[weight_slot()] = now_;
         return;
+      case OpKind::fetch_kv_weights:
+        return write(at(Memory::weights, weight_slot(), kKeyValue), weights());
+      case OpKind::fetch_weights:
+        return write(at(Memory::weights, weight_slot(), kRest), weights());
       case OpKind::fetch_x:
       case OpKind::fetch_kv:
       case OpKind::recompute:
@@ -320,6 +378,7 @@ class Checker {
 
   void parts_of(const PlanOp& op) {
     require(op.tokens <= shape_.tile_tokens, "a tile is too large");
+    if (op.kind == OpKind::recompute) read_weights(kKeyValue);
     uint32_t tokens = 0;
     const bool x = op.kind != OpKind::fetch_kv;
     const PlanRound& round = plan_->rounds[op.round];
@@ -467,6 +526,8 @@ class Checker {
   std::vector<Instance> instances_;  // of the layer's operations
   std::vector<Instance> x_free_, appended_, appended_before_;
   std::vector<std::vector<Instance>> kv_free_;
+  std::vector<Instance> weights_free_;  // by slot: the layer that had it has finished
+  uint64_t streamed_ = 0;               // layers of which weights were fetched
   std::array<Instance, 2> kept_free_;
   uint32_t x_rounds_ = 0, kv_rounds_ = 0;
   std::vector<uint32_t> x_before_, kv_before_;

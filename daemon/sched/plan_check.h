@@ -23,7 +23,9 @@ namespace iokv {
 //  4. of each span, layer and token K,V are attended to exactly once, in position order, from its own block, rotated for
 //     its position if recomputed, and no token of a block is fetched twice in a layer;
 //  5. each new row's K,V, or X, is written exactly once to every place that its block's run names;
-//  6. plan.work counts what the operations do.
+//  6. where weights stream, W_K and W_V are the first to cross the link and all others follow the first round's X; nothing
+//     reads weights of a layer before they are there, and they are not overwritten while something may read them;
+//  7. plan.work counts what the operations do.
 // Empty, or the first violation.
 std::string check_plans(std::span<const Plan* const> plans, const StagingShape& shape, uint32_t layers);
 

@@ -19,10 +19,17 @@ namespace iokv {
 struct StepModel {
   Profile profile;
   CacheShape shape;
+  uint64_t weight_bytes = 0;  // of LayerWork: that cross the link whoever is in a step
   // How much longer than its decodes need a step may be for the sake of prompts. With 0.5 decodes go on at 1/(1 + 0.5) =
   // two thirds of their speed at least, and prompts have a third of the device.
   double prefill_delay = 0.5;
 
+  // A step of nobody.
+  LayerWork no_rows() const {
+    LayerWork work;
+    work.weight_bytes = weight_bytes;
+    return work;
+  }
   bool known() const { return profile.dense.at(1) > 0; }
   // Rows of a step, 1 at the least and `limit` at the most, for which a layer's products take as long as for one, since
   // reading the weights is what takes the time; within a tenth, as near as a fitted curve is.

@@ -22,6 +22,8 @@ uint64_t products_until(uint64_t end, uint64_t cached, uint64_t length) {
   return end * (length - cached) - new_tokens * (new_tokens - 1) / 2;
 }
 
+bool is_of_weights(const PlanOp& op) { return op.kind == OpKind::fetch_kv_weights || op.kind == OpKind::fetch_weights; }
+
 template <typename T>
 void raise(T& ended, const T& other) {
   for (size_t queue = 0; queue < kQueues; ++queue) ended[queue] = std::max(ended[queue], other[queue]);
@@ -33,7 +35,8 @@ double StepTimer::step_ns(const Plan& plan) {
   measure(plan);
   const auto ops = static_cast<uint32_t>(plan.ops.size());
   const uint32_t layers = std::max(kLeastLayers, kRunOps / ops);
-  if (shape_.layers <= layers) return run(plan, shape_.layers);
+  whole_ = shape_.layers <= layers;
+  if (whole_) return run(plan, shape_.layers);
   // Slots and kept X come round every two layers or some such; what a layer adds is taken over two. It may add more when
   // what was fetched ahead is used up, but no less than the link needs.
   const double some = run(plan, layers), fewer = run(plan, layers - 2);
@@ -43,8 +46,9 @@ double StepTimer::step_ns(const Plan& plan) {
 // Of a layer, were it always busy: h2d is slower while d2h runs beside it, and the other way round.
 double StepTimer::link_ns(const Plan& plan) const {
   double down = 0, up = 0;
+  const double streamed = staging_.weights.used() ? 1.0 * staging_.weights.layers.streamed / shape_.layers : 0;
   for (size_t i = 0; i < plan.ops.size(); ++i) {
-    if (plan.ops[i].queue == Queue::h2d) down += op_ns_[i];
+    if (plan.ops[i].queue == Queue::h2d) down += op_ns_[i] * (is_of_weights(plan.ops[i]) ? streamed : 1);
     if (plan.ops[i].queue == Queue::d2h) up += op_ns_[i];
   }
   return std::max(down, up) + (profile_.duplex - 1) * std::min(down, up);
@@ -54,10 +58,11 @@ double StepTimer::run(const Plan& plan, uint32_t layers) {
   layers_ = layers;
   for (auto& queue : queues_) queue.clear();
   fetch_ = {};
-  x_released_ = kv_released_ = 0;
+  x_released_ = kv_released_ = weights_released_ = 0;
   op_ended_.assign(2 * layers * plan.ops.size(), {});
   x_free_.assign(staging_.x_slots, {});
   kv_free_.assign(staging_.kv_slots, {});
+  weights_free_.assign(staging_.weights.slots, {});
   appended_.assign(layers, {});
   appended_before_.assign(layers, {});
   kept_free_ = {};
@@ -99,6 +104,8 @@ void StepTimer::measure(const Plan& plan) {
       case OpKind::store: op_ns_[i] = store_ns(plan, op); break;
       case OpKind::attend: op_ns_[i] = attend_ns(plan, op); break;
       case OpKind::append: op_ns_[i] = append_ns(plan, op); break;
+      case OpKind::fetch_kv_weights: op_ns_[i] = profile_.h2d.at(static_cast<double>(staging_.weights.kv_bytes)); break;
+      case OpKind::fetch_weights: op_ns_[i] = profile_.h2d.at(static_cast<double>(staging_.weights.rest_bytes)); break;
       case OpKind::finish: op_ns_[i] = dense_ns * (1 - profile_.project_share); break;
     }
   }
@@ -214,15 +221,36 @@ void StepTimer::fetch_ahead(const Plan& plan, const Place& running) {
   }
 }
 
+// Of some layers for all each has the mean of what streams.
+double StepTimer::op_ns(const Plan& plan, const Place& place) const {
+  if (!is_of_weights(plan.ops[place.op])) return op_ns_[place.op];
+  const StreamedLayers& layers = staging_.weights.layers;
+  return op_ns_[place.op] * (whole_ ? (layers.streams(place.layer) ? 1 : 0) : 1.0 * layers.streamed / layers.layers);
+}
+
+bool StepTimer::streams(const Place& place) const {
+  return staging_.weights.used() && (!whole_ || staging_.weights.layers.streams(place.layer));
+}
+
+uint64_t StepTimer::weights_number(const Place& place) const {
+  const StreamedLayers& layers = staging_.weights.layers;
+  return whole_ ? uint64_t{place.step} * layers.streamed + layers.before(place.layer)
+                : uint64_t{place.step} * layers_ + place.layer;
+}
+
 bool StepTimer::may_fetch(const Plan& plan, const Place& running) const {
   const PlanOp& op = plan.ops[fetch_.op];
+  if (op.kind == OpKind::fetch_kv_weights) {
+    return !streams(fetch_) || weights_number(fetch_) < weights_released_ + weights_free_.size();
+  }
+  if (op.kind == OpKind::fetch_weights) return true;
   if (fetch_.step != running.step && appends_ && fetch_.layer >= running.layer) return false;
   if (op.kind == OpKind::fetch_x) return x_round(fetch_, op.round) < x_released_ + x_free_.size();
   return kv_round(fetch_, op.round) < kv_released_ + kv_free_.size();
 }
 
 void StepTimer::enqueue(const Plan& plan, const Place& place) {
-  const Ended end = append_to(plan.ops[place.op].queue, op_ns_[place.op], after(plan, place));
+  const Ended end = append_to(plan.ops[place.op].queue, op_ns(plan, place), after(plan, place));
   op_ended_[ended_at(place)] = end;
   release(plan, place, end);
 }
@@ -241,6 +269,9 @@ StepTimer::Ended StepTimer::after(const Plan& plan, const Place& place) const {
         raise(after, (place.step == running_step_ ? appended_before_ : appended_)[place.layer]);
         break;
       case PlanWait::For::kept_x: raise(after, kept_free_[place.layer % 2]); break;
+      case PlanWait::For::weight_slot:
+        if (streams(place)) raise(after, weights_free_[weights_number(place) % weights_free_.size()]);
+        break;
     }
   }
   return after;
@@ -251,6 +282,10 @@ void StepTimer::release(const Plan& plan, const Place& place, const Ended& end) 
   if (frees_x_[place.op]) {
     x_free_[x_round(place, op.round) % x_free_.size()] = end;
     ++x_released_;
+  }
+  if (op.kind == OpKind::finish && streams(place)) {
+    weights_free_[weights_number(place) % weights_free_.size()] = end;
+    ++weights_released_;
   }
   if (op.kind == OpKind::append) appended_[place.layer] = kept_free_[place.layer % 2] = end;
   if ((op.kind != OpKind::attend && op.kind != OpKind::append) || plan.rounds[op.round].areas == 0) return;

@@ -49,6 +49,9 @@ class StepTimer {
   };
 
   double run(const Plan& plan, uint32_t layers);
+  double op_ns(const Plan& plan, const Place& place) const;
+  bool streams(const Place& place) const;
+  uint64_t weights_number(const Place& place) const;
   double link_ns(const Plan& plan) const;
   void measure(const Plan& plan);
   void enqueue_step(const Plan& plan, uint32_t step);
@@ -85,11 +88,13 @@ class StepTimer {
 
   // Of the steps that are run.
   uint32_t layers_ = 0;
+  bool whole_ = false;                          // they are all layers
   std::array<std::vector<Queued>, kQueues> queues_;
   Place fetch_;                                 // what is to be fetched next
   uint64_t x_released_ = 0, kv_released_ = 0;   // rounds
+  uint64_t weights_released_ = 0;               // layers
   std::vector<Ended> op_ended_;                 // [2 steps][layers][ops]
-  std::vector<Ended> x_free_, kv_free_;         // [slots]
+  std::vector<Ended> x_free_, kv_free_, weights_free_;  // [slots]
   std::vector<Ended> appended_;                 // [layers] ...
   std::vector<Ended> appended_before_;          // ... by the steps ahead of the one that runs
   uint32_t running_step_ = 0;

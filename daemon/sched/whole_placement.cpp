@@ -26,6 +26,11 @@ class WholePlacement {
     IOKV_ASSERT(work.x_host == 0 && work.x_device == 0);
   }
 
+  // Bytes of weights that stay.
+  double programmed_weights(uint64_t weight_bytes) const {
+    return static_cast<double>(weight_bytes) - programmed(weight_bytes).streamed_weight_bytes;
+  }
+
   LayerWork best() const {
     const uint64_t most_x = std::min(tokens_, room_ / shape_.x_bytes);
     const uint64_t near = programmed_x();
@@ -54,7 +59,8 @@ class WholePlacement {
     return work;
   }
 
-  uint64_t programmed_x() const {
+  // Solved for, with weights of so many bytes on the device or over the link.
+  Placement programmed(uint64_t weight_bytes) const {
     const double all = static_cast<double>(tokens_);
     const TokenClass one{all, 1, all};
     LayerWork nothing_cached = work_;
@@ -67,10 +73,14 @@ class WholePlacement {
     problem.contention = profile_.contention;
     problem.device_ns = alone.dense_ns;
     problem.link_ns = alone.h2d_ns;
+    problem.weight_bytes = weight_bytes;
     problem.device_bytes = device_bytes_;
     problem.host_bytes = tokens_ * shape_.layers * std::max(shape_.x_bytes, shape_.kv_bytes);
     problem.classes = std::span(&one, 1);
-    return static_cast<uint64_t>(best_placement(problem).tokens[0][static_cast<size_t>(Place::x_device)]);
+    return best_placement(problem);
+  }
+  uint64_t programmed_x() const {
+    return static_cast<uint64_t>(programmed(0).tokens[0][static_cast<size_t>(Place::x_device)]);
   }
 
   // With how many tokens as X, and all others as K,V, everything is on the device; if it can be at all.
@@ -93,6 +103,37 @@ class WholePlacement {
 LayerWork best_whole_placement(const Profile& profile, const CacheShape& shape, const LayerWork& work,
                                uint64_t device_bytes) {
   return WholePlacement(profile, shape, work, device_bytes).best();
+}
+
+// The programme says how many layers stay, but for whole ones, and for the slots that the others come through.
+DeviceDivision best_division(const Profile& profile, const CacheShape& shape, const LayerWork& work,
+                             const WeightSizes& sizes, uint64_t device_bytes) {
+  auto choice = choose_weights(WeightSetting::automatic, sizes, device_bytes);
+  IOKV_ASSERT(choice);
+  const uint32_t most = sizes.layers - choice->layers.streamed;
+  const uint64_t all = sizes.layers * sizes.layer_bytes, beside_fixed = device_bytes - sizes.fixed_bytes;
+  const uint64_t ring = std::min<uint64_t>(kWeightSlots * sizes.layer_bytes, beside_fixed);
+  const WholePlacement programme(profile, shape, work, beside_fixed - ring);
+  const auto near = static_cast<uint32_t>(programme.programmed_weights(all) / static_cast<double>(sizes.layer_bytes));
+  DeviceDivision best;
+  double best_ns = 0;
+  for (uint32_t stay : {most, near, near + 1, 0u}) {
+    if (stay > most) continue;
+    DeviceDivision one;
+    one.weights.layers = {sizes.layers, sizes.layers - stay};
+    one.weights.slots = stay == sizes.layers ? 1 : choice->layers.streamed > 0 ? choice->slots : std::min(kWeightSlots, sizes.layers);
+    const uint32_t slots = stay == sizes.layers ? 0 : one.weights.slots;
+    one.weights.device_bytes = sizes.fixed_bytes + (stay + slots) * sizes.layer_bytes;
+    if (one.weights.device_bytes > device_bytes) continue;
+    one.work = work;
+    one.work.weight_bytes = one.weights.layers.streamed * sizes.layer_bytes / sizes.layers;
+    one.work = best_whole_placement(profile, shape, one.work, device_bytes - one.weights.device_bytes);
+    const double ns = streaming_cost(profile, shape, one.work).total_ns;
+    if (best_ns != 0 && ns >= best_ns) continue;
+    best = one;
+    best_ns = ns;
+  }
+  return best;
 }
 
 }  // namespace iokv

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "daemon/sched/cost.h"
+#include "daemon/sched/weight_choice.h"
 
 namespace iokv {
 
@@ -14,5 +15,15 @@ namespace iokv {
 // `device_bytes` are there for cached tokens of all layers. Needs no X in `work`.
 LayerWork best_whole_placement(const Profile& profile, const CacheShape& shape, const LayerWork& work,
                                uint64_t device_bytes);
+
+// The device's memory divided between weights and cached tokens.
+struct DeviceDivision {
+  LayerWork work;        // with the weights that cross the link
+  WeightChoice weights;
+};
+
+// The division of `device_bytes` with which the step is shortest. They hold what choose_weights asks for at the least.
+DeviceDivision best_division(const Profile& profile, const CacheShape& shape, const LayerWork& work,
+                             const WeightSizes& sizes, uint64_t device_bytes);
 
 }  // namespace iokv

@@ -47,7 +47,8 @@ void assert_refused(Result<CommandLine> result, const char* mentions) {
 void options_set_what_they_say(void**) {
   auto line = read({"--model", "m", "--pool-bytes", "3GiB", "--dtype", "f32", "--recompute", "always", "--max-clients", "7",
                     "--profile", "off", "--state-directory", "/state", "--audit", "0.25", "--trace-steps", "5", "--backend",
-                    "cuda", "--gpu", "3", "--batch-invariant", "off", "--max-rows", "512", "--staging-bytes", "1MiB"});
+                    "cuda", "--gpu", "3", "--batch-invariant", "off", "--max-rows", "512", "--staging-bytes", "1MiB",
+                    "--weights", "host", "--device-weights-budget", "2GiB"});
   assert_true(static_cast<bool>(line));
   assert_string_equal(line->config.model.c_str(), "m");
   assert_int_equal(line->config.pool_bytes, uint64_t{3} << 30);
@@ -63,6 +64,8 @@ void options_set_what_they_say(void**) {
   assert_false(line->config.batch_invariant);
   assert_int_equal(line->config.max_rows, 512);
   assert_int_equal(line->config.staging_bytes, 1 << 20);
+  assert_true(line->config.weights == WeightSetting::host);
+  assert_int_equal(line->config.device_weights_budget, uint64_t{2} << 30);
 }
 
 void the_command_line_beats_the_file(void**) {

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// A device that is lost under a client: what is under way ends with a code, and the daemon ends with the reason.
+// A device that is lost under a client: what is under way ends with a code, and the daemon ends with the reason. One that
+// cannot be loaded ends it as well, with nobody there to wake it up.
+#include <unistd.h>
+
+#include <chrono>
 #include <cstring>
 #include <string>
 #include <thread>
@@ -78,11 +82,27 @@ void operations_end_with_a_code_and_the_daemon_with_the_reason(void**) {
   assert_non_null(std::strstr(ended.failure().message.c_str(), "it was unplugged"));
 }
 
+// Long after the loop has begun to wait.
+void a_late_failure_to_load_ends_the_daemon(void**) {
+  ServiceFixture fixture;
+  fixture.before_loading = [](const LoadProgress&) -> Status {
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    return error("the device has no kernel for this");
+  };
+  auto service = fixture.start(Supervisor());
+  ::alarm(20);  // a loop that sleeps on would do so forever; the signal ends the test
+  Status ended = service->run();
+  ::alarm(0);
+  assert_false(static_cast<bool>(ended));
+  assert_string_equal(ended.failure().message.c_str(), "the device has no kernel for this");
+}
+
 }  // namespace
 
 int main() {
   const CMUnitTest tests[] = {
       cmocka_unit_test(operations_end_with_a_code_and_the_daemon_with_the_reason),
+      cmocka_unit_test(a_late_failure_to_load_ends_the_daemon),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

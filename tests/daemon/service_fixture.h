@@ -36,6 +36,9 @@ class SteeredBackend final : public Backend {
   Result<std::unique_ptr<Matrix>> load(uint32_t n, uint32_t k, const RowSource& source) override {
     return inner_->load(n, k, source);
   }
+  Packing packing(uint32_t k) const override { return inner_->packing(k); }
+  Status pack(uint32_t n, uint32_t k, const RowSource& source, void* to) override { return inner_->pack(n, k, source, to); }
+  Result<std::unique_ptr<Matrix>> view(uint32_t n, uint32_t k, void* data) override { return inner_->view(n, k, data); }
   Status pin(void* data, size_t bytes) override { return inner_->pin(data, bytes); }
   void unpin(void* data) override { inner_->unpin(data); }
   using Backend::copy;
@@ -79,7 +82,7 @@ class ServiceFixture {
     memory_ = std::make_unique<HostPool>(taken(HostPool::create(
         {spec.layers, block_bytes(spec, DType::f32, BlockForm::kv), block_bytes(spec, DType::f32, BlockForm::x)}, 8 << 20)));
     blocks_ = std::make_unique<BlockPool>(memory_->shape());
-    plan_ = taken(plan_device(config_, spec, backend_->info(), *memory_, *blocks_));
+    plan_ = taken(plan_device(config_, spec, *backend_, *memory_, *blocks_));
   }
 
   SteeredBackend& backend() { return *backend_; }
@@ -87,7 +90,7 @@ class ServiceFixture {
   const std::string& directory() const { return directory_.path(); }
 
   // What is done before the model is loaded, on the device's thread.
-  std::function<void(const LoadProgress&)> before_loading = [](const LoadProgress&) {};
+  std::function<Status(const LoadProgress&)> before_loading = [](const LoadProgress&) { return Status(); };
 
   std::unique_ptr<Service> start(Supervisor supervisor) {
     const ModelSpec& spec = files_->spec();
@@ -103,9 +106,9 @@ class ServiceFixture {
     options.conductor.batch.max_draws = plan_.limits.max_draws;
     return taken(Service::make(std::move(options), std::move(supervisor), taken(Listener::open(socket())),
                                taken(Offer::make(*files_, {spec.max_context, 4, 1024})), *blocks_, *memory_,
-                               [this](const LoadProgress& progress) {
-                                 before_loading(progress);
-                                 return load_device(*backend_, *files_, plan_, *memory_, progress);
+                               [this](const LoadProgress& progress) -> Result<LoadedDevice> {
+                                 IOKV_TRY(before_loading(progress));
+                                 return load_device(*backend_, *files_, plan_, *memory_, nullptr, progress);
                                }));
   }
 

@@ -73,6 +73,7 @@ void ready_is_said_after_the_load_which_may_take_its_time(void**) {
   fixture.before_loading = [&](const LoadProgress& progress) {
     progress(7);
     go_on.wait(false);
+    return Status();
   };
   auto service = fixture.start(notify.supervisor("0"));
   std::thread serving([&] { assert_true(static_cast<bool>(service->run())); });

@@ -18,6 +18,8 @@ SETTINGS = [
     ["--recompute", "auto"],
     ["--recompute", "0.5", "--device-kv-budget", "400KiB", "--staging-bytes", "1MiB"],
     ["--recompute", "never", "--device-kv-budget", "10MiB"],
+    ["--recompute", "0.4", "--weights", "host"],
+    ["--recompute", "auto", "--device-weights-budget", "240000"],  # one layer, of three
 ]
 SEQUENCES, ROUNDS = 4, 3
 
@@ -63,6 +65,8 @@ class Link(unittest.TestCase):
                         self.assertGreater(found["recomputed_tokens"], 0)
                     if "10MiB" in setting:
                         self.assertEqual(found["h2d_bytes"], 0)  # everything stays on the device
+                    if "--weights" in setting:  # three layers' in each step
+                        self.assertGreater(found["h2d_bytes"], 3 * 100_000 * found["steps"])
 
     def test_budgets_that_cannot_be_are_refused_with_the_least_that_works(self) -> None:
         for arguments, reason in (
@@ -70,6 +74,10 @@ class Link(unittest.TestCase):
             (["--device-kv-budget", "1GiB"], "in the pool"),
             (["--link-gbps", "1", "--staging-bytes", "1KiB"], "needs at least"),
             (["--link-gbps", "1", "--profile", "off"], "auto needs to know the device"),
+            (["--link-gbps", "1", "--device-weights-budget", "1KiB"], "of one layer, and there are 1024 for them"),
+            (["--link-gbps", "1", "--weights", "device", "--device-weights-budget", "1KiB"], "set --weights auto"),
+            (["--weights", "host"], "this device computes with weights where they are"),
+            (["--weights", "cloud"], "is none of: auto, device, host"),
             (["--link-gbps", "fast"], "is not a number"),
             (["--recompute", "1.5"], "a fraction from 0 to 1"),
         ):

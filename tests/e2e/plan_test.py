@@ -80,11 +80,11 @@ SHAPES = {
 class Machine:
     """Steps of a model on a machine, in seconds; fp16."""
 
-    def __init__(self, hardware: Path, model: str, batch: int, weights_on_host: bool = False) -> None:
+    def __init__(self, hardware: Path, model: str, batch: int, weights_on_host: float = 0) -> None:
         self.figures = tomllib.loads(hardware.read_text())
         self.shape = SHAPES[model]
         self.batch = batch
-        self.weights_on_host = weights_on_host
+        self.weights_on_host = weights_on_host  # or a share of them
         shape = self.shape
         self.layer_weights = 2 * shape.hidden**2 + 2 * shape.hidden * shape.kv_width + shape.ffn_weights
 
@@ -109,7 +109,7 @@ class Machine:
         return {
             "x": self.copy(2 * shape.hidden * x, "h2d_gb_per_s"),
             "kv": self.copy(4 * shape.kv_width * kv, "h2d_gb_per_s"),
-            "weights": self.copy(2 * self.layer_weights if self.weights_on_host else 0, "h2d_gb_per_s"),
+            "weights": self.copy(2 * self.layer_weights * self.weights_on_host, "h2d_gb_per_s"),
             "d2h": self.copy(4 * shape.kv_width * self.batch, "d2h_gb_per_s"),
             "recompute": self.product(x + x_device, 2 * shape.hidden * shape.kv_width),
             "dense": self.product(self.batch, self.layer_weights) + 2 * launch + max(launch, attended),
@@ -288,6 +288,61 @@ class Plan(unittest.TestCase):
                                 self.assertLessEqual(auto, runs[other]["total_s"] * (1 + 1e-9))
                             self.assertGreaterEqual(auto, plan["bound_s"] * (1 - 1e-9))
 
+    def test_weights_beyond_their_budget_cross_the_link(self) -> None:
+        # OPT-30B's layers take 12 h^2 elements, its embedding 50272 h.
+        layer, fixed = 24 * 7168**2, 2 * 50272 * 7168
+        for budget, streamed in [(fixed + 50 * layer, 0), (fixed + 47 * layer, 3), (fixed + 2 * layer, 48), (fixed + layer, 48)]:
+            plan = question("h200", "opt-30b", 32, 512, 1, "--device-weights-budget", str(budget), "--weights", "auto")
+            self.assertEqual(plan["streamed_layers"], streamed)
+            self.assertEqual(plan["streamed_weight_bytes"] // layer, streamed)
+            self.assertLessEqual(plan["device_weight_bytes"], budget)
+            machine = Machine(HARDWARE / "h200.toml", "opt-30b", 32, streamed / 48)
+            self.assert_close(plan["streaming"]["never"]["total_s"], machine.streaming(512, 0))
+        # Nothing said: all that 40 GiB hold beside 2 GiB for what else there is.
+        plan = question("a100-pcie4", "opt-30b", 32, 512, 1)
+        self.assertEqual(plan["streamed_layers"], 48 - ((38 * 2**30 - fixed) // layer - 2))
+        self.assertEqual(question("h200", "opt-30b", 32, 512, 1)["weights"], "device")
+
+    def test_divided_memory_is_as_fast_as_every_division(self) -> None:
+        kept_tokens = kept_layers = 0
+        for link, tflops, model, batch, context, room in [
+            (32, 312, "opt-6.7b", 2, 30, 4.3),
+            (0.5, 2, "opt-6.7b", 1, 40, 16),
+            (0.5, 5, "llama-3-8b", 2, 20, 20.01),
+            (0.1, 5, "opt-6.7b", 1, 40, 31.02),  # of all layers' bytes
+            (32, 312, "opt-6.7b", 2, 30, 32.005),
+        ]:
+            hardware = Path(self.enterContext(tempfile.TemporaryDirectory()), "slow.toml")
+            hardware.write_text(SLOW.format(link=link, tflops=tflops))
+            machine = Machine(hardware, model, batch)
+            shape, layer = machine.shape, 2 * machine.layer_weights
+            fixed = 2 * shape.vocab * shape.hidden * (1 if model.startswith("opt") else 2)
+            memory = fixed + int(room * layer)
+            least, tokens = float("inf"), batch * context
+            for stay in range(shape.layers + 1):
+                left = memory - fixed - (stay + (2 if stay < shape.layers else 0)) * layer
+                if left < 0:
+                    continue
+                machine.weights_on_host = (shape.layers - stay) / shape.layers
+                left //= shape.layers
+                for x_device in range(min(tokens, left // (2 * shape.hidden)) + 1):
+                    kv_device = min(tokens - x_device, (left - 2 * shape.hidden * x_device) // (4 * shape.kv_width))
+                    for x in range(tokens - x_device - kv_device + 1):
+                        least = min(least, machine.streaming(context, x, x_device, kv_device))
+            plan = question(hardware, model, batch, context, 1, "--device-memory", str(memory))
+            auto, placed = plan["streaming"]["auto"], plan["placement_tokens"]
+            with self.subTest(link=link, model=model, room=room, least=least, auto=auto["total_s"], placed=placed):
+                slack = shape.layers * machine.product(1, 2 * shape.hidden * shape.kv_width)
+                self.assertGreaterEqual(auto["total_s"], least * (1 - 1e-9))
+                self.assertLessEqual(auto["total_s"], least + slack)
+                stored = 2 * shape.hidden * placed["x_device"] + 4 * shape.kv_width * placed["kv_device"]
+                self.assertLessEqual(plan["device_weight_bytes"] + stored * shape.layers, memory)
+                self.assertGreaterEqual(auto["total_s"], plan["bound_s"] * (1 - 1e-9))
+            kept_tokens += placed["x_device"] + placed["kv_device"] > 0
+            kept_layers += 0 < plan["streamed_layers"] < shape.layers
+        self.assertGreaterEqual(kept_tokens, 2)
+        self.assertGreaterEqual(kept_layers, 3)
+
     def test_text_says_what_json_says(self) -> None:
         text = run(*ISSUE).stdout
         plan = question("a100-pcie4", "opt-6.7b", 64, 128, 32)
@@ -345,8 +400,8 @@ class Mistakes(unittest.TestCase):
     def test_an_unknown_name_lists_the_known_ones(self) -> None:
         message = self.refused("--hardware", "h100", *ISSUE[2:])
         self.assertIn('"h100"; there are: a100-pcie4, grace-hopper, h200, rtx4090-pcie4', message)
-        message = self.refused(*ISSUE[:3], "opt-66b", *ISSUE[4:])
-        self.assertIn('"opt-66b"; there are: opt-6.7b, llama-2-7b, llama-3-8b, opt-13b, opt-30b, llama-3-70b', message)
+        message = self.refused(*ISSUE[:3], "opt-175b", *ISSUE[4:])
+        self.assertIn('"opt-175b"; there are: opt-6.7b, llama-2-7b, llama-3-8b, opt-13b, opt-30b, opt-66b, llama-3', message)
 
     def test_a_bad_file_is_named_with_its_line(self) -> None:
         with tempfile.TemporaryDirectory() as directory:
@@ -356,8 +411,14 @@ class Mistakes(unittest.TestCase):
             self.assertIn(f"{path}:8: compute.matrix_tflop_per_s must be a number", message)
 
     def test_what_cannot_be_says_what_would_work(self) -> None:
-        self.assertIn("--weights host", self.refused(*ISSUE[:3], "opt-30b", *ISSUE[4:]))
-        self.assertIn("--device-kv", self.refused(*ISSUE, "--device-kv", "30GiB"))
+        device = ("--weights", "device")
+        self.assertIn("--weights host", self.refused(*ISSUE[:3], "opt-30b", *ISSUE[4:], *device))
+        self.assertIn("--device-kv", self.refused(*ISSUE, *device, "--device-kv", "30GiB"))
+        self.assertIn("--weights auto", self.refused(*ISSUE, *device, "--device-weights-budget", "12GiB"))
+        self.assertIn("of one layer, and there are 1048576", self.refused(*ISSUE, "--device-weights-budget", "1MiB"))
+        self.assertIn("of one layer, and there are 1048576", self.refused(*ISSUE, "--device-memory", "1MiB"))
+        self.assertIn("leave out", self.refused(*ISSUE, "--device-memory", "20GiB", "--device-kv", "1GiB"))
+        self.assertIn("has 40.0", self.refused(*ISSUE, "--device-memory", "41GiB"))
         self.assertIn("--device-kv", self.refused(*ISSUE, "--weights", "host", "--device-kv", "41GiB"))
         self.assertIn("may be 2048", self.refused(*ISSUE[:-1], "2000"))
         self.assertIn("/nonexistent-iokv/x.svg", self.refused(*ISSUE, "--svg", "/nonexistent-iokv/x.svg"))

@@ -19,11 +19,28 @@ void end_with(const Error& failure) {
   std::exit(1);
 }
 
-Decoder::Decoder(Backend& backend, const ModelFiles& files, const DecoderOptions& options)
-    : Decoder(backend, files.spec(), must(load_weights(backend, files, {})), options) {}
+Decoder::Decoder(Backend& backend, const ModelFiles& files, const DecoderOptions& options) : Decoder(backend, options) {
+  make(files.spec(), load(files));
+}
 
 Decoder::Decoder(Backend& backend, const ModelSpec& spec, Weights weights, const DecoderOptions& options)
-    : backend_(backend), options_(options) {
+    : Decoder(backend, options) {
+  make(spec, std::move(weights));
+}
+
+Weights Decoder::load(const ModelFiles& files) {
+  WeightPlacement placement;
+  placement.layers = {files.spec().layers, options_.streamed_layers};
+  placement.slots = options_.weight_slots;
+  constexpr size_t kPage = 4096;
+  host_weights_.resize(options_.streamed_layers * layer_image(backend_, files.spec()).host_stride_bytes() + kPage);
+  placement.host = host_weights_.data() + (kPage - reinterpret_cast<uintptr_t>(host_weights_.data()) % kPage) % kPage;
+  return must(load_weights(backend_, files, {}, placement));
+}
+
+void Decoder::make(const ModelSpec& spec, Weights weights) {
+  Backend& backend = backend_;
+  const DecoderOptions& options = options_;
   const DType compute = backend.info().compute;
   size_t x_bytes = block_bytes(spec, compute, BlockForm::x), kv_bytes = block_bytes(spec, compute, BlockForm::kv);
   view_.unit_bytes = std::min(x_bytes, kv_bytes);
@@ -53,6 +70,11 @@ Decoder::Decoder(Backend& backend, const ModelSpec& spec, Weights weights, const
   ring.tile_tokens = options.ring.tile_tokens != 0 ? options.ring.tile_tokens : ring.slot_blocks * kBlockTokens;
   ring.kv_units = ring.x_units = units_a_block_;
   ring.in_place = backend.info().host_addressable;
+  if (const WeightStream* stream = weights.stream.get()) {
+    const LayerImage& image = stream->image();
+    ring.weights = {stream->layers(), stream->slots(), image.part_bytes(WeightPart::key_value),
+                    image.part_bytes(WeightPart::rest)};
+  }
   builder_ = std::make_unique<PlanBuilder>(ring);
 
   ModelLimits limits;
@@ -121,7 +143,7 @@ std::vector<float> Decoder::step(const std::vector<Append>& appends, std::span<c
   }
   builder_->build(plan_);
   const Plan* plan = &plan_;
-  const std::string violation = check_plans(std::span(&plan, 1), builder_->shape(), 2);
+  const std::string violation = check_plans(std::span(&plan, 1), builder_->shape(), executor_->model().spec().layers);
   if (!violation.empty()) end_with(error(violation));
   executor_->run(plan_);
   if (!plan_.failure.empty()) end_with(error(plan_.failure));

@@ -46,11 +46,14 @@ struct DecoderOptions {
   uint32_t pool_blocks = 80;    // of a layer
   uint32_t device_blocks = 0;   // of a layer, for copies on a device that does not read the pool in place
   Ring ring = {};
+  uint32_t streamed_layers = 0;  // whose weights cross the link in every step
+  uint32_t weight_slots = 2;
 };
 
 class Decoder {
  public:
   Decoder(Backend& backend, const ModelFiles& files, const DecoderOptions& options = {});
+  // All of them on the device.
   Decoder(Backend& backend, const ModelSpec& spec, Weights weights, const DecoderOptions& options);
   ~Decoder();
   Decoder(const Decoder&) = delete;
@@ -77,15 +80,22 @@ class Decoder {
   std::byte* block(uint32_t layer, uint32_t id) const { return view_.block(layer, id); }
   const StepMeasure& measured() const { return plan_.measured; }
   const Plan& plan() const { return plan_; }
+  // Over the link in every step, whatever is cached.
+  uint64_t weight_bytes() const { return builder_->shape().weights.step_bytes(); }
   const StagingShape& staging() const { return builder_->shape(); }
   uint32_t max_rows() const { return options_.max_rows; }
   uint32_t vocab() const { return executor_->model().spec().vocab; }
 
  private:
+  Decoder(Backend& backend, const DecoderOptions& options) : backend_(backend), options_(options) {}
+  Weights load(const ModelFiles& files);
+  void make(const ModelSpec& spec, Weights weights);
+
   Backend& backend_;
   DecoderOptions options_;
   std::vector<std::byte> memory_;
   PoolView view_;
+  std::vector<std::byte> host_weights_;
   std::unique_ptr<DeviceMemory> device_memory_;
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<PlanBuilder> builder_;

@@ -32,6 +32,9 @@ class LateBackend final : public Backend {
   Result<std::unique_ptr<Matrix>> load(uint32_t n, uint32_t k, const RowSource& source) override {
     return inner_->load(n, k, source);
   }
+  Packing packing(uint32_t k) const override { return inner_->packing(k); }
+  Status pack(uint32_t n, uint32_t k, const RowSource& source, void* to) override { return inner_->pack(n, k, source, to); }
+  Result<std::unique_ptr<Matrix>> view(uint32_t n, uint32_t k, void* data) override { return inner_->view(n, k, data); }
   Status pin(void* data, size_t bytes) override { return inner_->pin(data, bytes); }
   void unpin(void* data) override { inner_->unpin(data); }
 

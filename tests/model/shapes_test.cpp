@@ -18,7 +18,8 @@ void a_token_takes_the_bytes_that_it_is_known_for(void**) {
     uint64_t kv_kib;
     uint32_t head_dim;
   } rows[] = {{"opt-6.7b", 512, 128}, {"opt-13b", 800, 128},    {"opt-30b", 1344, 128},
-              {"llama-2-7b", 512, 128}, {"llama-3-8b", 128, 128}, {"llama-3-70b", 320, 128}};
+              {"llama-2-7b", 512, 128}, {"llama-3-8b", 128, 128}, {"llama-3-70b", 320, 128},
+              {"opt-66b", 2304, 128}};
   for (const auto& row : rows) {
     Result<ModelSpec> spec = known_shape(row.name);
     assert_true(static_cast<bool>(spec));

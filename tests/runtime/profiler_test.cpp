@@ -39,6 +39,9 @@ class TimedBackend final : public Backend {
   Result<std::unique_ptr<Matrix>> load(uint32_t n, uint32_t k, const RowSource& source) override {
     return memory_->load(n, k, source);
   }
+  Packing packing(uint32_t k) const override { return memory_->packing(k); }
+  Status pack(uint32_t n, uint32_t k, const RowSource& source, void* to) override { return memory_->pack(n, k, source, to); }
+  Result<std::unique_ptr<Matrix>> view(uint32_t n, uint32_t k, void* data) override { return memory_->view(n, k, data); }
   Status pin(void*, size_t) override { return {}; }
   void unpin(void*) override {}
   void copy(Queue queue, std::span<const CopyRun> runs) override {

@@ -27,6 +27,14 @@ void expect_same(const BlockTable& table, const std::vector<Known>& known, Block
   assert_int_equal(table.copies(), std::count_if(known.begin(), known.end(), [](const Known& one) {
     return one.block.device_id != kNoBlock;
   }));
+  RingLoad load;
+  for (const Known& one : known) {
+    const bool copied = one.block.device_id != kNoBlock;
+    if (in_place || (copied && one.block.device_form == BlockForm::kv)) continue;
+    ++load.areas;
+    if (!copied) load.link_units += units.of(one.block.form);
+  }
+  assert_true(table.load() == load);
   at = 0;
   for (const BlockRun& run : table.runs()) {
     assert_true(run.blocks > 0);

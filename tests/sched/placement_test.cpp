@@ -5,6 +5,7 @@
 #include <cmath>
 #include <functional>
 #include <numeric>
+#include <random>
 #include <vector>
 
 #include "daemon/sched/split.h"
@@ -116,6 +117,56 @@ void nothing_is_recomputed_for_nothing(void**) {
   assert_near(placement.step_ns, 1e9, 1);
 }
 
+// A byte of weights saves a byte of the link; one of K,V saves half, since X would cross in its place.
+void weights_stay_before_kv_where_x_crosses(void**) {
+  OneClass one;
+  one.problem.recompute_ns = 0.01;
+  one.problem.weight_bytes = one.problem.device_bytes = 1'000'000;
+  const Placement placement = best_placement(one.problem);
+  assert_near(placement.streamed_weight_bytes, 0, 1);
+  assert_near(tokens_in(placement, Place::x_host), 10'000, 1e-3);
+  // What is left goes to tokens, as X: it saves as much.
+  one.problem.device_bytes += 100 * 2 * 4096;
+  assert_near(tokens_in(best_placement(one.problem), Place::x_device), 100, 1e-3);
+}
+
+// And tokens that hardly any step reads stay on the host, whatever is left there for weights.
+void weights_stay_before_tokens_that_are_seldom_read(void**) {
+  OneClass one(4096, 1024);
+  one.tokens.reads = 0.1;
+  one.problem.weight_bytes = 8'000'000;
+  one.problem.device_bytes = 5'000'000;
+  const Placement placement = best_placement(one.problem);
+  assert_near(placement.streamed_weight_bytes, 3'000'000, 1);
+  assert_near(tokens_in(placement, Place::kv_device), 0, 1e-3);
+  assert_near(placement.step_ns, (3'000'000 + 0.1 * 10'000 * 4 * 1024) / 32, 1e-1);
+}
+
+// For every share of the weights on the device, in hundredths, tokens in the best places of what is left.
+void no_share_of_the_weights_is_faster(void**) {
+  std::mt19937_64 random(3);
+  auto between = [&](double low, double high) { return std::uniform_real_distribution<>(low, high)(random); };
+  for (int round = 0; round < 60; ++round) {
+    OneClass one(4096, random() % 2 == 0 ? 4096 : 1024);
+    one.problem.recompute_ns *= between(0.1, 3);
+    one.problem.device_ns = between(0, 3e6);
+    one.problem.contention = between(0, 1);
+    one.problem.weight_bytes = random() % 100'000'000;
+    one.problem.device_bytes = random() % 150'000'000;
+    one.tokens.reads = between(0, 1);
+    const double best_ns = best_placement(one.problem).step_ns;
+    for (int hundredth = 0; hundredth <= 100; ++hundredth) {
+      PlacementProblem fixed = one.problem;
+      const uint64_t stay = one.problem.weight_bytes * static_cast<uint64_t>(hundredth) / 100;
+      if (stay > one.problem.device_bytes) break;
+      fixed.weight_bytes = 0;
+      fixed.device_bytes -= stay;
+      fixed.link_ns += static_cast<double>(one.problem.weight_bytes - stay) * fixed.h2d_ns_per_byte;
+      assert_true(best_ns <= best_placement(fixed).step_ns * (1 + 1e-6) + 1e-3);
+    }
+  }
+}
+
 void no_tokens_are_no_work(void**) {
   OneClass one;
   one.problem.classes = {};
@@ -218,6 +269,9 @@ int main() {
       cmocka_unit_test(who_is_read_most_gets_the_best_place),
       cmocka_unit_test(the_cpu_takes_its_share),
       cmocka_unit_test(nothing_is_recomputed_for_nothing),
+      cmocka_unit_test(weights_stay_before_kv_where_x_crosses),
+      cmocka_unit_test(weights_stay_before_tokens_that_are_seldom_read),
+      cmocka_unit_test(no_share_of_the_weights_is_faster),
       cmocka_unit_test(no_tokens_are_no_work),
       cmocka_unit_test(no_placement_of_the_grid_is_faster),
   };

@@ -16,7 +16,7 @@
 namespace iokv::test {
 namespace {
 
-constexpr uint32_t kLayers = 3;
+constexpr uint32_t kLayers = kCheckedLayers;
 
 using Random = std::mt19937_64;
 
@@ -88,8 +88,17 @@ void swap_ops(Plan& plan, size_t at) {
     }
   }
 }
-bool drop_op(Plan& plan, Random& random, OpKind kind) {
-  PlanOp* op = op_like(plan, random, kind);
+void insert_op(Plan& plan, size_t at, const PlanOp& op) {
+  const PlanOp copy = op;
+  for (PlanOp& other : plan.ops) {
+    for (PlanWait& wait : other.after) {
+      if (wait.what == PlanWait::For::operation && wait.op >= at) ++wait.op;
+    }
+  }
+  plan.ops.insert(plan.ops.begin() + static_cast<long>(at), copy);
+}
+bool drop_op(Plan& plan, Random& random, OpKind kind, uint32_t least = 1) {
+  PlanOp* op = op_like(plan, random, kind, least);
   if (op != nullptr) erase_op(plan, static_cast<size_t>(op - plan.ops.data()));
   return op != nullptr;
 }
@@ -287,6 +296,37 @@ const Damage kDamages[] = {
       auto later = [](const PlanOp& op) { return op.round > 0 && op.kind == OpKind::attend; };
       return change(one_of(plan.ops, random, later), [](PlanOp& op) { --op.round; });
     }),
+    IOKV_DAMAGE("weights: W_K and W_V not fetched", { return drop_op(plan, random, OpKind::fetch_kv_weights, 0); }),
+    IOKV_DAMAGE("weights: all others not fetched", { return drop_op(plan, random, OpKind::fetch_weights, 0); }),
+    IOKV_DAMAGE("weights: fetched twice", {
+      PlanOp* op = op_like(plan, random, OpKind::fetch_weights, 0);
+      if (op == nullptr) return false;
+      insert_op(plan, static_cast<size_t>(op - plan.ops.data()), *op);
+      return true;
+    }),
+    IOKV_DAMAGE("weights: W_K and W_V behind X", { return swap_ops_of(plan, random, OpKind::fetch_kv_weights, OpKind::fetch_x); }),
+    IOKV_DAMAGE("weights: all others before the last X", {
+      const PlanOp* op = op_like(plan, random, OpKind::fetch_weights, 0);
+      const size_t at = op == nullptr ? 0 : static_cast<size_t>(op - plan.ops.data());
+      if (at < 2 || plan.ops[at - 1].kind != OpKind::recompute) return false;
+      swap_ops(plan, at - 1);
+      return true;
+    }),
+    IOKV_DAMAGE("weights: all others behind K,V", {
+      PlanOp* op = op_like(plan, random, OpKind::fetch_weights, 0);
+      if (op == nullptr) return false;
+      const size_t at = static_cast<size_t>(op - plan.ops.data());
+      if (plan.ops[at + 2].kind != OpKind::fetch_kv) return false;
+      swap_ops(plan, at + 1);
+      swap_ops(plan, at);
+      return true;
+    }),
+    IOKV_DAMAGE("weights: project before them", { return swap_ops_of(plan, random, OpKind::fetch_weights, OpKind::project); }),
+    IOKV_DAMAGE("weights: other bytes in the work", {
+      if (!shape.weights.used()) return false;
+      --plan.work.weight_bytes;
+      return true;
+    }),
     IOKV_DAMAGE("queue: another one", {
       PlanOp& op = plan.ops[random() % plan.ops.size()];
       op.queue = static_cast<Queue>((static_cast<uint32_t>(op.queue) + 1 + random() % 3) % kQueues);
@@ -350,6 +390,7 @@ const char* name_of(PlanWait::For what) {
     case PlanWait::For::kv_slot: return "the K,V slot";
     case PlanWait::For::appended: return "earlier write-backs";
     case PlanWait::For::kept_x: return "kept X";
+    case PlanWait::For::weight_slot: return "the slot of weights";
   }
   return "";
 }
@@ -398,8 +439,10 @@ StagingShape ring(uint32_t x_slots, uint32_t kv_slots, uint32_t slot_blocks, uin
 constexpr uint32_t kEndless = 1000;  // slots: none is used twice
 
 // Four Plans in which contexts of so many tokens, first X and then K,V, gain a row each.
-std::vector<Plan> steady_plans(const StagingShape& shape, const std::vector<std::pair<uint32_t, uint32_t>>& contexts) {
+std::vector<Plan> steady_plans(const StagingShape& shape, const std::vector<std::pair<uint32_t, uint32_t>>& contexts,
+                               uint32_t residents_percent = 0) {
   World world(5, shape);
+  world.residents_percent = residents_percent;
   PlanBuilder builder(shape);
   Plan ignored;
   for (const auto& [x, kv] : contexts) {
@@ -457,6 +500,21 @@ void waits_for_write_backs_matter(void**) {
   expect_all_found("rings without end", counts, 4);
 }
 
+// In rings of cached tokens without end, and one slot of weights. X that is fetched comes behind its weights; X on the
+// device has to wait for them.
+void waits_for_weights_matter(void**) {
+  WaitCounts counts;
+  StagingShape shape = ring(kEndless, kEndless, 2, 64);
+  shape.weights.layers = {kLayers, kLayers};
+  shape.weights.kv_bytes = shape.weights.rest_bytes = 1000;
+  auto of_weights = [](OpKind kind, For what) {
+    return what == For::weight_slot || (what == For::operation && (kind == OpKind::project || kind == OpKind::recompute));
+  };
+  remove_waits(steady_plans(shape, {{70, 0}, {0, 100}}), 0, shape, counts, of_weights);
+  remove_waits(steady_plans(shape, {{200, 0}}, 100), 0, shape, counts, of_weights);
+  expect_all_found("one slot of weights", counts, 3);
+}
+
 // Not all: a slot may be new, nobody may have written to the pool, X may be written back again by the same layer, or
 // another wait may imply this one. That depends on the Plans before, so that no Plan can leave out a wait for it. Without
 // what its own fetches and products give, however, no attention and no product is ever right.
@@ -484,6 +542,7 @@ int main() {
       cmocka_unit_test(waits_for_x_slots_matter),
       cmocka_unit_test(waits_for_kv_slots_matter),
       cmocka_unit_test(waits_for_write_backs_matter),
+      cmocka_unit_test(waits_for_weights_matter),
       cmocka_unit_test(waits_are_found_in_random_plans_too),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);

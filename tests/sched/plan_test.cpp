@@ -176,6 +176,45 @@ void every_round_has_its_share_of_both(void**) {
   }
 }
 
+// As it is where copies on the device went to those who came first: of these only products are needed, of the others only
+// the link.
+void spans_of_either_kind_take_turns(void**) {
+  constexpr uint32_t kSequences = 12, kResident = 8, kBlocks = 4;
+  constexpr uint32_t kTogether = 3;  // sequences of a round
+  StagingShape shape = roomy();
+  shape.slot_blocks = kTogether * (kBlocks + 1);  // and a block for the new row of each
+  shape.kv_units = 2;
+  shape.tile_tokens = shape.slot_blocks * kBlockTokens;
+  Plan plan;
+  for (uint32_t s = 0; s < kSequences; ++s) {
+    PlanSpan span;
+    span.slot = span.first_row = s;
+    span.rows = 1;
+    span.first_position = kBlocks * kBlockTokens;
+    span.first_run = 2 * s;
+    span.runs = 2;
+    const bool resident = s < kResident;
+    span.load = {kBlocks + 1, resident ? 2 : 2 * (kBlocks + 1)};
+    plan.spans.push_back(span);
+    const BlockForm form = resident ? BlockForm::x : BlockForm::kv;
+    plan.runs.push_back({s * 100, resident ? s * 100 : kNoBlock, kBlocks, form, form});
+    plan.runs.push_back({.id = s * 100 + 50, .blocks = 1});
+  }
+  PlanBuilder(shape).build(plan);
+  assert_string_equal(check_plans(pointers_to({plan}), shape, 2).c_str(), "");
+  assert_int_equal(plan.rounds.size(), kSequences / kTogether);
+  std::vector<uint32_t> fetched(plan.rounds.size()), recomputed(plan.rounds.size());
+  for (const PlanOp& op : plan.ops) {
+    if (op.kind == OpKind::fetch_kv) fetched[op.round] += op.tokens;
+    if (op.kind == OpKind::recompute) recomputed[op.round] += op.tokens;
+  }
+  const uint32_t each = kBlocks * kBlockTokens;
+  for (size_t r = 0; r < plan.rounds.size(); ++r) {
+    assert_int_equal(fetched[r], each);
+    assert_int_equal(recomputed[r], 2 * each);
+  }
+}
+
 void a_common_prefix_crosses_the_link_once(void**) {
   for (BlockForm form : {BlockForm::x, BlockForm::kv}) {
     const StagingShape shape = roomy();
@@ -272,6 +311,7 @@ int main() {
       cmocka_unit_test(all_clients_x_is_one_product),
       cmocka_unit_test(blocks_that_are_split_keep_it_one_product),
       cmocka_unit_test(every_round_has_its_share_of_both),
+      cmocka_unit_test(spans_of_either_kind_take_turns),
       cmocka_unit_test(a_common_prefix_crosses_the_link_once),
       cmocka_unit_test(a_prefix_that_is_partly_resident_crosses_once),
       cmocka_unit_test(rounds_are_as_few_as_blocks_and_slots_allow),

@@ -187,6 +187,17 @@ class World {
   uint32_t next_id_ = 0, next_device_id_ = 0;
 };
 
+// Of kCheckedLayers layers one, some or all stream.
+inline constexpr uint32_t kCheckedLayers = 3;
+inline WeightRing random_weights(std::mt19937_64& random) {
+  WeightRing weights;
+  weights.layers = {kCheckedLayers, static_cast<uint32_t>(1 + random() % kCheckedLayers)};
+  weights.slots = 1 + random() % 3;
+  weights.kv_bytes = 1000 + random() % 1000;
+  weights.rest_bytes = 5000 + random() % 1000;
+  return weights;
+}
+
 inline StagingShape random_shape(std::mt19937_64& random) {
   StagingShape shape;
   shape.slot_blocks = 1 + random() % 8;
@@ -197,6 +208,7 @@ inline StagingShape random_shape(std::mt19937_64& random) {
   shape.kv_units = 1 + random() % 2;
   shape.x_units = shape.kv_units == 2 ? 1 + random() % 2 : 1;
   shape.in_place = random() % 4 == 0;
+  if (!shape.in_place && random() % 3 == 0) shape.weights = random_weights(random);
   return shape;
 }
 

@@ -153,6 +153,32 @@ void the_embedding_comes_first(void**) {
   assert_near(step.ns(), kLayers * 256 * 100.0 + 3000, 1e-4);
 }
 
+// Of every layer, or of some of many: their bytes are carried beside all others, and nothing else waits.
+void weights_take_their_time_on_the_link(void**) {
+  for (const auto& [layers, streamed] : {std::pair(3u, 3u), {6u, 4u}, {200u, 200u}, {200u, 70u}}) {
+    Step step;
+    step.shape.layers = layers;
+    step.staging.weights = {{layers, streamed}, 2, 100'000, 900'000};
+    step.add(768, BlockForm::kv);
+    assert_near(step.ns(), layers * 768 * 400.0 + streamed * 1e6, 1e-3);
+  }
+}
+
+// Through one slot the next layer's weights come when the layer has finished; through two while it is computed.
+void one_slot_of_weights_waits_for_the_layer(void**) {
+  Step step;
+  step.profile.h2d = {0, 0, 1};
+  step.profile.dense = {0, 50'000, 0};
+  step.profile.project_share = 0;
+  step.staging.weights = {{kLayers, kLayers}, 2, 10'000, 90'000};
+  step.add(64, BlockForm::kv);
+  step.profile.attend = step.profile.attend_rows = {};
+  const double carried_ns = 64.0 * step.shape.kv_bytes + 100'000;
+  assert_near(step.ns(), kLayers * carried_ns, 1e-3);
+  step.staging.weights.slots = 1;
+  assert_near(step.ns(), kLayers * (carried_ns + 50'000), 1e-3);
+}
+
 // Of many layers some are run, and the others take what these add.
 void many_layers_take_as_long_each(void**) {
   Step step;
@@ -201,6 +227,8 @@ int main() {
       cmocka_unit_test(both_directions_slow_each_other),
       cmocka_unit_test(x_that_stays_is_copied),
       cmocka_unit_test(the_embedding_comes_first),
+      cmocka_unit_test(weights_take_their_time_on_the_link),
+      cmocka_unit_test(one_slot_of_weights_waits_for_the_layer),
       cmocka_unit_test(many_layers_take_as_long_each),
       cmocka_unit_test(a_full_ring_lasts_for_some_layers),
   };

@@ -79,7 +79,14 @@ class CpuBackend final : public Backend {
   }
 
   Result<std::unique_ptr<Matrix>> load(uint32_t n, uint32_t k, const RowSource& source) override {
-    return PackedMatrix::pack(n, k, info_.compute, source, *team_);
+    return PackedMatrix::load(n, k, info_.compute, source, *team_);
+  }
+  Packing packing(uint32_t k) const override { return PackedMatrix::packing(k, info_.compute); }
+  Status pack(uint32_t n, uint32_t k, const RowSource& source, void* to) override {
+    return PackedMatrix::pack(n, k, info_.compute, source, *team_, to);
+  }
+  Result<std::unique_ptr<Matrix>> view(uint32_t n, uint32_t k, void* data) override {
+    return PackedMatrix::view(n, k, info_.compute, data);
   }
 
   Status pin(void*, size_t) override { return {}; }

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daemon/backend/cpu/kernels.h"
@@ -19,41 +20,61 @@ Memory allocate(size_t bytes) {
   return Memory(std::aligned_alloc(64, bytes == 0 ? 64 : (bytes + 63) / 64 * 64));
 }
 
-Result<std::unique_ptr<Matrix>> PackedMatrix::pack(uint32_t outputs, uint32_t inputs, DType type,
-                                                   const RowSource& source, ThreadTeam& team) {
-  IOKV_ASSERT(outputs > 0 && inputs > 0);
+Packing PackedMatrix::packing(uint32_t inputs, DType type) {
+  return {kPanelColumns, panel_elements(inputs, type == DType::bf16) * size_of(type)};
+}
+
+std::unique_ptr<Matrix> PackedMatrix::view(uint32_t outputs, uint32_t inputs, DType type, void* data) {
   auto matrix = std::make_unique<PackedMatrix>();
   matrix->n = outputs;
   matrix->k = inputs;
   matrix->type_ = type;
-  uint32_t panels = (outputs - 1) / kPanelColumns + 1;
-  size_t panel_bytes = panel_elements(inputs, type == DType::bf16) * size_of(type);
-  matrix->stored_bytes = panels * panel_bytes;
-  matrix->memory_ = allocate(matrix->stored_bytes);
+  matrix->data_ = data;
+  return matrix;
+}
+
+Result<std::unique_ptr<Matrix>> PackedMatrix::load(uint32_t outputs, uint32_t inputs, DType type,
+                                                   const RowSource& source, ThreadTeam& team) {
+  const size_t bytes = packing(inputs, type).bytes(outputs);
+  Memory memory = allocate(bytes);
+  if (memory == nullptr) {
+    return error("no memory for a weight matrix of " + std::to_string(outputs) + " x " + std::to_string(inputs) + " (" +
+                 std::to_string(bytes) + " bytes); use a smaller model or free memory");
+  }
+  IOKV_TRY(pack(outputs, inputs, type, source, team, memory.get()));
+  std::unique_ptr<Matrix> matrix = view(outputs, inputs, type, memory.get());
+  matrix->stored_bytes = bytes;
+  static_cast<PackedMatrix&>(*matrix).memory_ = std::move(memory);
+  return matrix;
+}
+
+Status PackedMatrix::pack(uint32_t outputs, uint32_t inputs, DType type, const RowSource& source, ThreadTeam& team,
+                          void* to) {
+  IOKV_ASSERT(outputs > 0 && inputs > 0);
+  const std::unique_ptr<Matrix> target = view(outputs, inputs, type, to);
+  auto& matrix = static_cast<PackedMatrix&>(*target);
+  const size_t panel_bytes = packing(inputs, type).group_bytes;
   std::vector<float> rows;
   try {
-    if (matrix->memory_) rows.resize(size_t{team.threads()} * inputs);
+    rows.resize(size_t{team.threads()} * inputs);
   } catch (const std::bad_alloc&) {
+    return error("no memory for rows of " + std::to_string(inputs) + " weights; free memory");
   }
-  if (rows.empty()) {
-    return error("no memory for a weight matrix of " + std::to_string(outputs) + " x " + std::to_string(inputs) + " (" +
-                 std::to_string(matrix->stored_bytes) + " bytes); use a smaller model or free memory");
-  }
-  team.run(panels, [&](uint32_t panel, uint32_t thread) {
+  team.run((outputs - 1) / kPanelColumns + 1, [&](uint32_t panel, uint32_t thread) {
     uint32_t begin = panel * kPanelColumns, end = outputs - begin < kPanelColumns ? outputs : begin + kPanelColumns;
-    char* first = static_cast<char*>(matrix->memory_.get()) + panel * panel_bytes;
+    char* first = static_cast<char*>(to) + panel * panel_bytes;
     if (end - begin < kPanelColumns || inputs % 2 != 0) std::memset(first, 0, panel_bytes);
     float* row = rows.data() + size_t{thread} * inputs;
     for (uint32_t index = begin; index < end; ++index) {
       source.read_row(index, row);
-      matrix->pack_row(index, row);
+      matrix.pack_row(index, row);
     }
   });
-  return std::unique_ptr<Matrix>(std::move(matrix));
+  return {};
 }
 
 const void* PackedMatrix::panel(uint32_t index) const {
-  return static_cast<const char*>(memory_.get()) + index * panel_elements(k, type_ == DType::bf16) * size_of(type_);
+  return static_cast<const char*>(data_) + index * packing(k, type_).group_bytes;
 }
 
 void PackedMatrix::pack_row(uint32_t index, const float* row) {

@@ -22,8 +22,13 @@ Memory allocate(size_t bytes);
 class PackedMatrix final : public Matrix {
  public:
   // Reads the rows through the team. Fails when there is no memory.
-  static Result<std::unique_ptr<Matrix>> pack(uint32_t outputs, uint32_t inputs, DType type, const RowSource& source,
+  static Result<std::unique_ptr<Matrix>> load(uint32_t outputs, uint32_t inputs, DType type, const RowSource& source,
                                               ThreadTeam& team);
+  // The same into memory of the caller's.
+  static Status pack(uint32_t outputs, uint32_t inputs, DType type, const RowSource& source, ThreadTeam& team, void* to);
+  // Over what is packed at `data`, or will be.
+  static std::unique_ptr<Matrix> view(uint32_t outputs, uint32_t inputs, DType type, void* data);
+  static Packing packing(uint32_t inputs, DType type);
 
   // At the panel's first column.
   const void* panel(uint32_t index) const;
@@ -37,7 +42,8 @@ class PackedMatrix final : public Matrix {
   void pack_row(uint32_t index, const float* row);
 
   DType type_ = DType::f32;
-  Memory memory_;
+  void* data_ = nullptr;
+  Memory memory_;  // null in a view
 };
 
 }  // namespace iokv::cpu

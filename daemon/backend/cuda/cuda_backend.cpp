@@ -92,6 +92,14 @@ class CudaBackend final : public Backend {
     enter();
     return loader_.load(n, k, source);
   }
+  Packing packing(uint32_t k) const override { return {1, k * size_of(info_.compute)}; }
+  Status pack(uint32_t n, uint32_t k, const RowSource& source, void* to) override {
+    enter();
+    return loader_.pack(n, k, source, to);
+  }
+  Result<std::unique_ptr<Matrix>> view(uint32_t n, uint32_t k, void* data) override {
+    return std::unique_ptr<Matrix>(WeightMatrix::view(n, k, info_.compute, data));
+  }
   Status pin(void* data, size_t bytes) override {
     enter();
     return copier_.pin(data, bytes);

@@ -118,11 +118,11 @@ struct Operands {
   }
 };
 
-// kEights: of eight rows of x, as many as a stage holds. A warp has one tile of outputs, and up to four of them.
-template <typename T, int kEights>
+// kEights: of eight rows of x, as many as a stage holds. A warp has one tile of outputs, and kTogether of them.
+template <typename T, int kEights, int kTogether>
 __global__ void __launch_bounds__(kThreads, 1) narrow_product(NarrowLaunch launch) {
   extern __shared__ uint4 shared[];
-  constexpr int kTogether = kEights < 4 ? kEights : 4, kGroups = kEights / kTogether;
+  constexpr int kGroups = kEights / kTogether;
   T* ring = reinterpret_cast<T*>(shared);
   const int tiles = static_cast<int>(launch.tiles), stages = static_cast<int>(launch.stages);
   const int stage_elements = (tiles * kOutputs + kEights * 8) * kPitch;
@@ -269,21 +269,40 @@ uint32_t choose_tiles(const Device& device, const NarrowLaunch& launch, uint32_t
   return chosen;
 }
 
-template <typename T, int kEights>
-cudaError_t issue(cudaStream_t stream, const NarrowLaunch& args) {
+const Device& device_here() {
   static const Device device;
-  if (device.asked != cudaSuccess) return device.asked;
+  return device;
+}
+
+template <typename T, int kEights, int kTogether>
+cudaError_t issue_groups(cudaStream_t stream, NarrowLaunch launch) {
+  const Device& device = device_here();
   static const cudaError_t allowed = cudaFuncSetAttribute(
-      narrow_product<T, kEights>, cudaFuncAttributeMaxDynamicSharedMemorySize, device.shared_bytes);
+      narrow_product<T, kEights, kTogether>, cudaFuncAttributeMaxDynamicSharedMemorySize, device.shared_bytes);
   if (allowed != cudaSuccess) return allowed;
-  NarrowLaunch launch = args;
-  launch.tiles = choose_tiles(device, launch, kEights);
   const uint32_t stage_bytes = (launch.tiles * kOutputs + kEights * 8) * kPitch * 2;
   launch.stages = std::min<uint32_t>(static_cast<uint32_t>(device.shared_bytes) / stage_bytes, kMostStages);
   if (launch.stages < kLeastStages) return cudaErrorInvalidConfiguration;
   const uint32_t strips = divided_up(launch.columns, launch.tiles * kOutputs);
   const uint32_t blocks = std::min(strips, static_cast<uint32_t>(device.multiprocessors));
-  return cuda::launch(narrow_product<T, kEights>, blocks, kThreads, launch.stages * stage_bytes, stream, launch);
+  return cuda::launch(narrow_product<T, kEights, kTogether>, blocks, kThreads, launch.stages * stage_bytes, stream, launch);
+}
+
+// As many warps as there are: one with four eights multiplies for as long as it takes to bring two stages of a narrow strip.
+template <typename T, int kEights>
+cudaError_t issue(cudaStream_t stream, const NarrowLaunch& args) {
+  const Device& device = device_here();
+  if (device.asked != cudaSuccess) return device.asked;
+  NarrowLaunch launch = args;
+  launch.tiles = choose_tiles(device, launch, kEights);
+  const uint32_t groups = kWarps / launch.tiles;
+  if constexpr (kEights <= 4) {
+    if (groups >= kEights) return issue_groups<T, kEights, 1>(stream, launch);
+  }
+  if constexpr (kEights >= 4) {
+    if (groups >= kEights / 2) return issue_groups<T, kEights, 2>(stream, launch);
+  }
+  return issue_groups<T, kEights, (kEights < 4 ? kEights : 4)>(stream, launch);
 }
 
 template <typename T>

@@ -24,9 +24,9 @@ constexpr uint32_t kBestAlignment = 16;
 constexpr int kAnswers = 16;
 
 // A trial's operands: weights of up to 2048 outputs (512 where k is 16384: a few tiles of any kernel), up to 128 rows of
-// x, and y twice.
+// x, and y twice. Where they are not all outputs they are a multiple of kTrialMultiple, as kernels expect of a matrix's.
 constexpr size_t kTrialWeightBytes = size_t{16} << 20, kTrialRowBytes = size_t{4} << 20, kTrialOutputBytes = size_t{1} << 20;
-constexpr uint32_t kTrialRows = 128, kTrialColumns = 2048;
+constexpr uint32_t kTrialRows = 128, kTrialColumns = 2048, kTrialMultiple = 64;
 constexpr size_t kTrialBiasBytes = kTrialColumns * sizeof(float);
 constexpr size_t kTrialBytes = kTrialWeightBytes + kTrialRowBytes + 2 * kTrialOutputBytes + kTrialBiasBytes;
 static_assert(kTrialRows * kTrialColumns * sizeof(float) <= kTrialOutputBytes);
@@ -113,22 +113,24 @@ void Products::multiply(cudaStream_t stream, const Scratch& scratch, const GemmA
   Shape shape = shape_of(args, weight);
   shape.beside = beside;
   const Operands operands = {weight, args.x, args.bias == nullptr ? nullptr : args.bias + args.first_column, args.y};
-  const Way* way = nullptr;
   if (args.rows > kNarrowRows) {
-    auto found = way_for(shape);
-    if (!found) return failure.note(std::move(found.failure()));
-    way = *found;
-  }
-  if (way != nullptr && !way->ours) {
-    if (Status issued = run(stream, scratch, *way, shape, operands); !issued) failure.note(std::move(issued.failure()));
-    return;
+    auto way = way_for(shape);
+    if (!way) return failure.note(std::move(way.failure()));
+    if (!(*way)->ours) {
+      auto taken = run(stream, scratch, **way, shape, operands);
+      if (!taken) return failure.note(std::move(taken.failure()));
+      if (*taken) return;
+      if (!batch_invariant_) return failure.note(error("cuBLASLt does not take the kernel that it named"));
+      (*way)->ours = true;
+    }
   }
   auto order = order_of(shape);
   if (!order) return failure.note(std::move(order.failure()));
   failure.check("a product", launch_narrow_product(stream, compute_, narrow(shape, operands, *order)));
 }
 
-Status Products::run(cudaStream_t stream, const Scratch& scratch, const Way& way, const Shape& shape,
+// false: it was named for another number of rows or outputs, and does not take these.
+Result<bool> Products::run(cudaStream_t stream, const Scratch& scratch, const Way& way, const Shape& shape,
                      const Operands& operands) {
   if (way.bias == Bias::element) {
     IOKV_ASSERT(shape.columns <= kMostColumns);
@@ -140,13 +142,16 @@ Status Products::run(cudaStream_t stream, const Scratch& scratch, const Way& way
   }
   const float one = 1, zero = 0;
   const float* beta = shape.output == GemmOutput::add_f32 ? &one : &zero;
-  IOKV_CUDA_TRY(cublasLtMatmul(handle_, way.operation, &one, operands.weight, way.weight, operands.x, way.x, beta, operands.y,
-                               way.y, operands.y, way.y, &way.algorithm, scratch.workspace, workspace_bytes(), stream));
+  const cublasStatus_t status =
+      cublasLtMatmul(handle_, way.operation, &one, operands.weight, way.weight, operands.x, way.x, beta, operands.y, way.y,
+                     operands.y, way.y, &way.algorithm, scratch.workspace, workspace_bytes(), stream);
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED) return false;
+  if (status != CUBLAS_STATUS_SUCCESS) return device_error("cublasLtMatmul", status);
   if (way.bias == Bias::after) {
     const DType type = shape.output == GemmOutput::store ? compute_ : DType::f32;
     IOKV_CUDA_TRY(launch_add_bias(stream, type, operands.y, shape.y_stride, operands.bias, shape.rows, shape.columns));
   }
-  return {};
+  return true;
 }
 
 NarrowLaunch Products::narrow(const Shape& shape, const Operands& operands, Order order) const {
@@ -191,13 +196,10 @@ size_t Products::ShapeHash::operator()(const Shape& shape) const {
   return hash;
 }
 
-Result<const Products::Way*> Products::way_for(const Shape& shape) {
+Result<Products::Way*> Products::way_for(const Shape& shape) {
   if (auto found = ways_.find(shape); found != ways_.end()) return &found->second;
   if (ways_.size() >= kMostWays) ways_.clear();
-  IOKV_TRY_ASSIGN(const Kernel kernel, choose(shape));
-  IOKV_TRY_ASSIGN(Way way, describe(shape, kernel.bias));
-  way.algorithm = kernel.algorithm;
-  way.ours = kernel.ours;
+  IOKV_TRY_ASSIGN(Way way, choose(shape));
   return &ways_.emplace(shape, std::move(way)).first->second;
 }
 
@@ -212,29 +214,39 @@ Products::Shape Products::whole_matrix(const Shape& shape, uint32_t rows) {
   return whole;
 }
 
-Result<Products::Kernel> Products::choose(const Shape& shape) {
+// The first kernel that may be used; where there is none, ours.
+Result<Products::Way> Products::choose(const Shape& shape) {
   if (!batch_invariant_) {
     IOKV_TRY_ASSIGN(const std::vector<Kernel> kernels, ask(shape));
-    return kernels.front();
+    return way_of(shape, kernels.front());
   }
   // About as many rows: a kernel's speed hardly changes within a power of two.
   Shape asked = whole_matrix(shape, std::bit_ceil(shape.rows));
   asked.x_alignment = shape.x_alignment;
   asked.weight_alignment = shape.weight_alignment;
   asked.y_alignment = shape.y_alignment;
-  if (auto found = kernels_.find(asked); found != kernels_.end()) return found->second;
   IOKV_TRY_ASSIGN(const Order order, order_of(shape));
-  IOKV_TRY_ASSIGN(const std::vector<Kernel> kernels, ask(asked));
-  Kernel chosen;
-  chosen.ours = true;
-  for (const Kernel& kernel : kernels) {
-    IOKV_TRY_ASSIGN(const bool same, agrees(asked, kernel, order));
-    if (!same) continue;
-    chosen = kernel;
-    break;
+  auto known = candidates_.find(asked);
+  if (known == candidates_.end()) {
+    IOKV_TRY_ASSIGN(const std::vector<Kernel> kernels, ask(asked));
+    known = candidates_.emplace(asked, std::vector<Candidate>(kernels.begin(), kernels.end())).first;
   }
-  kernels_.emplace(asked, chosen);
-  return chosen;
+  for (Candidate& candidate : known->second) {
+    if (candidate.tried == Candidate::Tried::not_yet) {
+      IOKV_TRY_ASSIGN(const bool same, agrees(asked, candidate.kernel, order));
+      candidate.tried = same ? Candidate::Tried::agrees : Candidate::Tried::differs;
+    }
+    if (candidate.tried == Candidate::Tried::agrees) return way_of(shape, candidate.kernel);
+  }
+  Way way;
+  way.ours = true;
+  return way;
+}
+
+Result<Products::Way> Products::way_of(const Shape& shape, const Kernel& kernel) const {
+  IOKV_TRY_ASSIGN(Way way, describe(shape, kernel.bias));
+  way.algorithm = kernel.algorithm;
+  return way;
 }
 
 // The order in which a kernel of cuBLASLt treats the bias, if one agrees with ours in everything else.
@@ -266,11 +278,11 @@ Result<bool> Products::agrees(const Shape& asked, const Kernel& kernel, Order or
   Shape shape = asked;
   shape.rows = static_cast<uint32_t>(std::min<size_t>(kTrialRows, kTrialRowBytes / row_bytes));
   shape.columns = static_cast<uint32_t>(std::min<size_t>({asked.outputs, kTrialColumns, kTrialWeightBytes / row_bytes}));
+  if (shape.columns < asked.outputs) shape.columns -= shape.columns % kTrialMultiple;
   if (shape.rows == 0 || shape.columns == 0) return false;  // k is larger than any model's
   shape.y_stride = (shape.columns + 7) / 8 * 8;
   shape.x_alignment = shape.weight_alignment = asked.k % 8 == 0 ? kBestAlignment : 1;
-  IOKV_TRY_ASSIGN(Way way, describe(shape, kernel.bias));
-  way.algorithm = kernel.algorithm;
+  IOKV_TRY_ASSIGN(Way way, way_of(shape, kernel));
 
   std::byte* weight = trial_.memory;
   std::byte* x = weight + kTrialWeightBytes;
@@ -284,7 +296,8 @@ Result<bool> Products::agrees(const Shape& asked, const Kernel& kernel, Order or
   Operands operands = {weight, x, shape.bias ? bias : nullptr, ys[0]};
   IOKV_CUDA_TRY(launch_narrow_product(stream, compute_, narrow(shape, operands, order)));
   operands.y = ys[1];
-  IOKV_TRY(run(stream, trial_.scratch, way, shape, operands));
+  IOKV_TRY_ASSIGN(const bool taken, run(stream, trial_.scratch, way, shape, operands));
+  if (!taken) return false;
   *trial_.differences = 0;
   IOKV_CUDA_TRY(launch_count_differences(stream, ys[0], ys[1], kTrialOutputBytes, trial_.differences));
   IOKV_CUDA_TRY(cudaStreamSynchronize(stream));
@@ -322,7 +335,7 @@ Result<std::vector<Products::Kernel>> Products::ask(const Shape& shape) const {
     for (int i = 0; i < count; ++i) {
       const auto& answer = answers[static_cast<size_t>(i)];
       if (answer.state != CUBLAS_STATUS_SUCCESS || (batch_invariant_ && splits_sums(answer.algo))) continue;
-      kernels.push_back({answer.algo, bias, false});
+      kernels.push_back({answer.algo, bias});
     }
     if (!kernels.empty()) return kernels;
   }

@@ -85,7 +85,13 @@ class Products {
   struct Kernel {
     cublasLtMatmulAlgo_t algorithm{};
     Bias bias = Bias::none;
-    bool ours = false;
+  };
+  // With batch_invariant: a kernel, and whether it gives the bits of ours.
+  struct Candidate {
+    enum class Tried : uint8_t { not_yet, agrees, differs };
+    explicit Candidate(const Kernel& named) : kernel(named) {}
+    Kernel kernel;
+    Tried tried = Tried::not_yet;
   };
   struct Operands {
     const void* weight = nullptr;
@@ -108,11 +114,12 @@ class Products {
   static Shape whole_matrix(const Shape& shape, uint32_t rows);
   NarrowLaunch narrow(const Shape& shape, const Operands& operands, Order order) const;
   Result<Order> order_of(const Shape& shape);
-  Result<const Way*> way_for(const Shape& shape);
+  Result<Way*> way_for(const Shape& shape);
   Result<Way> describe(const Shape& shape, Bias bias) const;
-  Result<Kernel> choose(const Shape& shape);
+  Result<Way> choose(const Shape& shape);
+  Result<Way> way_of(const Shape& shape, const Kernel& kernel) const;
   Result<std::vector<Kernel>> ask(const Shape& shape) const;
-  Status run(cudaStream_t stream, const Scratch& scratch, const Way& way, const Shape& shape, const Operands& operands);
+  Result<bool> run(cudaStream_t stream, const Scratch& scratch, const Way& way, const Shape& shape, const Operands& operands);
   Result<bool> agrees(const Shape& shape, const Kernel& kernel, Order order);
   cudaDataType_t element() const { return compute_ == DType::f16 ? CUDA_R_16F : CUDA_R_16BF; }
 
@@ -122,8 +129,8 @@ class Products {
   int32_t multiprocessors_ = 0;
   Trial trial_;
   std::unordered_map<Shape, Way, ShapeHash> ways_;
-  std::unordered_map<Shape, Kernel, ShapeHash> kernels_;  // with batch_invariant, by matrix and about how many rows
-  std::unordered_map<Shape, Order, ShapeHash> orders_;    // by matrix
+  std::unordered_map<Shape, std::vector<Candidate>, ShapeHash> candidates_;  // by matrix and about how many rows
+  std::unordered_map<Shape, Order, ShapeHash> orders_;                       // by matrix
 };
 
 }  // namespace iokv::cuda

@@ -13,10 +13,8 @@
 namespace iokv::cuda {
 
 Result<std::unique_ptr<WeightMatrix>> WeightMatrix::make(uint32_t n, uint32_t k, DType type) {
-  auto matrix = std::make_unique<WeightMatrix>();
-  matrix->n = n;
-  matrix->k = k;
-  matrix->element_bytes_ = size_of(type);
+  auto matrix = view(n, k, type, nullptr);
+  matrix->owned_ = true;
   size_t bytes = 0;
   const bool too_many = __builtin_mul_overflow(size_t{n} * k, size_of(type), &bytes);
   const cudaError_t refused = too_many ? cudaErrorMemoryAllocation : cudaMalloc(&matrix->data_, bytes);
@@ -29,8 +27,18 @@ Result<std::unique_ptr<WeightMatrix>> WeightMatrix::make(uint32_t n, uint32_t k,
   return matrix;
 }
 
+std::unique_ptr<WeightMatrix> WeightMatrix::view(uint32_t n, uint32_t k, DType type, void* data) {
+  auto matrix = std::make_unique<WeightMatrix>();
+  matrix->n = n;
+  matrix->k = k;
+  matrix->data_ = data;
+  matrix->element_bytes_ = size_of(type);
+  matrix->owned_ = false;
+  return matrix;
+}
+
 WeightMatrix::~WeightMatrix() {
-  if (data_ != nullptr) (void)cudaFree(data_);
+  if (owned_ && data_ != nullptr) (void)cudaFree(data_);
 }
 
 WeightLoader::WeightLoader(int device, DType type) : device_(device), type_(type) {
@@ -74,6 +82,13 @@ Result<std::unique_ptr<Matrix>> WeightLoader::load(uint32_t n, uint32_t k, const
     if (failure) return std::move(*failure);
   }
   return std::unique_ptr<Matrix>(std::move(matrix));
+}
+
+Status WeightLoader::pack(uint32_t n, uint32_t k, const RowSource& source, void* to) {
+  IOKV_TRY_ASSIGN(auto matrix, load(n, k, source));
+  const auto& packed = static_cast<const WeightMatrix&>(*matrix);
+  IOKV_CUDA_TRY(cudaMemcpy(to, packed.data(), packed.stored_bytes, cudaMemcpyDeviceToHost));
+  return {};
 }
 
 Status WeightLoader::open(Lane& lane) const {

@@ -16,6 +16,8 @@ class WeightMatrix final : public Matrix {
  public:
   // Not filled.
   static Result<std::unique_ptr<WeightMatrix>> make(uint32_t n, uint32_t k, DType type);
+  // Of the caller's memory.
+  static std::unique_ptr<WeightMatrix> view(uint32_t n, uint32_t k, DType type, void* data);
   ~WeightMatrix() override;
 
   void* data() const { return data_; }
@@ -24,6 +26,7 @@ class WeightMatrix final : public Matrix {
  private:
   void* data_ = nullptr;
   size_t element_bytes_ = 0;
+  bool owned_ = true;
 };
 
 class WeightLoader {
@@ -35,6 +38,8 @@ class WeightLoader {
   WeightLoader& operator=(const WeightLoader&) = delete;
 
   Result<std::unique_ptr<Matrix>> load(uint32_t n, uint32_t k, const RowSource& source);
+  // The same, brought back to host memory of as many bytes, pinned or not.
+  Status pack(uint32_t n, uint32_t k, const RowSource& source, void* to);
 
  private:
   // Of f32 on its way, a thread's: twice as much, so that one half is filled while the other one crosses.

@@ -140,6 +140,13 @@ Result<std::unique_ptr<Matrix>> ModelledBackend::load(uint32_t n, uint32_t k, co
   return std::unique_ptr<Matrix>(std::make_unique<WeightMatrix>(*this, n, k, bytes));
 }
 
+Status ModelledBackend::pack(uint32_t, uint32_t, const RowSource&, void*) { return {}; }
+
+Result<std::unique_ptr<Matrix>> ModelledBackend::view(uint32_t n, uint32_t k, void* data) {
+  if (options_.strict) check_device(data);
+  return std::unique_ptr<Matrix>(std::make_unique<WeightMatrix>(*this, n, k, 0));
+}
+
 Status ModelledBackend::take(size_t bytes) {
   const uint64_t free_bytes = info_.memory_bytes - used_bytes_;
   if (bytes > free_bytes) {

@@ -71,6 +71,10 @@ class ModelledBackend final : public Backend {
   // Error: with what is taken already it is more than the hardware's memory; it says by how much.
   Result<std::unique_ptr<DeviceMemory>> alloc(size_t bytes) override;
   Result<std::unique_ptr<Matrix>> load(uint32_t n, uint32_t k, const RowSource& source) override;
+  Packing packing(uint32_t k) const override { return {1, k * element_bytes_}; }
+  // Writes nothing.
+  Status pack(uint32_t n, uint32_t k, const RowSource& source, void* to) override;
+  Result<std::unique_ptr<Matrix>> view(uint32_t n, uint32_t k, void* data) override;
   Status pin(void* data, size_t bytes) override;
   void unpin(void* data) override;
 
