@@ -2,7 +2,6 @@
 # cmake -DINPUT=x.in -DOUTPUT=x -DVERSION=1.0 [-DROWS_OF=PROGRAM] [-DHELP_OF=PROGRAM] [-DHEADER=FILE] -P fill_manual.cmake
 # A manual page with what the programs say of themselves: @ROWS@, @HELP@ and @PROTOTYPES@. @sysconfdir@ is left.
 file(READ ${INPUT} page)
-set(sysconfdir @sysconfdir@)
 if(ROWS_OF)
   execute_process(COMMAND ${ROWS_OF} OUTPUT_VARIABLE ROWS COMMAND_ERROR_IS_FATAL ANY)
 endif()
@@ -23,5 +22,7 @@ if(HEADER)
     string(APPEND PROTOTYPES "${prototype}\n")
   endforeach()
 endif()
-string(CONFIGURE "${page}" page @ONLY)
+foreach(name VERSION ROWS HELP PROTOTYPES)
+  string(REPLACE "@${name}@" "${${name}}" page "${page}")
+endforeach()
 file(WRITE ${OUTPUT} "${page}")

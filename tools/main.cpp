@@ -205,7 +205,7 @@ int main(int argc, char** argv) {
                                                           {"host", iokv::WeightSetting::host}};
   plan_command->add_option("--weights", question.weights,
                            "auto: as many layers' on the device as fit; device: all; host: none (auto)")
-      ->transform(CLI::CheckedTransformer(places));
+      ->transform(CLI::CheckedTransformer(places).description("auto, device or host"));
   plan_command->add_option("--device-weights-budget", question.device_weights_bytes,
                            "device memory for weights, such as 8GiB (what is left)")
       ->transform(CLI::AsSizeValue(true));
