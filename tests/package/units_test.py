@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Units, configuration and manual pages as they are installed."""
 
+import os
 import re
+import signal
 import subprocess
+import sys
 import unittest
 from pathlib import Path
 
-from installed import BUILD, ROOT, InstalledCase, needs, run
+from installed import ROOT, InstalledCase, needs, run
 
 # What a unit may be exposed to by the count of `systemd-analyze security`, 0 to 10.
 MOST_EXPOSED = 1.0
@@ -37,6 +40,39 @@ class Units(InstalledCase):
                                   capture_output=True, text=True, env=environment)
             ours = [line for line in done.stderr.splitlines() if "iokv" in line]
             self.assertEqual((done.returncode, ours), (0, []), done.stderr)
+
+    @needs("systemd-analyze")
+    @needs("strace")
+    def test_the_daemon_makes_only_the_system_calls_that_its_unit_allows(self) -> None:
+        sys.path += [str(ROOT / "tests" / "e2e"), str(ROOT / "bindings" / "python" / "src")]
+        os.environ.setdefault("IOKV_LIBRARY", str(next(self.prefix.rglob("libiokv.so.1"))))
+        import iokv
+
+        log = self.prefix / "calls"
+        path = str(self.prefix / "iokv.sock")
+        command = [self.prefix / "bin/iokvd", "--model", ROOT / "tests/golden/llama_gqa", "--backend", "cpu", "--socket", path,
+                   "--state-directory", self.prefix / "state"]
+        with subprocess.Popen(["strace", "-f", "-qq", "-o", str(log), *map(str, command)], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as traced:
+            assert traced.stdout is not None
+            self.addCleanup(traced.kill)
+            self.assertIn("ready", traced.stdout.readline())
+            # strace's own child: signals sent to strace would end it alone.
+            daemon = int(Path(f"/proc/{traced.pid}/task/{traced.pid}/children").read_text().split()[0])
+            with iokv.Client(path) as client, client.open() as sequence:
+                self.assertEqual(len(sequence.generate([1, 2, 3], 4)), 4)
+            os.kill(daemon, signal.SIGHUP)
+            with iokv.Client(path) as client:
+                client.nop()
+            os.kill(daemon, signal.SIGTERM)
+            self.assertEqual(traced.wait(60), 0)
+        made = set(re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE))
+        self.assertIn("epoll_wait", made)
+        allowed: set[str] = set()
+        for words in re.findall(r"^SystemCallFilter=(.*)", (self.prefix / "lib/systemd/system/iokvd.service").read_text(), re.MULTILINE):
+            calls = {call for word in words.lstrip("~").split() for call in expand(word)}
+            allowed = allowed - calls if words.startswith("~") else allowed | calls
+        self.assertEqual(made - allowed, set())
 
     def test_what_cuda_needs_is_allowed(self) -> None:
         text = (self.prefix / "lib/systemd/system/iokvd.service").read_text()
@@ -81,6 +117,15 @@ class Units(InstalledCase):
         done = subprocess.run(["mandoc", "-Tlint", "-W", "warning", *map(str, pages)], capture_output=True, text=True)
         complaints = [line for line in done.stdout.splitlines() if "missing date" not in line]
         self.assertEqual(complaints, [])
+
+
+def expand(word: str) -> set[str]:
+    """The system calls of a set of systemd's, sets within it included."""
+    if not word.startswith("@"):
+        return {word}
+    listed = run("systemd-analyze", "syscall-filter", "--no-pager", word)
+    words = [line.strip() for line in listed.splitlines()[1:] if line.strip() and not line.strip().startswith("#")]
+    return {call for one in words for call in expand(one)}
 
 
 if __name__ == "__main__":
