@@ -47,14 +47,24 @@ def start_daemon(model: str, *options: str) -> Daemon:
 
 
 class Load:
-    """A bench_load process, ready to run."""
+    """A bench_load process, or another command that does the same, ready to run."""
 
-    def __init__(self, daemon: Daemon, sequences: int, prompt: int, tokens: int, seed: int = 1) -> None:
+    def __init__(
+        self,
+        daemon: Daemon,
+        sequences: int,
+        prompt: int,
+        tokens: int,
+        seed: int = 1,
+        command: list[str] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.process = subprocess.Popen(
-            program("load", daemon.socket, sequences, prompt, tokens, seed),
+            [*(command or program("load")), *map(str, (daemon.socket, sequences, prompt, tokens, seed))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, **(environment or {})},
         )
 
     def __enter__(self) -> Self:

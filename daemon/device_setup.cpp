@@ -164,7 +164,13 @@ Result<LoadedDevice> load_device(Backend& backend, const ModelFiles& files, cons
                                  const PoolMemory* host_weights, const LoadProgress& progress) {
   LoadedDevice loaded;
   PipelineOptions pipeline = plan.pipeline;
+  uint64_t begun_ns = monotonic_ns();
+  auto spent = [&begun_ns] {
+    const uint64_t now_ns = monotonic_ns();
+    return now_ns - std::exchange(begun_ns, now_ns);
+  };
   IOKV_TRY(pin_pool(backend, memory, progress));
+  loaded.times.pool_ns = spent();
   if (plan.resident_units > 0) {
     pipeline.device.layer_stride_bytes = plan.resident_units * memory.unit_bytes();
     IOKV_TRY_ASSIGN(loaded.resident, backend.alloc(pipeline.device.layer_stride_bytes * files.spec().layers));
@@ -176,7 +182,9 @@ Result<LoadedDevice> load_device(Backend& backend, const ModelFiles& files, cons
     placement.host = host_weights->base();
   }
   IOKV_TRY_ASSIGN(Weights weights, load_weights(backend, files, progress, placement));
+  loaded.times.weights_ns = spent();
   IOKV_TRY_ASSIGN(loaded.profile, profile_for(backend, files.spec(), weights, plan.profile));
+  loaded.times.profile_ns = spent();
   ModelLimits limits;
   limits.max_rows = plan.limits.max_rows;
   limits.recompute_rows = plan.recomputes() ? plan.pipeline.staging.tile_tokens : 0;

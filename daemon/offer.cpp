@@ -8,7 +8,6 @@
 #include <bit>
 #include <cstring>
 
-#include "daemon/base/monotonic.h"
 #include "daemon/model/digest.h"
 #include "iokv/iokv.h"
 
@@ -78,7 +77,6 @@ Result<Offer> Offer::make(const ModelFiles& files, const OfferLimits& limits) {
   CountersPage& page = offer.counters_;
   page.set(wire::Counter::instance, facts.daemon_instance);
   page.set(wire::Counter::pid, static_cast<uint64_t>(::getpid()));
-  page.set(wire::Counter::start_ns, monotonic_ns());
   page.set(wire::Counter::model_file_bytes, files.stored_bytes());
   return offer;
 }

@@ -255,8 +255,8 @@ std::vector<Setting> make_settings() {
       size({"Memory", "device-kv-budget", false, "device memory that keeps copies of cached tokens; 0: none"},
            &Config::device_kv_budget),
       choice<WeightSetting>({"Memory", "weights", false,
-                             "where they live: auto keeps on the device what fits and has the other layers' cross the link in "
-                             "every step; device, all of them; host, none of the layers'"},
+                             "where they live. auto keeps on the device what fits and has the other layers' cross the link in every "
+                             "step; device: all of them; host: none of the layers'"},
                             &Config::weights,
                             {{"auto", WeightSetting::automatic}, {"device", WeightSetting::device}, {"host", WeightSetting::host}}),
       size({"Memory", "device-weights-budget", false, "device memory for weights; 0: what is left"},

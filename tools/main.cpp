@@ -185,6 +185,7 @@ int main(int argc, char** argv) {
   CLI::App application("Uses a running iokvd, looks at it and at what it has measured, and plans for hardware that is not here.",
                        "iokv");
   application.require_subcommand(1);
+  application.set_help_all_flag("--help-all", "print this help, and that of every command, and exit");
   std::string socket_path;
   bool json = false;
   auto add_socket = [&socket_path](CLI::App* command) {
@@ -292,7 +293,7 @@ int main(int argc, char** argv) {
                                                           {"host", iokv::WeightSetting::host}};
   plan_command->add_option("--weights", question.weights,
                            "auto: as many layers' on the device as fit; device: all; host: none (auto)")
-      ->transform(CLI::CheckedTransformer(places));
+      ->transform(CLI::CheckedTransformer(places).description("auto, device or host"));
   plan_command->add_option("--device-weights-budget", question.device_weights_bytes,
                            "device memory for weights, such as 8GiB (what is left)")
       ->transform(CLI::AsSizeValue(true));

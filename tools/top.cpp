@@ -146,20 +146,18 @@ std::string top_text(const TopFrame& frame) {
 }
 
 Status top(const std::string& socket_path, double interval_s, uint32_t frames) {
-  IOKV_TRY_ASSIGN(const CounterWatch watch, CounterWatch::open(socket_path));
+  IOKV_TRY_ASSIGN(const CounterWatch counters, CounterWatch::open(socket_path));
   const bool terminal = ::isatty(STDOUT_FILENO) != 0;
   TopFrame frame;
-  auto look = [&](CounterSnapshot& snapshot) -> Status {
-    auto now = watch.read();
-    if (!now) return error(frame.before.socket_path + ": the daemon is gone");
-    snapshot = *std::move(now);
-    return {};
-  };
-  IOKV_TRY(look(frame.before));
+  const auto first = counters.read();
+  if (!first) return error("the daemon is gone");
+  frame.before = *first;
   uint64_t before_ns = monotonic_ns();
   for (uint32_t printed = 0; frames == 0 || printed < frames; ++printed) {
     std::this_thread::sleep_for(std::chrono::duration<double>(interval_s));
-    IOKV_TRY(look(frame.now));
+    const auto now = counters.read();
+    if (!now) return error(frame.before.socket_path + ": the daemon is gone");
+    frame.now = *now;
     frame.now_ns = monotonic_ns();
     frame.elapsed_ns = frame.now_ns - before_ns;
     // While a model loads there is no table yet, and an older daemon has none.

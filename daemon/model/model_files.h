@@ -52,6 +52,12 @@ class ModelFiles {
   const TokenizerExport& tokenizer() const { return tokenizer_; }
 
  private:
+  struct Found {
+    const TensorView* tensor = nullptr;
+    TensorPart part;
+  };
+  Found find(Role role, uint32_t layer) const;
+
   friend Result<ModelFiles> open_model(const std::string& path);
   friend class ModelOpener;
 

@@ -52,15 +52,15 @@ struct BlockRun {
   BlockForm used_form() const { return resident() ? device_form : form; }
 };
 
-// A part of one of a Plan's arrays.
-struct PlanSlice {
-  uint32_t first = 0, count = 0;
-};
-
 // What a sequence's blocks need of the staging ring: areas, and of the link as many units as they have in the pool.
 struct RingLoad {
   uint32_t areas = 0, link_units = 0;
   bool operator==(const RingLoad&) const = default;
+};
+
+// A part of one of a Plan's arrays.
+struct PlanSlice {
+  uint32_t first = 0, count = 0;
 };
 
 // Consecutive rows of the step that belong to one sequence: positions first_position, first_position + 1, ...

@@ -165,7 +165,7 @@ typedef struct iokv_logit_bias {
   float bias; /* -10000..10000; OpenAI's -100 all but forbids a token, 100 all but forces it */
 } iokv_logit_bias;
 
-enum iokv_maximum {
+enum iokv_sampling_limit {
   IOKV_MAX_LOGIT_BIAS = 1024, /* 1.1: tokens with a bias */
   IOKV_MAX_TOP_LOGPROBS = 64, /* 1.1 */
   IOKV_MAX_STOP_SEQUENCES = 64, /* 1.1 */

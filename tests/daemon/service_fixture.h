@@ -63,6 +63,7 @@ class SteeredBackend final : public Backend {
   void rope(Queue queue, const RopeArgs& args) override { inner_->rope(queue, args); }
   void activate(Queue queue, const ActivateArgs& args) override { inner_->activate(queue, args); }
   void attend(Queue queue, const AttendArgs& args) override { inner_->attend(queue, args); }
+  void cap(Queue queue, const CapArgs& args) override { inner_->cap(queue, args); }
   void sample(Queue queue, const SampleArgs& args) override { inner_->sample(queue, args); }
 
  private:

@@ -143,6 +143,10 @@ class CudaBackend final : public Backend {
     failure_.check("activate", launch_activate(stream(queue), info_.compute, args));
   }
   void attend(Queue queue, const AttendArgs& args) override;
+  void cap(Queue queue, const CapArgs& args) override {
+    if (args.rows == 0 || args.columns == 0 || !ready()) return;
+    failure_.check("cap", launch_cap(stream(queue), args));
+  }
   void sample(Queue queue, const SampleArgs& args) override;
 
  private:
@@ -378,6 +382,7 @@ void CudaBackend::embed(Queue queue, const EmbedArgs& args) {
   launch.table = weights(args.table).data();
   launch.positions = args.position_table == nullptr ? nullptr : weights(args.position_table).data();
   launch.hidden = args.hidden;
+  launch.scale = args.scale;
   launch.rows = static_cast<uint32_t>(embed_rows_.size());
   launch.columns = args.table->k;
   const Table& table = scratch(queue).tables->carry(embed_rows_.data(), embed_rows_.size() * sizeof(EmbedRow), failure_);
@@ -403,6 +408,8 @@ void CudaBackend::rope(Queue queue, const RopeArgs& args) {
   IOKV_ASSERT(shape.head_dim <= kLargestHeadDim && 2 * launch.half <= shape.head_dim);
   if (launch.half != 0) launch.frequencies = frequencies_of(args.table);
   launch.attention_scale = args.table.attention_scale;
+  launch.norm = args.norm;
+  IOKV_ASSERT(args.norm.q_weight == nullptr || shape.heads + shape.kv_heads <= kMostNormedHeads);
   launch.q = args.q;
   launch.k = args.k;
   launch.v = args.v;
@@ -472,7 +479,10 @@ AttendLaunch CudaBackend::attend_launch(const AttendArgs& args, std::span<const 
   const KvShape& shape = args.shape;
   AttendLaunch launch;
   launch.shape = shape;
-  launch.scale = args.scale * 1.44269504f;  // log2(e): weights are powers of two there
+  constexpr float kLog2E = 1.44269504f;  // weights are powers of two there
+  launch.scale = args.score_cap == 0 ? args.scale * kLog2E : args.scale / args.score_cap;
+  launch.cap = args.score_cap * kLog2E;
+  launch.window = args.window;
   launch.q = args.q;
   launch.q_stride = args.q_stride;
   launch.out = args.out;

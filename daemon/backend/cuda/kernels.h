@@ -31,6 +31,7 @@ struct EmbedLaunch {
   const void* table = nullptr;      // [vocab, h] of T
   const void* positions = nullptr;  // [contexts, h] of T, or null
   float* hidden = nullptr;          // [rows, h]
+  float scale = 1.0f;               // of the token's row
   uint32_t rows = 0, columns = 0;
 };
 struct EmbedRow {
@@ -42,11 +43,15 @@ cudaError_t launch_norm(cudaStream_t stream, DType type, const NormArgs& args);
 
 cudaError_t launch_activate(cudaStream_t stream, DType type, const ActivateArgs& args);
 
+// The most heads of q and of k together that are normalised each by itself.
+constexpr uint32_t kMostNormedHeads = 1024;
+
 struct RopeLaunch {
   KvShape shape;
   uint32_t half = 0;                    // rotary_dim / 2
   const float* frequencies = nullptr;   // [half], device
   float attention_scale = 1.0f;
+  HeadNorm norm;
   void* q = nullptr;
   const void* k = nullptr;
   const void* v = nullptr;
@@ -61,6 +66,8 @@ struct RopeTableRun {
   uint64_t block_stride_bytes = 0;
 };
 cudaError_t launch_rope(cudaStream_t stream, DType type, const RopeLaunch& launch, const Table& runs);
+
+cudaError_t launch_cap(cudaStream_t stream, const CapArgs& args);
 
 // ---- products (rows.cu) ---------------------------------------------------------------------------------------------
 
@@ -103,7 +110,9 @@ constexpr uint32_t kLargestHeadDim = 256;
 
 struct AttendLaunch {
   KvShape shape;
-  float scale = 1.0f;
+  float scale = 1.0f;          // scores are in powers of two
+  uint32_t window = 0;         // tokens that a row sees; 0: all
+  float cap = 0;               // scores become cap·tanh(score·scale); 0: score·scale
   const void* q = nullptr;
   uint32_t q_stride = 0;
   void* out = nullptr;
