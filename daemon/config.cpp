@@ -174,7 +174,8 @@ std::vector<Setting> settings_of(Config& config) {
          if (config.staging_bytes == 0) return error("0 bytes hold nothing");
          return {};
        }},
-      {"max-rows", "tokens that a step computes at most, prompts' and decoded ones; 0: 256 on a CPU, 2048 on a GPU (0)",
+      {"max-rows", "tokens that a step computes at most, prompts' and decoded ones; beyond 256 on a CPU, 2048 on a GPU, in micro-batches "
+                   "of as many, layer by layer; 0: as many, eight times that where weights cross the link (0)",
        number(config.max_rows, 0, 1u << 16)},
       {"max-clients", "connected at once (64)", number(config.max_clients, 1, 4096)},
       {"max-sequences", "open at once, each client (1024)", number(config.max_sequences, 1, 1u << 20)},

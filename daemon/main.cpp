@@ -70,6 +70,7 @@ Status serve(const Config& config) {
   options.conductor.device_units = plan.resident_units;
   options.conductor.refit = config.refit;
   options.conductor.step_model.shape = cache_shape_of(spec, static_cast<uint32_t>(size_of(compute)));
+  options.conductor.step_model.batch_rows = plan.pipeline.staging.batch_rows;
   options.conductor.step_model.weight_bytes = plan.pipeline.staging.weights.mean_layer_bytes();
   options.conductor.step_model.prefill_delay = config.prefill_delay_percent / 100.0;
   options.conductor.audit.share = config.audit;
