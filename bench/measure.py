@@ -30,6 +30,7 @@ def arguments(description: str | None, *, model: bool = True) -> argparse.Namesp
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures by name")
     parser.add_argument("--demo", action="store_true", help="what scripts/demo shows, where there is such a thing")
     parser.add_argument("--search", action="store_true", help="of link: auto beside every tenth share as X")
+    parser.add_argument("--weights", action="store_true", help="of link: with the weights of some layers and of all on it")
     parser.add_argument("--quick", action="store_true", help="few and short rounds: shows that it runs, not how fast")
     return parser.parse_args()
 
