@@ -34,6 +34,36 @@ from iokv.declarations import (
     TokenLogprob,
 )
 
+# What this module hands on.
+__all__ = [
+    "F32",
+    "LOGITS",
+    "MORE",
+    "PREDICTED",
+    "PROTOTYPES",
+    "STEP_EACH",
+    "STEP_LOGITS",
+    "STOPPED",
+    "TEXT_CHAT_TEMPLATE",
+    "TEXT_TOKENIZER",
+    "TOKEN",
+    "TOP",
+    "WHOLE_SEQUENCE",
+    "Completion",
+    "ConnectOptions",
+    "Counter",
+    "ErrorDetail",
+    "Info",
+    "LogitBias",
+    "LogitsView",
+    "OpenOptions",
+    "Sampling",
+    "StepOptions",
+    "Times",
+    "TokenLogprob",
+    "load",
+    "sized",
+]
 
 STEP_EACH, STEP_LOGITS = declarations.STEP_EACH, declarations.STEP_LOGITS
 MORE, TOKEN, PREDICTED = declarations.COMPLETION_MORE, declarations.COMPLETION_TOKEN, declarations.COMPLETION_PREDICTED
