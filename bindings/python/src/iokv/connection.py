@@ -122,7 +122,7 @@ class Completion(NamedTuple):
     flags: int
     token: int
     logprob: float
-    index: int
+    index: int  # type: ignore[assignment]  # hides a method of tuples that nobody needs here
     length: int
     view: bytes
     packed_times: int
