@@ -329,7 +329,7 @@ void Conductor::verify() const {
       const Sequence& sequence = *sequences_[slot];
       for (const Request& request : sequence.operations) {
         own += request.part ? 0 : 1;
-        queued += request.tokens.size();
+        queued += request.held_tokens();
       }
       parked += sequence.parked.empty() ? 0 : 1;
     }

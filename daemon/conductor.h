@@ -57,7 +57,8 @@ struct ConductorConfig {
   uint32_t max_context = 0;          // tokens
   uint32_t max_clients = 64;
   uint32_t max_sequences = 1024;     // open at once by one client
-  uint32_t max_queued_tokens = 1 << 20;  // of one client, in operations that have not started
+  // Of one client, in operations that have not started; words of masks and biases count likewise, until theirs has ended.
+  uint32_t max_queued_tokens = 1 << 20;
   uint32_t plans_in_flight = 2;      // 1..2
   ConductorTuning tuning;
   RecomputeSetting recompute;        // as what new blocks are stored

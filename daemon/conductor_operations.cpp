@@ -86,15 +86,15 @@ void Conductor::enqueue(Client& client, Request&& request) {
     if (!request.part) answer(client, id, request, stopping_ ? IOKV_ESHUTDOWN : IOKV_ESEQUENCE, length);
     return;
   }
-  request.limit = queue_limit(client, request.tokens.size());
+  request.limit = queue_limit(client, request.held_tokens());
   if (request.limit != IOKV_LIMIT_NONE) {
     request.refuse = IOKV_ELIMIT;
-    request.tokens.clear();
+    request.drop_payload();
   }
   if (request.deadline_ns != 0) deadlines_ = true;
   if (request.kind == RequestKind::fork && request.refuse == 0) request.refuse = add_child(client, id, request);
   Sequence& sequence = *sequences_[found->second];
-  queue_tokens(client, static_cast<int64_t>(request.tokens.size()));
+  queue_tokens(client, static_cast<int64_t>(request.held_tokens()));
   sequence.operations.push_back(std::move(request));
   wake(sequence);
   if (sequence.operations.size() == 1) start_next(sequence);
@@ -125,6 +125,7 @@ void Conductor::run_front(Sequence& sequence) {
   queue_tokens(client, -queued);
   request.tokens.clear();
   if (request.part) {
+    queue_tokens(client, -static_cast<int64_t>(request.held_tokens()));
     if (code != 0) fail_append(sequence, request.operation, code);
     sequence.operations.pop_front();
     return;
@@ -287,8 +288,8 @@ void Conductor::abandon_front(Sequence& sequence, int32_t code) {
   sequence.draws_in_flight = 0;
   forget_cache(sequence, std::min(sequence.cached, static_cast<uint32_t>(sequence.tokens.size())));
   Request& front = sequence.operations.front();
-  queue_tokens(client, -static_cast<int64_t>(front.tokens.size()));
-  front.tokens.clear();
+  queue_tokens(client, -static_cast<int64_t>(front.held_tokens()));
+  front.drop_payload();
   if (!front.part) {
     Outcome outcome = outcome_of(sequence, front, code);
     client.credits->post_final(0);
@@ -318,7 +319,7 @@ void Conductor::drop(Sequence& sequence, size_t index, int32_t code) {
   Client& client = clients_[sequence.client.slot];
   const Request queued = std::move(sequence.operations[index]);
   sequence.operations.erase(sequence.operations.begin() + static_cast<long>(index));
-  queue_tokens(client, -static_cast<int64_t>(queued.tokens.size()));
+  queue_tokens(client, -static_cast<int64_t>(queued.held_tokens()));
   if (queued.operation == sequence.failed_part) code = sequence.failed_part_code;
   if (queued.part) {
     fail_append(sequence, queued.operation, code);
@@ -366,6 +367,8 @@ void Conductor::flush_parked(Sequence& sequence) {
 }
 
 void Conductor::end_front(Sequence& sequence) {
+  const Request& ended = sequence.operations.front();
+  queue_tokens(clients_[sequence.client.slot], -static_cast<int64_t>(ended.held_tokens()));
   sequence.operations.pop_front();
   sequence.started = false;
   sequence.draws_in_flight = 0;
@@ -435,7 +438,7 @@ Sequence* Conductor::add_sequence(Client& client, ClientId owner, uint64_t id) {
 void Conductor::remove_sequence(Sequence& sequence) {
   Client& client = clients_[sequence.client.slot];
   forget_cache(sequence, 0);
-  for (const Request& request : sequence.operations) queue_tokens(client, -static_cast<int64_t>(request.tokens.size()));
+  for (const Request& request : sequence.operations) queue_tokens(client, -static_cast<int64_t>(request.held_tokens()));
   if (!sequence.parked.empty()) client.parked--;
   client.sequences.erase(sequence.id);
   client.user->sequences--;

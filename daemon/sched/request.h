@@ -50,6 +50,8 @@ struct Request {
                                               // each draw, or none at all
   uint32_t top_logprobs = 0;                  // most probable tokens that come with each draw
 
+  // What it holds of memory, in tokens of 4 bytes.
+  uint64_t held_tokens() const { return tokens.size() + masks.size() + 2 * biases.size(); }
   // Of a refused one.
   void drop_payload() {
     tokens.clear(), stop_tokens.clear(), stop_sequences.clear(), stop_sequence_lengths.clear();
