@@ -4,7 +4,8 @@
 //
 // usage: bench_load SOCKET SEQUENCES PROMPT TOKENS SEED
 // Prints "ready" and then, for each line read, one JSON object: tokens, start_ns and end_ns (CLOCK_MONOTONIC),
-// first_ns (when every sequence had its first token), gap_p50_ns and gap_p99_ns between a sequence's tokens.
+// first_ns (when every sequence had its first token), gap_p50_ns and gap_p99_ns between a sequence's tokens, and
+// prompt_ns, what all prompts took, one after the other, each to its first token.
 #include <string>
 
 #include "bench/client.h"
@@ -22,6 +23,7 @@ class Load {
     options.struct_size = sizeof(options);
     options.token_count = prompt_tokens;
     options.max_tokens = 1;
+    const uint64_t start_ns = now_ns();
     for (uint32_t i = 0; i < sequences; ++i) {
       const std::vector<int32_t> tokens = bench::prompt(prompt_tokens, seed + i, client.info().vocabulary);
       options.tokens = tokens.data();
@@ -29,6 +31,7 @@ class Load {
       require(iokv_step(client.get(), ids_[i], &options, nullptr), "iokv_step");
       client.drain();
     }
+    prompt_ns_ = now_ns() - start_ns;
   }
 
   void run(uint32_t tokens) {
@@ -60,19 +63,19 @@ class Load {
   }
 
  private:
-  static void print(uint64_t drawn, uint64_t start_ns, uint64_t first_ns, uint64_t end_ns,
-                    std::vector<uint64_t>& gaps_ns) {
+  void print(uint64_t drawn, uint64_t start_ns, uint64_t first_ns, uint64_t end_ns, std::vector<uint64_t>& gaps_ns) const {
     std::printf("{\"tokens\": %lu, \"start_ns\": %lu, \"first_ns\": %lu, \"end_ns\": %lu, \"gap_p50_ns\": %lu,"
-                " \"gap_p99_ns\": %lu}\n",
+                " \"gap_p99_ns\": %lu, \"prompt_ns\": %lu}\n",
                 static_cast<unsigned long>(drawn), static_cast<unsigned long>(start_ns),
                 static_cast<unsigned long>(first_ns), static_cast<unsigned long>(end_ns),
                 static_cast<unsigned long>(bench::percentile(gaps_ns, 50)),
-                static_cast<unsigned long>(bench::percentile(gaps_ns, 99)));
+                static_cast<unsigned long>(bench::percentile(gaps_ns, 99)), static_cast<unsigned long>(prompt_ns_));
     std::fflush(stdout);
   }
 
   bench::Client& client_;
   const uint32_t length_;
+  uint64_t prompt_ns_ = 0;
   std::vector<iokv_sequence> ids_;
   std::vector<uint64_t> last_ns_;  // of each sequence's latest token in this run, 0 before its first
 };

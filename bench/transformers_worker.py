@@ -2,7 +2,9 @@
 """Decodes with transformers on request, for bench/decode.py. Needs torch, transformers and gguf.
 
 usage: transformers_worker.py MODEL, then one JSON object a line: batch, prompt, tokens, dtype, cache; each is answered
-by {"tokens_per_s": ...} of the decoding alone, the prompt's pass not counted.
+by {"tokens_per_s": ...} of the decoding alone, the prompt's pass not counted. {"product_rate": true} is answered by
+{"flop_per_s": ..., "layer_parameters": ...}: of torch's bf16 products at their best, and how many numbers the matrices
+of all layers have.
 """
 
 import json
@@ -40,6 +42,19 @@ def decode(model, batch, prompt, tokens, cache):
     return time.perf_counter() - started
 
 
+def product_rate(model):
+    """The best of some products that are large and fit the caches' sizes, as prompts' do."""
+    best = 0.0
+    for rows, columns, inputs in ((256, 3072, 576), (512, 4096, 1024), (1024, 2048, 2048)):
+        x, weight = (torch.randn(size, inputs, dtype=torch.bfloat16) for size in (rows, columns))
+        for _ in range(20):
+            started = time.perf_counter()
+            torch.nn.functional.linear(x, weight)
+            best = max(best, 2 * rows * columns * inputs / (time.perf_counter() - started))
+    parameters = sum(p.numel() for name, p in model.named_parameters() if ".layers." in name and p.dim() == 2)
+    return {"flop_per_s": best, "layer_parameters": parameters}
+
+
 def main():
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the libraries print is no answer
@@ -49,10 +64,13 @@ def main():
     with torch.inference_mode():
         for line in sys.stdin:
             request = json.loads(line)
-            dtype = request.pop("dtype")
+            dtype = request.pop("dtype", "bfloat16")
             if dtype not in models:
                 models[dtype] = load(sys.argv[1], getattr(torch, dtype))
                 decode(models[dtype], 1, 8, 4, "dynamic")
+            if request.pop("product_rate", False):
+                print(json.dumps(product_rate(models[dtype])), file=answers, flush=True)
+                continue
             seconds = decode(models[dtype], **request)
             print(json.dumps({"tokens_per_s": request["batch"] * request["tokens"] / seconds}), file=answers, flush=True)
 

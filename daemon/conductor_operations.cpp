@@ -45,26 +45,27 @@ bool Conductor::admit(Client& client, ClientId id, const Request& request) {
 void Conductor::open(Client& client, ClientId id, const Request& request) {
   int32_t code = request.refuse;
   if (stopping_) code = IOKV_ESHUTDOWN;
-  const iokv_limit limit = sequence_limit(client);
+  const iokv_reached_limit limit = sequence_limit(client);
   if (code == 0 && limit != IOKV_LIMIT_NONE) code = IOKV_ELIMIT;
   if (code == 0 && client.sequences.contains(request.sequence)) code = IOKV_EINVAL;
   if (code == 0) {
     Sequence* sequence = add_sequence(client, id, request.sequence);
     sequence->sampling = request.sampling.value_or(SampleParams{});
+    sequence->biases = request.biases;
     sequence->priority = request.priority;
   }
   answer(client, id, request, code, 0, limit);
 }
 
 // The one that keeps the client from another sequence.
-iokv_limit Conductor::sequence_limit(const Client& client) const {
+iokv_reached_limit Conductor::sequence_limit(const Client& client) const {
   if (client.sequences.size() >= config_.max_sequences) return IOKV_LIMIT_SEQUENCES;
   const uint32_t most = client.user->limits.sequences;
   return most != 0 && client.user->sequences >= most ? IOKV_LIMIT_USER_SEQUENCES : IOKV_LIMIT_NONE;
 }
 
 // The one that keeps the client from queueing so many tokens more.
-iokv_limit Conductor::queue_limit(const Client& client, uint64_t tokens) const {
+iokv_reached_limit Conductor::queue_limit(const Client& client, uint64_t tokens) const {
   if (client.queued_tokens + tokens > config_.max_queued_tokens) return IOKV_LIMIT_QUEUED_TOKENS;
   const uint64_t most = client.user->limits.queued_tokens;
   return most != 0 && client.user->queued_tokens + tokens > most ? IOKV_LIMIT_USER_QUEUED_TOKENS : IOKV_LIMIT_NONE;
@@ -195,6 +196,7 @@ int32_t Conductor::run_fork(Sequence& parent, const Request& request) {
   Sequence& child = *sequences_[found->second];
   child.awaits_fork = false;
   child.sampling = parent.sampling;
+  child.biases = parent.biases;
   child.priority = parent.priority;
   child.tokens.assign(parent.tokens.begin(), parent.tokens.begin() + shared);
   const uint32_t full_blocks = std::min(parent.cached, shared) / kBlockTokens;
@@ -344,7 +346,7 @@ void Conductor::flush_parked(Sequence& sequence) {
   bool ended = false;
   while (!sequence.parked.empty() && !ended) {
     Outcome& outcome = sequence.parked.front();
-    uint32_t bytes = static_cast<uint32_t>(outcome.logits.size() * sizeof(float));
+    const uint32_t bytes = result_bytes(outcome);
     bool more = (outcome.flags & IOKV_COMPLETION_MORE) != 0;
     if (more ? !client.credits->can_post_more(bytes) : !client.credits->can_post_final(bytes)) return;
     more ? client.credits->post_more(bytes) : client.credits->post_final(bytes);
@@ -374,7 +376,7 @@ void Conductor::end_front(Sequence& sequence) {
 
 // The completion of an operation that never became a front operation.
 void Conductor::answer(Client& client, ClientId id, const Request& request, int32_t result, uint32_t length,
-                       iokv_limit limit) {
+                       iokv_reached_limit limit) {
   Outcome outcome;
   outcome.user_data = request.user_data;
   outcome.operation = request.operation;

@@ -117,10 +117,12 @@ def measure_scores(model, prompts):
     """Smallest layer's root mean square of attention scores around their row's mean, over what a row attends to."""
     deviations = []
 
-    def eager_and_measure(module, query, key, value, attention_mask, scaling, **_):
+    def eager_and_measure(module, query, key, value, attention_mask, scaling=None, softcap=None, **_):
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
-        scores = query @ key.transpose(-1, -2) * scaling
-        visible = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        if softcap:
+            scores = softcap * (scores / softcap).tanh()
+        visible = attention_mask[0, 0] == 0
         counts = visible.sum(-1, keepdim=True)
         means = scores.masked_fill(~visible, 0).sum(-1, keepdim=True) / counts
         squares = ((scores - means) ** 2).masked_fill(~visible, 0).sum((-1, -2))

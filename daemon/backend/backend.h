@@ -23,7 +23,9 @@
 #include <span>
 #include <string>
 
+#include "daemon/base/assert.h"
 #include "daemon/base/dtype.h"
+#include "daemon/base/quant_form.h"
 #include "daemon/base/queue.h"
 #include "daemon/base/result.h"
 #include "daemon/base/sampling.h"
@@ -90,34 +92,46 @@ struct Packing {
 };
 
 // Fills `row` (k floats) with row `index` (0 <= index < n) of a matrix; called once a row, in any order, from any thread.
+// Rows that are stored in few bits can be had so too, which a backend may ask for instead.
 class RowSource {
  public:
   virtual ~RowSource() = default;
   virtual void read_row(uint32_t index, float* row) const = 0;
+  virtual QuantForm quant_form() const { return {}; }  // of every row
+  virtual void read_quants(uint32_t, const QuantRow&) const { IOKV_ASSERT(!"rows that are not stored so"); }
 };
 
 enum class NormKind : uint8_t { rms, layer };
-enum class Activation : uint8_t { relu, gelu, gelu_tanh, silu_glu };
+enum class Activation : uint8_t { relu, gelu, gelu_tanh, silu_glu, gelu_tanh_glu };
+// Gated: of a gate and as many other inputs, activation(gate) · other.
+constexpr bool is_gated(Activation kind) { return kind == Activation::silu_glu || kind == Activation::gelu_tanh_glu; }
 
-// hidden[i] = table[token[i]] (+ positions_table[position[i] + position_offset]) as f32.
+// hidden[i] = table[token[i]]·scale (+ positions_table[position[i] + position_offset]) as f32.
 struct EmbedArgs {
   const Matrix* table = nullptr;            // [vocab, h]
   const Matrix* position_table = nullptr;   // [contexts + offset, h] or null
   uint32_t position_offset = 0;             // OPT: 2
+  float scale = 1.0f;                       // of the token's row
   std::span<const int32_t> tokens;          // [M], host
   std::span<const uint32_t> positions;      // [M], host
   float* hidden = nullptr;                  // [M, h] f32
 };
 
-// y = norm(x)·weight + bias in the compute dtype; statistics in f32.
+enum class NormOutput : uint8_t {
+  store,    // y is compute dtype
+  add_f32,  // y is f32, y += norm(x)·weight + bias
+};
+
+// y = norm(x)·weight + bias; statistics in f32.
 struct NormArgs {
   NormKind kind = NormKind::rms;
   float epsilon = 1e-5f;
   const float* weight = nullptr;  // [h] f32
   const float* bias = nullptr;    // [h] f32 or null
   const float* x = nullptr;       // [M, h] f32
-  void* y = nullptr;              // [M, h] compute dtype
+  void* y = nullptr;              // [M, h]
   uint32_t rows = 0, columns = 0;
+  NormOutput output = NormOutput::store;
 };
 
 enum class GemmOutput : uint8_t {
@@ -164,6 +178,13 @@ struct RopeRun {
   size_t block_stride_bytes = 0;  // of no meaning within one block
 };
 
+// Each head of q and of k by itself becomes head / sqrt(mean(head²) + epsilon) · weight before it is rotated.
+struct HeadNorm {
+  const float* q_weight = nullptr;  // [d] f32; null: heads are rotated as they are
+  const float* k_weight = nullptr;  // [d] f32; null where q_weight is
+  float epsilon = 1e-6f;
+};
+
 // Rotates q in place (if given) and writes rotated K, and V, into their blocks (if given), for the rows of the runs.
 struct RopeArgs {
   KvShape shape;
@@ -174,17 +195,25 @@ struct RopeArgs {
   const void* v = nullptr;
   uint32_t kv_stride = 0;
   std::span<const RopeRun> runs;               // host array
+  HeadNorm norm;
 };
 
 struct ActivateArgs {
   Activation kind = Activation::relu;
-  const void* x = nullptr;  // [M, columns], or for silu_glu [M, 2·columns]: gate, then up
+  const void* x = nullptr;  // [M, columns], or where it is gated [M, 2·columns]: gate, then up
   void* y = nullptr;        // [M, columns]; may be x where shapes agree
   uint32_t rows = 0, columns = 0;
 };
 
+// x = limit·tanh(x / limit), in place.
+struct CapArgs {
+  float limit = 1.0f;  // above zero
+  float* x = nullptr;  // [M, columns] f32
+  uint32_t rows = 0, columns = 0;
+};
+
 // Rows of one sequence over a run of its pieces, of kBlockTokens tokens each: row r (0 <= r < rows) is position
-// first_position + r and attends to every position <= its own that lies in one of the pieces.
+// first_position + r and attends to every position <= its own, and within its window, that lies in one of the pieces.
 struct AttendSpan {
   uint32_t first_row = 0, rows = 0;
   uint32_t first_position = 0;
@@ -193,7 +222,7 @@ struct AttendSpan {
   uint32_t pieces() const { return (first_position + rows - 1) / kBlockTokens + 1; }  // of the sequence
 };
 
-// out = softmax(q·Kᵀ·scale)·V a head. Query head i uses KV head i / (heads / kv_heads). Partial results of fixed
+// out = softmax(cap(q·Kᵀ·scale))·V a head. Query head i uses KV head i / (heads / kv_heads). Partial results of fixed
 // pieces of kBlockTokens tokens are merged in position order by log-sum-exp, in f32.
 //
 // A row's pieces may come in several operations, in position order without gaps: what has been merged so far waits in
@@ -206,6 +235,8 @@ struct AttendArgs {
   void* out = nullptr;      // [M, heads·d] compute dtype, contiguous
   float* state = nullptr;   // [M, heads, attend_state_floats(d)] f32; may be null when every span has all its pieces
   std::span<const AttendSpan> spans;
+  uint32_t window = 0;      // tokens that a row sees, its own and those just before it; 0: all
+  float score_cap = 0;      // scores become score_cap·tanh(score / score_cap); 0: they stay as they are
 };
 
 // Of a row and head: d sums (padded to 64 bytes), the sum of weights and the largest score (likewise).
@@ -215,14 +246,23 @@ struct SampleRow {
   SampleParams params;
   uint32_t logits_row = 0;
   uint64_t position = 0;  // of the token to be drawn: the counter of the random draw
+  // All host arrays. Tokens of the sequence that repetition_penalty is about, and those that presence_penalty and
+  // frequency_penalty count; either is empty where the parameters do not ask for it.
+  std::span<const int32_t> repeated, counted;
+  std::span<const TokenBias> biases;  // of one token add up
+  const uint32_t* mask = nullptr;     // [mask_words(vocab)], it permits one token at least; null: every token may be drawn
+  uint32_t top = 0;                   // most probable tokens wanted, <= kMaxTopLogprobs and <= vocab
 };
 
 struct SampleArgs {
-  const float* logits = nullptr;       // [rows, vocab] f32
+  const float* logits = nullptr;       // [rows, vocab] f32. Those of a row with biases or penalties may change until the
+                                       // operation is over, and are then as before: no other row of it names them
   uint32_t vocab = 0;
   std::span<const SampleRow> rows;     // host
   int32_t* tokens = nullptr;           // [rows.size()], host
   float* logprobs = nullptr;           // [rows.size()], host: log-softmax of the unmodified logits at the drawn token
+  TokenLogprob* tops = nullptr;        // [sum of the rows' `top`], host: of each row the most probable first, the smaller
+                                       // id first among equals; may be null where no row wants any
 };
 
 class Backend {
@@ -267,6 +307,7 @@ class Backend {
   virtual void rope(Queue queue, const RopeArgs& args) = 0;
   virtual void activate(Queue queue, const ActivateArgs& args) = 0;
   virtual void attend(Queue queue, const AttendArgs& args) = 0;
+  virtual void cap(Queue queue, const CapArgs& args) = 0;
   virtual void sample(Queue queue, const SampleArgs& args) = 0;
 };
 

@@ -33,4 +33,19 @@ constexpr float f16_to_f32(uint16_t bits) {
   return sign != 0 ? -magnitude : magnitude;
 }
 
+// Round to nearest even; what is too large becomes infinite, NaN stays a (quiet) NaN.
+constexpr uint16_t f32_to_f16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value), size = bits & 0x7fffffffu;
+  const auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000u);
+  if (size > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
+  if (size >= 0x47800000u) return static_cast<uint16_t>(sign | 0x7c00u);  // 2^16
+  // Below 2^-14 units are 2^-24, which adding 1/2 leaves at the end of the fraction.
+  if (size < 0x38800000u) {
+    const float rounded = std::bit_cast<float>(size) + 0.5f;
+    return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(rounded) - 0x3f000000u));
+  }
+  const uint32_t rounded = size + 0xfffu + ((size >> 13) & 1u);  // a carry goes into the exponent, as it should
+  return static_cast<uint16_t>(sign | ((rounded >> 13) - (112u << 10)));
+}
+
 }  // namespace iokv

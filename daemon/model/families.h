@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include <nlohmann/json_fwd.hpp>
 
@@ -15,7 +16,7 @@
 
 namespace iokv {
 
-// What a weight is for. Those from input_norm to down_bias exist once a layer.
+// What a weight is for. Those from input_norm to mlp_out_norm exist once a layer.
 enum class Role : uint8_t {
   token_embedding,     // [vocab, h]
   position_embedding,  // [max_context + learned_position_offset, h]
@@ -27,8 +28,11 @@ enum class Role : uint8_t {
   k_bias,
   v,                   // [kv_heads·d, h]
   v_bias,
+  q_norm,              // [d], of each head of q by itself
+  k_norm,
   o,                   // [h, heads·d]
   o_bias,
+  attention_out_norm,  // [h], of what attention gives, before it is added
   post_norm,           // [h], before the feed-forward
   post_norm_bias,
   gate,                // [ffn, h]; only where the activation is gated
@@ -37,16 +41,18 @@ enum class Role : uint8_t {
   up_bias,
   down,                // [h, ffn]; OPT's fc2
   down_bias,
+  mlp_out_norm,        // [h], of what the feed-forward gives, before it is added
   final_norm,          // [h]
   final_norm_bias,
   lm_head,             // [vocab, h]
-  rope_factors,        // [d/2]; divides the inverse frequencies; used up when the files are opened
+  lm_head_bias,
+  rope_factors,        // [rotary_dim/2]; divides the inverse frequencies; used up when the files are opened
 };
 inline constexpr size_t kRoles = static_cast<size_t>(Role::rope_factors) + 1;
 using RoleSet = std::bitset<kRoles>;
 
 const char* name_of(Role role);
-constexpr bool is_per_layer(Role role) { return role >= Role::input_norm && role <= Role::down_bias; }
+constexpr bool is_per_layer(Role role) { return role >= Role::input_norm && role <= Role::mlp_out_norm; }
 
 struct RoleShape {
   uint32_t rows = 0, columns = 0;  // columns 0: a vector of `rows` elements
@@ -69,12 +75,24 @@ struct Description {
 // outside the limits below are Errors.
 Result<Description> describe(Naming naming, const nlohmann::json& settings);
 
-// The tensor's name in files of that naming, or "" where the family has none.
-std::string tensor_name(const Family& family, Naming naming, Role role, uint32_t layer);
+// Where a role's rows (of a vector: elements) lie in a tensor, which other roles may share: row i of the role is
+// row_of(i) of the tensor.
+struct TensorPart {
+  std::string name;
+  uint32_t rows = 0;             // of the whole tensor
+  uint32_t first_row = 0;        // of the role
+  uint32_t head_dim = 0;         // where rows lie head by head: of one role's; 0: all of a role's rows are together
+  uint32_t head_stride = 0;      // and of all roles'
+  uint32_t interleaved_dim = 0;  // of heads whose pairs 2i, 2i + 1 rotate together in the file, not i, i + d/2; 0: none
+  bool transposed = false;       // the tensor is [columns, rows]
+  float added = 0;               // to every element
 
-// Whether files of that naming store the rows of q and k of a head interleaved (pairs 2i, 2i+1 rotate together), not
-// as halves (i, i + d/2).
-bool stores_interleaved_heads(const Family& family, Naming naming);
+  uint32_t row_of(uint32_t index) const;
+};
+
+// The tensors that may have the role in files of that naming: the first one that a file has does. A name is followed by
+// the same without the prefix that checkpoints of a bare decoder lack.
+std::vector<TensorPart> parts_of(const Family& family, Naming naming, const ModelSpec& spec, Role role, uint32_t layer);
 
 // Numbers and relations of a spec: sizes in range, heads that divide. Larger than any published model by a factor of
 // ten or so, small enough that no product of two of them overflows 64 bits.

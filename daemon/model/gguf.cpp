@@ -32,11 +32,11 @@ struct GgmlType {
 constexpr GgmlType kGgmlTypes[] = {
     {0, StoredType::f32, "F32"},        {1, StoredType::f16, "F16"},        {2, StoredType::q4_0, "Q4_0"},
     {3, StoredType::q4_1, "Q4_1"},      {6, StoredType::q5_0, "Q5_0"},      {7, StoredType::q5_1, "Q5_1"},
-    {8, StoredType::q8_0, "Q8_0"},      {9, StoredType::other, "Q8_1"},     {10, StoredType::other, "Q2_K"},
-    {11, StoredType::other, "Q3_K"},    {12, StoredType::q4_k, "Q4_K"},     {13, StoredType::q5_k, "Q5_K"},
+    {8, StoredType::q8_0, "Q8_0"},      {9, StoredType::other, "Q8_1"},     {10, StoredType::q2_k, "Q2_K"},
+    {11, StoredType::q3_k, "Q3_K"},     {12, StoredType::q4_k, "Q4_K"},     {13, StoredType::q5_k, "Q5_K"},
     {14, StoredType::q6_k, "Q6_K"},     {15, StoredType::other, "Q8_K"},    {16, StoredType::other, "IQ2_XXS"},
     {17, StoredType::other, "IQ2_XS"},  {18, StoredType::other, "IQ3_XXS"}, {19, StoredType::other, "IQ1_S"},
-    {20, StoredType::other, "IQ4_NL"},  {21, StoredType::other, "IQ3_S"},   {22, StoredType::other, "IQ2_S"},
+    {20, StoredType::iq4_nl, "IQ4_NL"}, {21, StoredType::other, "IQ3_S"},   {22, StoredType::other, "IQ2_S"},
     {23, StoredType::other, "IQ4_XS"},  {24, StoredType::other, "I8"},      {25, StoredType::other, "I16"},
     {26, StoredType::other, "I32"},     {27, StoredType::other, "I64"},     {28, StoredType::other, "F64"},
     {29, StoredType::other, "IQ1_M"},   {30, StoredType::bf16, "BF16"},     {34, StoredType::other, "TQ1_0"},
@@ -207,7 +207,7 @@ Result<const GgmlType*> type_numbered(uint32_t number) {
   if (known != std::end(kGgmlTypes) && known->type != StoredType::other) return known;
   std::string name = known == std::end(kGgmlTypes) ? "an unknown type" : std::string(known->name);
   return error("stored as " + name + " (ggml type " + std::to_string(number) +
-               "), which is not read; quantise the model as Q8_0, Q4_K_M, Q4_0 or Q4_1, or take F16");
+               "), which is not read; there are: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K and IQ4_NL; quantise the model as one of them");
 }
 
 // The tensor's type, shape and extent, from just behind its name.

@@ -32,6 +32,7 @@ void Model::begin(std::span<const int32_t> tokens, std::span<const uint32_t> pos
   embed.position_offset = spec_.learned_position_offset;
   embed.tokens = tokens;
   embed.positions = positions;
+  embed.scale = spec_.embedding_scale;
   embed.hidden = f32(hidden_);
   backend_.embed(Queue::dense, embed);
 }
@@ -44,8 +45,8 @@ void Model::project(uint32_t layer, std::span<const RopeRun> rotations) {
   const LayerWeights& weights = weights_.layers[layer];
   norm(weights.attention_norm, f32(hidden_), kept_x_[layer % 2]->data(), rows_);
   product(*matrices(layer).qkv, weights.qkv, kept_x_[layer % 2]->data(), qkv_->data(), GemmOutput::store);
-  if (spec_.positions != PositionKind::rope) return;
-  RopeArgs rope = rope_args();
+  if (spec_.positions != PositionKind::rope && weights.q_norm == nullptr) return;
+  RopeArgs rope = rope_args(layer);
   rope.q = qkv_->data();
   rope.q_stride = qkv_width_;
   rope.runs = rotations;
@@ -66,7 +67,7 @@ void Model::recompute(uint32_t layer, const void* x, uint32_t rows, std::span<co
   product.rows = rows;
   backend_.gemm(Queue::recompute, product);
 
-  RopeArgs rope = rope_args();
+  RopeArgs rope = rope_args(layer);
   rope.k = recomputed_->data();
   rope.v = bytes(recomputed_) + kv_width * element_bytes_;
   rope.kv_stride = 2 * kv_width;
@@ -75,8 +76,8 @@ void Model::recompute(uint32_t layer, const void* x, uint32_t rows, std::span<co
 }
 
 // The fused product of project made K,V with the bits that recomputing them gives (daemon/backend/backend.h, GemmArgs).
-void Model::store(std::span<const RopeRun> runs) {
-  RopeArgs rope = rope_args();
+void Model::store(uint32_t layer, std::span<const RopeRun> runs) {
+  RopeArgs rope = rope_args(layer);
   rope.k = bytes(qkv_) + spec_.q_width() * element_bytes_;
   rope.v = bytes(qkv_) + (spec_.q_width() + spec_.kv_width()) * element_bytes_;
   rope.kv_stride = qkv_width_;
@@ -84,7 +85,7 @@ void Model::store(std::span<const RopeRun> runs) {
   backend_.rope(Queue::dense, rope);
 }
 
-void Model::attend(std::span<const AttendSpan> spans) {
+void Model::attend(uint32_t layer, std::span<const AttendSpan> spans) {
   AttendArgs args;
   args.shape = spec_.kv_shape();
   args.scale = spec_.attention_scale;
@@ -93,16 +94,28 @@ void Model::attend(std::span<const AttendSpan> spans) {
   args.out = attended_->data();
   args.state = f32(attend_state_);
   args.spans = spans;
+  args.window = spec_.window_of(layer);
+  args.score_cap = spec_.score_cap;
   backend_.attend(Queue::dense, args);
 }
 
-// hidden += o(attended), then hidden += down(activation(gate_up(norm(hidden)))).
+// hidden += o(attended), then hidden += down(activation(gate_up(norm(hidden)))); in parallel, the norm is of hidden
+// before anything was added.
 void Model::finish(uint32_t layer) {
   const LayerWeights& weights = weights_.layers[layer];
   const LayerMatrices matrices = this->matrices(layer);
-  product(*matrices.o, weights.o, attended_->data(), hidden_->data(), GemmOutput::add_f32);
-  norm(weights.mlp_norm, f32(hidden_), normed_->data(), rows_);
-  product(*matrices.gate_up, weights.gate_up, normed_->data(), gate_up_->data(), GemmOutput::store);
+  const void* x = normed_->data();
+  auto norm_input = [&] {
+    if (weights.mlp_norm.weight == nullptr) {
+      x = kept_x_[layer % 2]->data();
+    } else {
+      norm(weights.mlp_norm, f32(hidden_), normed_->data(), rows_);
+    }
+  };
+  if (spec_.parallel_residual) norm_input();
+  add_product(*matrices.o, weights.o, attended_->data(), weights.attention_out_norm);
+  if (!spec_.parallel_residual) norm_input();
+  product(*matrices.gate_up, weights.gate_up, x, gate_up_->data(), GemmOutput::store);
   ActivateArgs activate;
   activate.kind = spec_.activation;
   activate.x = gate_up_->data();
@@ -110,7 +123,14 @@ void Model::finish(uint32_t layer) {
   activate.rows = rows_;
   activate.columns = spec_.ffn;
   backend_.activate(Queue::dense, activate);
-  product(*matrices.down, weights.down, activate.y, hidden_->data(), GemmOutput::add_f32);
+  add_product(*matrices.down, weights.down, activate.y, weights.mlp_out_norm);
+}
+
+// hidden += product, or its norm.
+void Model::add_product(const Matrix& matrix, const LinearWeights& weights, const void* x, const NormWeights& out_norm) {
+  if (out_norm.weight == nullptr) return product(matrix, weights, x, hidden_->data(), GemmOutput::add_f32);
+  product(matrix, weights, x, added_->data(), GemmOutput::store_f32);
+  norm(out_norm, f32(added_), hidden_->data(), rows_, NormOutput::add_f32);
 }
 
 // The final norm gathers the wanted rows, a run of neighbours at a time, so that one product makes all logits.
@@ -128,11 +148,13 @@ void Model::logits(std::span<const uint32_t> wanted, float* to) {
   head.x = normed_->data();
   head.y = to;
   head.rows = static_cast<uint32_t>(wanted.size());
+  head.bias = f32_or_null(weights_.head_bias);
   head.output = GemmOutput::store_f32;
   backend_.gemm(Queue::dense, head);
+  if (spec_.logit_cap > 0) backend_.cap(Queue::dense, {spec_.logit_cap, to, head.rows, spec_.vocab});
 }
 
-void Model::norm(const NormWeights& weights, const float* x, void* y, uint32_t rows) {
+void Model::norm(const NormWeights& weights, const float* x, void* y, uint32_t rows, NormOutput output) {
   NormArgs args;
   args.kind = spec_.norm;
   args.epsilon = spec_.norm_epsilon;
@@ -142,6 +164,7 @@ void Model::norm(const NormWeights& weights, const float* x, void* y, uint32_t r
   args.y = y;
   args.rows = rows;
   args.columns = spec_.hidden;
+  args.output = output;
   backend_.norm(Queue::dense, args);
 }
 
@@ -157,8 +180,10 @@ void Model::product(const Matrix& matrix, const LinearWeights& weights, const vo
   backend_.gemm(Queue::dense, args);
 }
 
-RopeArgs Model::rope_args() const {
+RopeArgs Model::rope_args(uint32_t layer) const {
   RopeArgs args;
+  const LayerWeights& weights = weights_.layers[layer];
+  args.norm = {f32_or_null(weights.q_norm), f32_or_null(weights.k_norm), spec_.norm_epsilon};
   args.shape = spec_.kv_shape();
   if (spec_.positions == PositionKind::rope) {
     args.table = {static_cast<uint32_t>(2 * spec_.rope_inverse_frequency.size()), spec_.rope_inverse_frequency,
@@ -192,17 +217,17 @@ Model::Model(Backend& backend, ModelSpec spec, Weights weights, const ModelLimit
 // Of the device buffers of layers.h; 0: there is none.
 struct Model::BufferSizes {
   size_t hidden = 0, kept_x = 0, normed = 0, qkv = 0, attend_state = 0, attended = 0, gate_up = 0, activated = 0;
-  size_t recomputed = 0;
+  size_t added = 0, recomputed = 0;
 
   size_t total() const {
-    return hidden + 2 * kept_x + normed + qkv + attend_state + attended + gate_up + activated + recomputed;
+    return hidden + 2 * kept_x + normed + qkv + attend_state + attended + gate_up + activated + added + recomputed;
   }
 };
 
 Model::BufferSizes Model::sizes_of(const ModelSpec& spec, DType compute, const ModelLimits& limits) {
   const size_t rows = limits.max_rows, element = size_of(compute), row_bytes = rows * element;
   const size_t kv_width = 2 * size_t{spec.kv_width()};
-  const bool gated = spec.activation == Activation::silu_glu;
+  const bool gated = is_gated(spec.activation);
   BufferSizes sizes;
   sizes.hidden = rows * spec.hidden * sizeof(float);
   sizes.kept_x = sizes.normed = row_bytes * spec.hidden;
@@ -211,6 +236,7 @@ Model::BufferSizes Model::sizes_of(const ModelSpec& spec, DType compute, const M
   sizes.attended = row_bytes * spec.q_width();
   sizes.gate_up = row_bytes * spec.ffn * (gated ? 2 : 1);
   if (gated) sizes.activated = row_bytes * spec.ffn;
+  if (spec.norms_before_adding) sizes.added = rows * spec.hidden * sizeof(float);
   sizes.recomputed = limits.recompute_rows * kv_width * element;
   return sizes;
 }
@@ -234,6 +260,7 @@ Status Model::take_buffers() {
   IOKV_TRY(take(attended_, sizes.attended));
   IOKV_TRY(take(gate_up_, sizes.gate_up));
   IOKV_TRY(take(activated_, sizes.activated));
+  IOKV_TRY(take(added_, sizes.added));
   return take(recomputed_, sizes.recomputed);
 }
 

@@ -54,11 +54,11 @@ class Model {
   // gave when the rows were new. On Queue::recompute.
   void recompute(uint32_t layer, const void* x, uint32_t rows, std::span<const RopeRun> runs);
 
-  // K,V of rows of the step to the blocks of `runs`, K rotated.
-  void store(std::span<const RopeRun> runs);
+  // K,V of the layer and of rows of the step to the blocks of `runs`, K rotated.
+  void store(uint32_t layer, std::span<const RopeRun> runs);
 
   // Attention of the rows of the spans over a run of pieces each; see AttendArgs.
-  void attend(std::span<const AttendSpan> spans);
+  void attend(uint32_t layer, std::span<const AttendSpan> spans);
 
   // The output projection of what was attended, and the rest of the layer.
   void finish(uint32_t layer);
@@ -79,10 +79,11 @@ class Model {
   struct BufferSizes;
   static BufferSizes sizes_of(const ModelSpec& spec, DType compute, const ModelLimits& limits);
   Status take_buffers();
-  void norm(const NormWeights& weights, const float* x, void* y, uint32_t rows);
+  void norm(const NormWeights& weights, const float* x, void* y, uint32_t rows, NormOutput output = NormOutput::store);
   LayerMatrices matrices(uint32_t layer) const { return weights_.matrices(layer, slot_); }
   void product(const Matrix& matrix, const LinearWeights& weights, const void* x, void* y, GemmOutput output);
-  RopeArgs rope_args() const;
+  void add_product(const Matrix& matrix, const LinearWeights& weights, const void* x, const NormWeights& out_norm);
+  RopeArgs rope_args(uint32_t layer) const;
 
   Backend& backend_;
   const ModelSpec spec_;
@@ -102,6 +103,7 @@ class Model {
   std::unique_ptr<DeviceMemory> attended_;      // [M, heads·d]
   std::unique_ptr<DeviceMemory> gate_up_;       // [M, 2·ffn], or [M, ffn] without a gate
   std::unique_ptr<DeviceMemory> activated_;     // [M, ffn], or null where it is done in place
+  std::unique_ptr<DeviceMemory> added_;         // [M, h] f32, what is normalised before it is added, or null
   std::unique_ptr<DeviceMemory> recomputed_;    // [recompute_rows, 2·kv_heads·d], K,V before rope
 };
 

@@ -17,44 +17,45 @@ namespace {
 using nlohmann::json;
 namespace fs = std::filesystem;
 
-std::vector<uint64_t> sizes_of(const RoleShape& shape) {
+std::vector<uint64_t> sizes_of(const RoleShape& shape, bool transposed) {
   if (shape.columns == 0) return {shape.rows};
+  if (transposed) return {shape.columns, shape.rows};
   return {shape.rows, shape.columns};
 }
 
-// Rows of a tensor, dequantised one at a time. With interleaved heads of size head_dim, row (half, i) of a head lies at
-// 2i + half: pairs that rotate together are neighbours in the file and half a head apart in the backend.
+// Rows of a role, dequantised one at a time.
 class StoredRows final : public RowSource {
  public:
-  StoredRows(const TensorView& tensor, uint32_t columns, uint32_t interleaved_head_dim)
-      : tensor_(tensor), columns_(columns), head_dim_(interleaved_head_dim) {}
+  StoredRows(const TensorView& tensor, TensorPart part, uint32_t columns)
+      : tensor_(tensor), part_(std::move(part)), columns_(columns) {}
 
   void read_row(uint32_t index, float* row) const override {
-    if (head_dim_ != 0) {
-      const uint32_t head = index / head_dim_, place = index % head_dim_, half = head_dim_ / 2;
-      index = head * head_dim_ + place % half * 2 + place / half;
+    const uint32_t stored = part_.row_of(index);
+    if (part_.transposed) {
+      for (uint32_t i = 0; i < columns_; i++) dequantize(uint64_t{i} * part_.rows + stored, 1, row + i);
+    } else {
+      dequantize(uint64_t{stored} * columns_, columns_, row);
     }
+  }
+
+  QuantForm quant_form() const override { return part_.transposed ? QuantForm() : quant_form_of(tensor_.type); }
+  void read_quants(uint32_t index, const QuantRow& row) const override {
     const uint64_t row_bytes = stored_bytes_of(tensor_.type, columns_);
-    dequantize_row(tensor_.type, tensor_.bytes.subspan(index * row_bytes, row_bytes), row, columns_);
+    iokv::read_quants(tensor_.type, tensor_.bytes.subspan(part_.row_of(index) * row_bytes, row_bytes), row);
   }
 
  private:
+  // Elements from a block's first one on, and whole blocks.
+  void dequantize(uint64_t first, uint32_t count, float* to) const {
+    dequantize_row(tensor_.type,
+                   tensor_.bytes.subspan(stored_bytes_of(tensor_.type, first), stored_bytes_of(tensor_.type, count)), to,
+                   count);
+  }
+
   const TensorView& tensor_;
-  const uint32_t columns_, head_dim_;
+  const TensorPart part_;
+  const uint32_t columns_;
 };
-
-uint32_t interleaved_dim(const Description& description, Naming naming, Role role) {
-  const bool rotates = role == Role::q || role == Role::q_bias || role == Role::k || role == Role::k_bias;
-  return rotates && stores_interleaved_heads(*description.family, naming) ? description.spec.head_dim : 0;
-}
-
-// The tensor by its name, or by the name without "model." that checkpoints of a bare decoder have.
-const TensorView* find_tensor(const TensorFile& tensors, const std::string& name) {
-  if (name.empty()) return nullptr;
-  if (const TensorView* found = tensors.find(name)) return found;
-  constexpr std::string_view kPrefix = "model.";
-  return name.starts_with(kPrefix) ? tensors.find(std::string_view(name).substr(kPrefix.size())) : nullptr;
-}
 
 }  // namespace
 
@@ -156,12 +157,12 @@ class ModelOpener {
   }
 
   Status check_tensor(Role role, uint32_t layer, bool required) const {
-    const std::string name = tensor_name(*files_.description_.family, files_.naming_, role, layer);
-    const TensorView* tensor = find_tensor(files_.tensors_, name);
+    const auto [tensor, part] = files_.find(role, layer);
+    const std::string& name = part.name;
     if (tensor == nullptr) {
       return required ? Status(error("tensor " + shown(name) + " is missing: the model is incomplete")) : Status();
     }
-    const std::vector<uint64_t> wanted = sizes_of(shape_of(role, files_.spec()));
+    const std::vector<uint64_t> wanted = sizes_of({part.rows, shape_of(role, files_.spec()).columns}, part.transposed);
     if (tensor->shape != wanted) {
       return error("tensor " + shown(name) + " has shape " + shape_text(tensor->shape) + ", but the settings make it " +
                    shape_text(wanted));
@@ -169,6 +170,10 @@ class ModelOpener {
     if (tensor->type == StoredType::other) {
       return error("tensor " + shown(name) + " is stored as " + shown(tensor->type_name) +
                    ", which is not read; convert it to F32, F16 or BF16");
+    }
+    if (part.transposed && layout_of(tensor->type).block_elements != 1) {
+      return error("tensor " + shown(name) + " is stored as " + shown(tensor->type_name) +
+                   " by its inputs, of which single ones cannot be read; convert it to F32, F16 or BF16");
     }
     return {};
   }
@@ -216,32 +221,34 @@ Result<ModelFiles> open_model(const std::string& path) {
 bool ModelFiles::has(Role role, uint32_t layer) const {
   if (!description_.possible[static_cast<size_t>(role)]) return false;
   if (is_per_layer(role) && layer >= spec().layers) return false;
-  return find_tensor(tensors_, tensor_name(*description_.family, naming_, role, layer)) != nullptr;
+  return find(role, layer).tensor != nullptr;
+}
+
+// Without one: the name that it was expected by.
+ModelFiles::Found ModelFiles::find(Role role, uint32_t layer) const {
+  const std::vector<TensorPart> parts = parts_of(*description_.family, naming_, spec(), role, layer);
+  for (const TensorPart& part : parts) {
+    if (const TensorView* tensor = tensors_.find(part.name)) return {tensor, part};
+  }
+  return {nullptr, parts.empty() ? TensorPart() : parts.front()};
 }
 
 Result<std::unique_ptr<RowSource>> ModelFiles::matrix(Role role, uint32_t layer) const {
   if (!has(role, layer)) return error(path_ + ": has no " + name_of(role));
-  const TensorView* tensor = find_tensor(tensors_, tensor_name(*description_.family, naming_, role, layer));
+  auto [tensor, part] = find(role, layer);
   const uint32_t columns = shape_of(role, spec()).columns;
-  IOKV_ASSERT(columns != 0);
-  return std::unique_ptr<RowSource>(
-      std::make_unique<StoredRows>(*tensor, columns, interleaved_dim(description_, naming_, role)));
+  IOKV_ASSERT(columns != 0 && part.added == 0);
+  return std::unique_ptr<RowSource>(std::make_unique<StoredRows>(*tensor, std::move(part), columns));
 }
 
 Result<std::vector<float>> ModelFiles::vector(Role role, uint32_t layer) const {
   if (!has(role, layer)) return error(path_ + ": has no " + name_of(role));
-  const TensorView* tensor = find_tensor(tensors_, tensor_name(*description_.family, naming_, role, layer));
+  const auto [tensor, part] = find(role, layer);
   const RoleShape shape = shape_of(role, spec());
   IOKV_ASSERT(shape.columns == 0);
-  std::vector<float> stored(shape.rows);
+  std::vector<float> stored(part.rows), values(shape.rows);
   dequantize_row(tensor->type, tensor->bytes, stored.data(), stored.size());
-  const uint32_t head_dim = interleaved_dim(description_, naming_, role);
-  if (head_dim == 0) return stored;
-  std::vector<float> values(stored.size());
-  for (uint32_t i = 0; i < values.size(); i++) {
-    const uint32_t place = i % head_dim, half = head_dim / 2;
-    values[i] = stored[i - place + place % half * 2 + place / half];
-  }
+  for (uint32_t i = 0; i < values.size(); i++) values[i] = stored[part.row_of(i)] + part.added;
   return values;
 }
 

@@ -21,7 +21,7 @@ MatrixShape shape_of(LayerMatrix matrix, const ModelSpec& spec) {
   switch (matrix) {
     case LayerMatrix::qkv: return {spec.q_width() + 2 * spec.kv_width(), spec.hidden};
     case LayerMatrix::o: return {spec.hidden, spec.q_width()};
-    case LayerMatrix::gate_up: return {spec.ffn * (spec.activation == Activation::silu_glu ? 2 : 1), spec.hidden};
+    case LayerMatrix::gate_up: return {spec.ffn * (is_gated(spec.activation) ? 2 : 1), spec.hidden};
     case LayerMatrix::down: return {spec.hidden, spec.ffn};
   }
   return {};

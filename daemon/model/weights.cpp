@@ -13,19 +13,29 @@ namespace iokv {
 namespace {
 
 // The rows of several matrices of the same width, one after the other.
+// With `as_elements` they are never had in the few bits in which they may be stored.
 class FusedRows final : public RowSource {
  public:
+  explicit FusedRows(bool as_elements) : as_elements_(as_elements) {}
   void append(std::unique_ptr<RowSource> source, uint32_t rows) {
+    form_ = parts_.empty() ? source->quant_form() : common_form(form_, source->quant_form());
     parts_.push_back({std::move(source), rows_});
     rows_ += rows;
   }
   uint32_t rows() const { return rows_; }
 
   void read_row(uint32_t index, float* row) const override {
-    auto after = std::upper_bound(parts_.begin(), parts_.end(), index,
-                                  [](uint32_t wanted, const Part& part) { return wanted < part.first_row; });
-    const Part& part = *std::prev(after);
+    const Part& part = part_of(index);
     part.source->read_row(index - part.first_row, row);
+  }
+
+  QuantForm quant_form() const override { return as_elements_ ? QuantForm() : form_; }
+  void read_quants(uint32_t index, const QuantRow& row) const override {
+    const Part& part = part_of(index);
+    const QuantForm form = part.source->quant_form();
+    const size_t blocks = row.quants.size() / form.block;
+    part.source->read_quants(index - part.first_row, {row.quants, row.scales.first(blocks), row.minima.first(blocks)});
+    widen(form, form_, row);
   }
 
  private:
@@ -33,8 +43,16 @@ class FusedRows final : public RowSource {
     std::unique_ptr<RowSource> source;
     uint32_t first_row;
   };
+  const Part& part_of(uint32_t index) const {
+    auto after = std::upper_bound(parts_.begin(), parts_.end(), index,
+                                  [](uint32_t wanted, const Part& part) { return wanted < part.first_row; });
+    return *std::prev(after);
+  }
+
+  bool as_elements_;
   std::vector<Part> parts_;
   uint32_t rows_ = 0;
+  QuantForm form_;  // of all of them
 };
 
 class Loader {
@@ -62,6 +80,7 @@ class Loader {
     if (!spec_.tied_embeddings) {
       IOKV_TRY_ASSIGN(weights.own_head, matrix({Role::lm_head}));
     }
+    IOKV_TRY_ASSIGN(weights.head_bias, vector({Role::lm_head_bias}, 0));
     weights.stored_bytes = stored_bytes_;
     return weights;
   }
@@ -73,8 +92,13 @@ class Loader {
     IOKV_TRY_ASSIGN(weights.attention_norm, norm(Role::input_norm, Role::input_norm_bias, layer));
     IOKV_TRY_ASSIGN(weights.qkv,
                     linear(LayerMatrix::qkv, {Role::q, Role::k, Role::v}, {Role::q_bias, Role::k_bias, Role::v_bias}, layer));
+    IOKV_TRY_ASSIGN(weights.q_norm, vector({Role::q_norm}, layer));
+    IOKV_TRY_ASSIGN(weights.k_norm, vector({Role::k_norm}, layer));
     IOKV_TRY_ASSIGN(weights.o, linear(LayerMatrix::o, {Role::o}, {Role::o_bias}, layer));
-    IOKV_TRY_ASSIGN(weights.mlp_norm, norm(Role::post_norm, Role::post_norm_bias, layer));
+    IOKV_TRY_ASSIGN(weights.attention_out_norm.weight, vector({Role::attention_out_norm}, layer));
+    if (!spec_.norm_weights || files_.has(Role::post_norm, layer)) {
+      IOKV_TRY_ASSIGN(weights.mlp_norm, norm(Role::post_norm, Role::post_norm_bias, layer));
+    }
     if (gated()) {
       IOKV_TRY_ASSIGN(weights.gate_up,
                       linear(LayerMatrix::gate_up, {Role::gate, Role::up}, {Role::gate_bias, Role::up_bias}, layer));
@@ -82,6 +106,7 @@ class Loader {
       IOKV_TRY_ASSIGN(weights.gate_up, linear(LayerMatrix::gate_up, {Role::up}, {Role::up_bias}, layer));
     }
     IOKV_TRY_ASSIGN(weights.down, linear(LayerMatrix::down, {Role::down}, {Role::down_bias}, layer));
+    IOKV_TRY_ASSIGN(weights.mlp_out_norm.weight, vector({Role::mlp_out_norm}, layer));
     return placement_.layers.streams(layer) ? stream_->pin(layer) : Status();
   }
 
@@ -92,12 +117,13 @@ class Loader {
     } else {
       IOKV_TRY_ASSIGN(weights.matrix, matrix(roles, layer));
     }
-    IOKV_TRY_ASSIGN(weights.bias, fused_bias(bias_roles, layer));
+    IOKV_TRY_ASSIGN(weights.bias, vector(bias_roles, layer));
     return weights;
   }
 
   Result<FusedRows> fused_rows(Roles roles, uint32_t layer) {
-    FusedRows rows;
+    // Weights cross the link as elements; those that stay have to give the same tokens.
+    FusedRows rows(stream_ != nullptr);
     for (Role role : roles) {
       IOKV_TRY_ASSIGN(auto source, files_.matrix(role, layer));
       rows.append(std::move(source), shape_of(role, spec_).rows);
@@ -125,8 +151,8 @@ class Loader {
     return *std::move(loaded);
   }
 
-  // Biases of the fused outputs; zeros for a part that has none, null where no part has one.
-  Result<std::unique_ptr<DeviceMemory>> fused_bias(Roles roles, uint32_t layer) {
+  // One vector of all the roles', zeros for one that there is not; null where there is none at all.
+  Result<std::unique_ptr<DeviceMemory>> vector(Roles roles, uint32_t layer) {
     auto exists = [&](Role role) { return files_.has(role, layer); };
     if (std::none_of(roles.begin(), roles.end(), exists)) return std::unique_ptr<DeviceMemory>();
     std::vector<float> fused;
@@ -143,9 +169,12 @@ class Loader {
 
   Result<NormWeights> norm(Role weight_role, Role bias_role, uint32_t layer = 0) {
     NormWeights weights;
-    IOKV_TRY_ASSIGN(auto weight, files_.vector(weight_role, layer));
+    std::vector<float> weight(spec_.hidden, 1.0f);
+    if (spec_.norm_weights) {
+      IOKV_TRY_ASSIGN(weight, files_.vector(weight_role, layer));
+    }
     IOKV_TRY_ASSIGN(weights.weight, upload(weight, weight_role, layer));
-    IOKV_TRY_ASSIGN(weights.bias, fused_bias({bias_role}, layer));
+    IOKV_TRY_ASSIGN(weights.bias, vector({bias_role}, layer));
     return weights;
   }
 
@@ -159,7 +188,7 @@ class Loader {
     return *std::move(memory);
   }
 
-  bool gated() const { return spec_.activation == Activation::silu_glu; }
+  bool gated() const { return is_gated(spec_.activation); }
 
   // Numbers of all matrices; vectors are too few to be seen in a percentage.
   uint64_t count_elements() const {

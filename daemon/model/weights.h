@@ -30,7 +30,10 @@ struct LinearWeights {
 };
 
 struct LayerWeights {
-  NormWeights attention_norm, mlp_norm;
+  NormWeights attention_norm;
+  NormWeights mlp_norm;   // no weight: the feed-forward reads what attention read
+  NormWeights attention_out_norm, mlp_out_norm;    // of what is added to the residual; no weight: it is added as it is
+  std::unique_ptr<DeviceMemory> q_norm, k_norm;    // [d] f32, of each head by itself; or null
   LinearWeights qkv;      // rows: heads·d of q, then kv_heads·d of k, then as many of v; inputs h
   LinearWeights o;        // [h, heads·d]
   LinearWeights gate_up;  // [2·ffn, h] gate, then up, for a gated activation; otherwise fc1 [ffn, h]
@@ -45,6 +48,8 @@ struct Weights {
   std::unique_ptr<Matrix> own_head;    // [vocab, h], or null where the embedding is the head
   std::unique_ptr<WeightStream> stream;  // null: every layer is on the device
   uint64_t stored_bytes = 0;           // device bytes of all of it, the stream's slots included
+
+  std::unique_ptr<DeviceMemory> head_bias;  // [vocab] f32, or null
 
   // Of a layer that streams: those in the slot. Of any other its own.
   LayerMatrices matrices(uint32_t layer, uint32_t slot) const {

@@ -16,7 +16,7 @@ namespace {
 
 // Elements of the matrices of a layer that rows go through one after the other.
 std::array<uint64_t, 4> layer_matrices(const ModelSpec& spec) {
-  const uint64_t h = spec.hidden, gates = spec.activation == Activation::silu_glu ? 2 : 1;
+  const uint64_t h = spec.hidden, gates = is_gated(spec.activation) ? 2 : 1;
   return {h * (spec.q_width() + 2 * spec.kv_width()), h * spec.q_width(), h * spec.ffn * gates, h * spec.ffn};
 }
 

@@ -481,7 +481,7 @@ void Pipeline::store(Flight& flight, uint32_t layer, const PlanOp& op) {
                                                 : staging_->area(kv_slot(flight, layer, op.round), store.area);
     rope_runs_.push_back({store.row, store.rows, store.position, to, 0});
   }
-  model_.store(rope_runs_);
+  model_.store(layer, rope_runs_);
   copies_.clear();
   for (uint32_t i = op.first; i < op.first + op.count; ++i) {
     const PlanStore& store = flight.plan->stores[i];
@@ -513,7 +513,7 @@ void Pipeline::attend(Flight& flight, uint32_t layer, const PlanOp& op) {
     const size_t end = i + 1 < first_address_.size() ? first_address_[i + 1] : addresses_.size();
     attend_spans_[i].kv_blocks = std::span(addresses_).subspan(first_address_[i], end - first_address_[i]);
   }
-  model_.attend(attend_spans_);
+  model_.attend(layer, attend_spans_);
 }
 
 // New rows to their blocks: X from what the projection read, K,V from where attention found them.

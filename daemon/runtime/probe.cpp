@@ -157,7 +157,7 @@ void Probe::dense(uint32_t rows) {
   const LayerWeights& layer = weights_.layers[layer_];
   product(*matrices().o, layer.o, attended_->data(), hidden_->data(), rows, GemmOutput::add_f32);
 
-  norm(layer.mlp_norm, f32(hidden_), normed_->data(), rows);
+  norm(layer.mlp_norm.weight != nullptr ? layer.mlp_norm : layer.attention_norm, f32(hidden_), normed_->data(), rows);
   product(*matrices().gate_up, layer.gate_up, normed_->data(), gate_up_->data(), rows, GemmOutput::store);
   ActivateArgs activate;
   activate.kind = spec_.activation;
@@ -263,7 +263,7 @@ Status Probe::take_buffers() {
   host_ = static_cast<std::byte*>(mapped);
 
   const size_t rows = limits_.max_rows;
-  const bool gated = spec_.activation == Activation::silu_glu;
+  const bool gated = is_gated(spec_.activation);
   IOKV_TRY(take(normed_, rows * spec_.hidden, compute));
   IOKV_TRY(take(hidden_, rows * spec_.hidden, DType::f32));
   IOKV_TRY(take(qkv_, rows * qkv_width_, compute));

@@ -33,6 +33,7 @@ namespace iokv {
 inline constexpr uint32_t kNoBlock = UINT32_MAX;
 inline constexpr uint32_t kNoSlot = UINT32_MAX;
 inline constexpr uint32_t kNoDraw = UINT32_MAX;
+inline constexpr uint32_t kNoMask = UINT32_MAX;
 
 // Consecutive blocks of one sequence whose ids follow each other, each a block's units behind the one before it.
 struct BlockRun {
@@ -57,6 +58,11 @@ struct RingLoad {
   bool operator==(const RingLoad&) const = default;
 };
 
+// A part of one of a Plan's arrays.
+struct PlanSlice {
+  uint32_t first = 0, count = 0;
+};
+
 // Consecutive rows of the step that belong to one sequence: positions first_position, first_position + 1, ...
 struct PlanSpan {
   uint32_t slot = 0;             // of the sequence, in the conductor's table; kNoSlot: an audit's rows
@@ -68,7 +74,9 @@ struct PlanSpan {
   uint32_t first_run = 0, runs = 0;    // in Plan::runs
   RingLoad load;                       // of the runs, about; 0 where nobody says
   uint32_t first_draw = 0, draws = 0;  // in Plan::draws; the rows drawn at are the span's last `draws` rows
-  bool token_from_draw = false;  // rows == 1, and its token is what the slot's latest draw gave
+  bool token_from_draw = false;  // rows == 1, and its token is what the slot's latest draw gave; so is then the last of
+                                 // its history
+  PlanSlice history;             // in Plan::history: tokens up to the span's last row that its draws have to know
   bool decode = false;           // its one token was sampled in the step before: counted apart from prefill
 };
 
@@ -76,11 +84,16 @@ struct PlanDraw {
   uint32_t row = 0;
   uint64_t position = 0;         // of the token drawn
   SampleParams params;
+  PlanSlice repeated, counted;   // in Plan::history, as SampleRow has them
+  PlanSlice biases;              // in Plan::biases
+  uint32_t mask = kNoMask;       // its first word in Plan::masks
+  uint32_t top = 0;              // most probable tokens wanted
   bool keep_logits = false;
   // Results
   int32_t token = 0;
   float logprob = 0;
   std::vector<float> logits;     // [vocab] if keep_logits, else empty
+  std::vector<TokenLogprob> tops;  // [top]
 };
 
 // ---- the program ----------------------------------------------------------------------------------------------------
@@ -190,6 +203,9 @@ struct Plan {
   std::vector<uint32_t> positions;  // [rows]
   std::vector<BlockRun> runs;    // of all spans
   std::vector<PlanDraw> draws;
+  std::vector<int32_t> history;  // of all spans
+  std::vector<TokenBias> biases; // of all draws; those of a span share them
+  std::vector<uint32_t> masks;   // of all draws
   uint32_t clients = 0;          // distinct clients among the spans
   uint32_t audited_draw = kNoDraw;  // whose logits are kept to be compared: daemon/audit.h ...
   bool audited_only = false;        // ... and for nothing else
@@ -217,6 +233,7 @@ struct Plan {
 
   void clear() {
     spans.clear(), tokens.clear(), positions.clear(), runs.clear(), draws.clear();
+    history.clear(), biases.clear(), masks.clear();
     rounds.clear(), ops.clear(), parts.clear(), stores.clear(), attends.clear();
     clients = 0, taken_ns = started_ns = ended_ns = 0;
     audited_draw = kNoDraw, audited_only = false;

@@ -50,8 +50,15 @@ struct Queries {
         values(Tensor::random(variant.compute, size_t{rows} * stride, numbers)) {}
 };
 
+// What of its tokens a row sees, and how large a score becomes; as in AttendArgs.
+struct Limits {
+  uint32_t window = 0;
+  float score_cap = 0;
+};
+
 // One span for each of the given chunk sizes, in turn, over the last rows of the sequence.
-Tensor attend(Backend& backend, const Sequence& sequence, const Queries& queries, std::vector<uint32_t> chunks) {
+Tensor attend(Backend& backend, const Sequence& sequence, const Queries& queries, std::vector<uint32_t> chunks,
+              Limits limits = {}) {
   Tensor out(backend.info().compute, size_t{queries.rows} * queries.width);
   std::vector<AttendSpan> spans;
   for (uint32_t row = 0, i = 0; row < queries.rows; ++i) {
@@ -62,19 +69,21 @@ Tensor attend(Backend& backend, const Sequence& sequence, const Queries& queries
     row += rows;
   }
   float scale = scale_of(sequence.shape);
-  AttendArgs args{sequence.shape, scale, queries.values.at(), queries.stride, out.at(), nullptr, spans};
+  AttendArgs args{sequence.shape, scale, queries.values.at(), queries.stride, out.at(), nullptr, spans, limits.window,
+                  limits.score_cap};
   backend.attend(Queue::dense, args);
   return out;
 }
 
 // All rows, a run of so many pieces an operation; what was merged so far waits in `state`.
-Tensor attend_in_runs(Backend& backend, const Sequence& sequence, const Queries& queries, uint32_t run) {
+Tensor attend_in_runs(Backend& backend, const Sequence& sequence, const Queries& queries, uint32_t run,
+                      Limits limits = {}) {
   Tensor out(backend.info().compute, size_t{queries.rows} * queries.width);
   const size_t state_floats = attend_state_floats(sequence.shape.head_dim);
   auto state = backend.alloc(queries.rows * sequence.shape.heads * state_floats * sizeof(float));
   assert_true(static_cast<bool>(state));
   AttendArgs args{sequence.shape, scale_of(sequence.shape), queries.values.at(), queries.stride, out.at(),
-                  static_cast<float*>((*state)->data()), {}};
+                  static_cast<float*>((*state)->data()), {}, limits.window, limits.score_cap};
   const auto pieces = static_cast<uint32_t>(sequence.addresses.size());
   for (uint32_t first = 0; first < pieces; first += run) {
     AttendSpan span{0, queries.rows, sequence.length - queries.rows, first, {}};
@@ -86,7 +95,8 @@ Tensor attend_in_runs(Backend& backend, const Sequence& sequence, const Queries&
 }
 
 // Softmax attention of one head of one row, in double.
-std::vector<double> reference(const Sequence& sequence, const Queries& queries, uint32_t row, uint32_t head) {
+std::vector<double> reference(const Sequence& sequence, const Queries& queries, uint32_t row, uint32_t head,
+                              Limits limits = {}) {
   uint32_t d = sequence.shape.head_dim, kv_head = head / (sequence.shape.heads / sequence.shape.kv_heads);
   uint32_t seen = sequence.length - queries.rows + row + 1;
   std::vector<double> scores(seen), out(d, 0.0);
@@ -96,6 +106,8 @@ std::vector<double> reference(const Sequence& sequence, const Queries& queries, 
       scores[t] += q * sequence.blocks[sequence.k_at(t, kv_head) + i];
     }
     scores[t] *= double{scale_of(sequence.shape)};
+    if (limits.score_cap > 0) scores[t] = limits.score_cap * std::tanh(scores[t] / limits.score_cap);
+    if (limits.window > 0 && t + limits.window < seen) scores[t] = -INFINITY;
   }
   double largest = *std::max_element(scores.begin(), scores.end()), sum = 0;
   for (double& score : scores) sum += score = std::exp(score - largest);
@@ -181,6 +193,54 @@ void pieces_that_come_in_several_operations_give_the_same_bits(void**) {
           for (uint32_t run : {1u, 2u, 6u, 100u}) {
             assert_true(attend_in_runs(*backend, sequence, queries, run) == whole);
           }
+        }
+      }
+    }
+  });
+}
+
+// Windows within a piece, of one, across several and longer than the sequence, capped scores, and both.
+constexpr Limits kLimits[] = {{1, 0}, {40, 0}, {64, 0}, {65, 3}, {150, 2}, {1000, 0}, {0, 4}};
+
+void a_window_and_a_cap_limit_what_a_row_sees(void**) {
+  each_variant([](Variant variant) {
+    auto backend = variant.backend();
+    Numbers numbers(18);
+    for (KvShape shape : {KvShape{4, 2, 64}, {3, 1, 40}}) {
+      for (auto [length, rows] : {std::pair{30u, 30u}, {300u, 1u}, {300u, 130u}}) {
+        Sequence sequence(variant, shape, length, numbers);
+        Queries queries(variant, shape, rows, numbers);
+        for (Limits limits : kLimits) {
+          Tensor out = attend(*backend, sequence, queries, {rows}, limits);
+          for (uint32_t row = 0; row < rows; row += row + 7 < rows ? 7 : 1) {
+            for (uint32_t head = 0; head < shape.heads; ++head) {
+              auto expected = reference(sequence, queries, row, head, limits);
+              for (uint32_t i = 0; i < shape.head_dim; ++i) {
+                double bound = 1e-5 + variant.rounding() * std::fabs(expected[i]);
+                assert_near(out[size_t{row} * queries.width + head * shape.head_dim + i], expected[i], bound);
+              }
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+void a_row_with_a_window_has_the_same_bits_however_it_is_computed(void**) {
+  each_variant([](Variant variant) {
+    Numbers numbers(19);
+    for (KvShape shape : {KvShape{4, 2, 64}, {3, 1, 40}}) {
+      Sequence sequence(variant, shape, 500, numbers);
+      Queries queries(variant, shape, 170, numbers);
+      for (Limits limits : kLimits) {
+        Tensor whole = attend(*variant.backend(1), sequence, queries, {170}, limits);
+        for (uint32_t threads : {1u, 3u}) {
+          auto backend = variant.backend(threads);
+          for (const auto& chunks : {std::vector<uint32_t>{1}, {1, 2, 7, 8, 32}}) {
+            assert_true(attend(*backend, sequence, queries, chunks, limits) == whole);
+          }
+          for (uint32_t run : {1u, 3u}) assert_true(attend_in_runs(*backend, sequence, queries, run, limits) == whole);
         }
       }
     }
@@ -301,6 +361,8 @@ int main() {
       cmocka_unit_test(a_row_has_the_same_bits_alone_in_a_chunk_and_in_the_whole),
       cmocka_unit_test(a_long_sequence_has_the_same_bits_however_many_threads_share_it),
       cmocka_unit_test(pieces_that_come_in_several_operations_give_the_same_bits),
+      cmocka_unit_test(a_window_and_a_cap_limit_what_a_row_sees),
+      cmocka_unit_test(a_row_with_a_window_has_the_same_bits_however_it_is_computed),
       cmocka_unit_test(neighbours_in_a_batch_change_nothing),
       cmocka_unit_test(rope_rotates_halves_and_writes_k_and_v_to_their_slots),
       cmocka_unit_test(rope_gives_a_row_the_same_bits_whatever_the_batch),

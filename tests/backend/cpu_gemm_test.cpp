@@ -1,11 +1,62 @@
 // SPDX-License-Identifier: Apache-2.0
 // gemm of the CPU backend against products in double, and against itself in other cuts, where every bit must agree.
 #include <algorithm>
+#include <array>
 
 #include "tests/backend/cpu_fixture.h"
 
 namespace iokv::test {
 namespace {
+
+// Rows that are stored in few bits, and their exact values.
+struct QuantRows final : RowSource {
+  QuantForm form;
+  uint32_t columns;
+  std::vector<uint8_t> quants;
+  std::vector<float> scales, minima;
+  QuantRows(QuantForm of, uint32_t rows, uint32_t row_columns, Numbers& numbers) : form(of), columns(row_columns) {
+    for (size_t i = 0; i < size_t{rows} * columns; ++i) {
+      quants.push_back(static_cast<uint8_t>(numbers.below(form.bits == 4 ? 16 : 256)));
+    }
+    auto number = [&](float deviation) {
+      const float value = numbers.normal(deviation);
+      return form.halves ? f16_to_f32(f32_to_f16(value)) : value;
+    };
+    for (size_t i = 0; i < quants.size() / form.block; ++i) {
+      scales.push_back(number(0.1f));
+      minima.push_back(form.minima ? number(0.5f) : 0.0f);
+    }
+  }
+  float value(size_t row, size_t column) const {
+    const size_t at = row * columns + column;
+    const int quant = form.bits == 4 ? form.values[quants[at]] : static_cast<int8_t>(quants[at]);
+    return static_cast<float>(quant) * scales[at / form.block] + minima[at / form.block];
+  }
+  void read_row(uint32_t index, float* row) const override {
+    for (uint32_t i = 0; i < columns; ++i) row[i] = value(index, i);
+  }
+  QuantForm quant_form() const override { return form; }
+  void read_quants(uint32_t index, const QuantRow& row) const override {
+    const size_t at = size_t{index} * columns, blocks = columns / form.block;
+    std::copy_n(&quants[at], columns, row.quants.begin());
+    std::copy_n(&scales[at / form.block], blocks, row.scales.begin());
+    std::copy_n(&minima[at / form.block], blocks, row.minima.begin());
+  }
+};
+
+constexpr std::array<int8_t, 16> kSigned = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+constexpr std::array<int8_t, 16> kUneven = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+const QuantForm kForms[] = {{4, 32, false, true, kSigned}, {4, 32, true, true, kUneven}, {4, 32, true, false, kSigned},
+                            {8, 32, false, true, {}},      {8, 32, true, true, {}},      {8, 16, true, false, {}},
+                            {4, 16, false, false, kUneven}};
+
+// Every ISA; quants stay quants where the backend computes in bf16.
+template <typename Test>
+void each_bf16_variant(const Test& test) {
+  each_variant([&](Variant variant) {
+    if (variant.compute == DType::bf16) test(variant);
+  });
+}
 
 struct Shape {
   uint32_t n, k;
@@ -48,6 +99,98 @@ void every_output_is_the_dot_product_plus_bias(void**) {
       }
     }
   });
+}
+
+std::unique_ptr<Matrix> load_quants(Backend& backend, uint32_t n, const QuantRows& rows) {
+  auto matrix = backend.load(n, rows.columns, rows);
+  assert_true(static_cast<bool>(matrix));
+  return *std::move(matrix);
+}
+
+// Nothing but the sums is rounded: the bound is f32's.
+void quantised_weights_are_multiplied_as_they_are_stored(void**) {
+  each_bf16_variant([](Variant variant) {
+    auto backend = variant.backend();
+    Numbers numbers(8);
+    for (const QuantForm& form : kForms) {
+      for (Shape shape : {Shape{1, 32}, {33, 96}, {48, 576}, {17, 1536}}) {
+        constexpr uint32_t kRows = 14;
+        QuantRows weights(form, shape.n, shape.k, numbers);
+        auto weight = load_quants(*backend, shape.n, weights);
+        Tensor x = Tensor::random(variant.compute, size_t{kRows} * shape.k, numbers);
+        Tensor bias = Tensor::random(DType::f32, shape.n, numbers), y(DType::f32, size_t{kRows} * shape.n);
+        GemmArgs args = arguments(*weight, x, kRows, y, GemmOutput::store_f32);
+        args.bias = static_cast<const float*>(bias.at());
+        backend->gemm(Queue::dense, args);
+        for (uint32_t r = 0; r < kRows; ++r) {
+          for (uint32_t c = 0; c < shape.n; ++c) {
+            double sum = bias[c], size = std::fabs(sum);
+            for (uint32_t i = 0; i < shape.k; ++i) {
+              const double minimum = weights.minima[(size_t{c} * shape.k + i) / form.block];
+              const double input = x[size_t{r} * shape.k + i];
+              sum += input * double{weights.value(c, i)};
+              size += std::fabs(input) * (std::fabs(weights.value(c, i) - minimum) + std::fabs(minimum));
+            }
+            assert_near(y[size_t{r} * shape.n + c], sum, 1e-6 * size);
+          }
+        }
+        // Rows of an embedding are the stored values.
+        const std::vector<int32_t> tokens = {0, static_cast<int32_t>(shape.n - 1)};
+        Tensor hidden(DType::f32, 2 * shape.k);
+        EmbedArgs embed;
+        embed.table = weight.get();
+        embed.tokens = tokens;
+        embed.hidden = static_cast<float*>(hidden.at());
+        backend->embed(Queue::dense, embed);
+        for (uint32_t i = 0; i < shape.k; ++i) {
+          assert_true(hidden[i] == double{weights.value(0, i)});
+          assert_true(hidden[shape.k + i] == double{weights.value(shape.n - 1, i)});
+        }
+      }
+    }
+  });
+}
+
+void a_quantised_product_has_the_same_bits_in_every_cut(void**) {
+  each_bf16_variant([](Variant variant) {
+    Numbers numbers(9);
+    constexpr uint32_t kRows = 130, kOutputs = 112, kInputs = 96;
+    for (const QuantForm& form : kForms) {
+      QuantRows weights(form, kOutputs, kInputs, numbers);
+      Tensor x = Tensor::random(variant.compute, size_t{kRows} * kInputs, numbers), whole(DType::f32, kRows * kOutputs);
+      auto single = variant.backend(1);
+      auto weight = load_quants(*single, kOutputs, weights);
+      single->gemm(Queue::dense, arguments(*weight, x, kRows, whole, GemmOutput::store_f32));
+      auto backend = variant.backend(3);
+      weight = load_quants(*backend, kOutputs, weights);
+      for (uint32_t rows : {1u, 2u, 5u, 7u, 13u, 64u, kRows}) {
+        for (uint32_t first_column : {0u, 16u, 80u}) {
+          for (uint32_t columns : {7u, 16u, 32u, kOutputs - first_column}) {
+            const uint32_t first = numbers.below(kRows - rows + 1);
+            Tensor y(DType::f32, size_t{rows} * columns);
+            GemmArgs args = arguments(*weight, x, rows, y, GemmOutput::store_f32);
+            args.x = x.at(size_t{first} * kInputs);
+            args.first_column = first_column;
+            args.columns = args.y_stride = columns;
+            backend->gemm(Queue::dense, args);
+            for (uint32_t r = 0; r < rows; ++r) {
+              assert_true(y.same(r * columns, whole, size_t{first + r} * kOutputs + first_column, columns));
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+void quantised_weights_take_their_bits(void**) {
+  Numbers numbers(10);
+  auto bf16 = Variant{CpuIsa::portable, DType::bf16}.backend(), f32 = Variant{CpuIsa::portable, DType::f32}.backend();
+  const size_t elements = 64 * 96;
+  QuantRows four(kForms[1], 64, 96, numbers), eight(kForms[3], 64, 96, numbers);
+  assert_int_equal(load_quants(*bf16, 64, four)->stored_bytes, elements / 2 + elements / 32 * 4);
+  assert_int_equal(load_quants(*bf16, 64, eight)->stored_bytes, elements + elements / 32 * 2);
+  assert_int_equal(load_quants(*f32, 64, four)->stored_bytes, elements * 4);
 }
 
 void a_sum_of_16384_terms_stays_within_5e_7_of_the_norm(void**) {
@@ -184,6 +327,9 @@ int main() {
   using namespace iokv::test;
   const CMUnitTest tests[] = {
       cmocka_unit_test(every_output_is_the_dot_product_plus_bias),
+      cmocka_unit_test(quantised_weights_are_multiplied_as_they_are_stored),
+      cmocka_unit_test(a_quantised_product_has_the_same_bits_in_every_cut),
+      cmocka_unit_test(quantised_weights_take_their_bits),
       cmocka_unit_test(a_sum_of_16384_terms_stays_within_5e_7_of_the_norm),
       cmocka_unit_test(store_rounds_to_nearest_even_and_add_adds_to_what_is_there),
       cmocka_unit_test(rows_do_not_depend_on_how_many_there_are),

@@ -24,13 +24,14 @@ void embed_gathers_rows_and_adds_positions(void**) {
         args.table = tokens_matrix.get();
         args.position_table = with_positions ? positions_matrix.get() : nullptr;
         args.position_offset = 2;
+        args.scale = 8;
         args.tokens = tokens;
         args.positions = positions;
         args.hidden = static_cast<float*>(hidden.at());
         backend->embed(Queue::dense, args);
         for (size_t r = 0; r < tokens.size(); ++r) {
           for (uint32_t i = 0; i < h; ++i) {
-            double expected = table.stored(variant.compute, static_cast<size_t>(tokens[r]), i);
+            double expected = 8 * table.stored(variant.compute, static_cast<size_t>(tokens[r]), i);
             if (with_positions) expected += positions_table.stored(variant.compute, positions[r] + 2, i);
             assert_true(hidden[r * h + i] == double{static_cast<float>(expected)});
           }
@@ -71,17 +72,30 @@ void norms_follow_their_formulas(void**) {
             assert_near(y[size_t{r} * h + i], expected, bound + variant.rounding() * std::fabs(expected));
           }
         }
+        // Added to what was there, without being rounded first.
+        Tensor sum = Tensor::random(DType::f32, size_t{rows} * h, numbers), before = sum;
+        args.y = sum.at();
+        args.output = NormOutput::add_f32;
+        backend->norm(Queue::dense, args);
+        for (size_t i = 0; i < y.size(); ++i) {
+          const double added = sum[i] - before[i];
+          assert_near(y[i], added, 1e-6 * (1 + std::fabs(before[i])) + variant.rounding() * std::fabs(added));
+        }
       }
     }
   });
 }
+
+constexpr Activation kActivations[] = {Activation::relu, Activation::gelu, Activation::gelu_tanh, Activation::silu_glu,
+                                        Activation::gelu_tanh_glu};
 
 double activated(Activation kind, double x) {
   double u = std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x);
   switch (kind) {
     case Activation::relu: return x > 0 ? x : 0;
     case Activation::gelu: return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
-    case Activation::gelu_tanh: return x / (1 + std::exp(-2 * u));
+    case Activation::gelu_tanh:
+    case Activation::gelu_tanh_glu: return x / (1 + std::exp(-2 * u));
     case Activation::silu_glu: return x / (1 + std::exp(-x));
   }
   return 0;
@@ -91,9 +105,9 @@ void activations_follow_their_formulas(void**) {
   each_variant([](Variant variant) {
     auto backend = variant.backend();
     Numbers numbers(23);
-    for (Activation kind : {Activation::relu, Activation::gelu, Activation::gelu_tanh, Activation::silu_glu}) {
+    for (Activation kind : kActivations) {
       for (auto [rows, columns] : {std::pair{1u, 1u}, {3u, 37u}, {1u, 20000u}, {33u, 1000u}}) {
-        bool glu = kind == Activation::silu_glu;
+        bool glu = is_gated(kind);
         Tensor x = Tensor::random(variant.compute, size_t{rows} * columns * (glu ? 2 : 1), numbers, 4.0f);
         x.set(0, -200.0f);
         if (columns > 2) x.set(1, 200.0f), x.set(2, -0.0f);
@@ -107,6 +121,63 @@ void activations_follow_their_formulas(void**) {
             assert_near(y[size_t{r} * columns + i], expected, bound);
           }
         }
+      }
+    }
+  });
+}
+
+void caps_follow_their_formula(void**) {
+  each_variant([](Variant variant) {
+    auto backend = variant.backend();
+    Numbers numbers(25);
+    for (auto [rows, columns] : {std::pair{1u, 1u}, {3u, 37u}, {2u, 20000u}}) {
+      Tensor x = Tensor::random(DType::f32, size_t{rows} * columns, numbers, 20.0f);
+      x.set(0, -1e30f);
+      if (columns > 2) x.set(1, 1e-20f), x.set(2, 18.75f);
+      Tensor y = x;
+      backend->cap(Queue::dense, {30.0f, static_cast<float*>(y.at()), rows, columns});
+      for (size_t i = 0; i < x.size(); ++i) {
+        const double expected = 30 * std::tanh(x[i] / 30);
+        assert_near(y[i], expected, 6e-7 * std::fabs(expected));
+      }
+    }
+  });
+}
+
+// Each head of q and k by itself, before it is rotated; on the way of K to its block as in place.
+void heads_are_normalised_before_they_are_rotated(void**) {
+  each_variant([](Variant variant) {
+    auto backend = variant.backend();
+    Numbers numbers(26);
+    for (auto [d, rotary] : {std::pair{64u, 64u}, {24u, 16u}, {20u, 0u}}) {
+      const KvShape shape{3, 1, d};
+      const uint32_t rows = 5, stride = 5 * d, half = rotary / 2;
+      std::vector<float> inverse(half, 0.25f);
+      Tensor fused = Tensor::random(variant.compute, size_t{rows} * stride, numbers), before = fused;
+      Tensor q_weight = Tensor::random(DType::f32, d, numbers), k_weight = Tensor::random(DType::f32, d, numbers);
+      Tensor block(variant.compute, shape.block_elements());
+      const RopeRun run{0, rows, 7, block.at(), 0};
+      RopeArgs args{shape, {rotary, inverse, 1.0f}, fused.at(), stride, fused.at(3 * d), fused.at(4 * d), stride,
+                    std::span(&run, 1)};
+      args.norm = {static_cast<const float*>(q_weight.at()), static_cast<const float*>(k_weight.at()), 1e-3f};
+      backend->rope(Queue::dense, args);
+      for (uint32_t r = 0; r < rows; ++r) {
+        for (uint32_t head = 0; head < 4; ++head) {
+          const size_t at = size_t{r} * stride + head * d;
+          const Tensor& weight = head < 3 ? q_weight : k_weight;
+          double squares = 0;
+          for (uint32_t i = 0; i < d; ++i) squares += before[at + i] * before[at + i] / d;
+          auto normed = [&](uint32_t i) { return before[at + i] / std::sqrt(squares + 1e-3) * weight[i]; };
+          for (uint32_t i = 0; i < d; ++i) {
+            const double c = std::cos((7 + r) * 0.25), s = std::sin((7 + r) * 0.25);
+            const double expected = i < half     ? normed(i) * c - normed(i + half) * s
+                                    : i < rotary ? normed(i) * c + normed(i - half) * s
+                                                 : normed(i);
+            const double found = head < 3 ? fused[at + i] : block[size_t{7 + r} * d + i];
+            assert_near(found, expected, 3 * (1e-6 + variant.rounding()) * (1 + std::fabs(expected) + std::fabs(normed(i))));
+          }
+        }
+        assert_true(fused.same(r * stride + 3 * d, before, r * stride + 3 * d, 2 * d));
       }
     }
   });
@@ -129,8 +200,8 @@ void norms_and_activations_do_not_depend_on_the_batch(void**) {
       for (uint32_t row = 0; row < rows; ++row) run(*single, each, row, 1);
       assert_true(whole == each);
     }
-    for (Activation kind : {Activation::relu, Activation::gelu, Activation::gelu_tanh, Activation::silu_glu}) {
-      size_t width = kind == Activation::silu_glu ? 2 * h : h;
+    for (Activation kind : kActivations) {
+      size_t width = is_gated(kind) ? 2 * h : h;
       many->activate(Queue::dense, {kind, z.at(), whole.at(), rows, h});
       for (uint32_t row = 0; row < rows; ++row) {
         single->activate(Queue::dense, {kind, z.at(row * width), each.at(row * h), 1, h});
@@ -192,6 +263,8 @@ int main() {
       cmocka_unit_test(embed_gathers_rows_and_adds_positions),
       cmocka_unit_test(norms_follow_their_formulas),
       cmocka_unit_test(activations_follow_their_formulas),
+      cmocka_unit_test(caps_follow_their_formula),
+      cmocka_unit_test(heads_are_normalised_before_they_are_rotated),
       cmocka_unit_test(norms_and_activations_do_not_depend_on_the_batch),
       cmocka_unit_test(memory_is_aligned_and_of_the_size_asked),
       cmocka_unit_test(tickets_are_reached_at_once_and_copies_are_done),

@@ -56,8 +56,15 @@ Array out_of(Backend& backend, const Queries& queries) {
   return Array(backend, backend.info().compute, size_t{queries.rows} * queries.width);
 }
 
+// What of its tokens a row sees, and how large a score becomes; as in AttendArgs.
+struct Limits {
+  uint32_t window = 0;
+  float score_cap = 0;
+};
+
 // One span for each of the given chunk sizes, in turn, over the last rows of the sequence.
-Array attend(Backend& backend, const Sequence& sequence, const Queries& queries, std::vector<uint32_t> chunks) {
+Array attend(Backend& backend, const Sequence& sequence, const Queries& queries, std::vector<uint32_t> chunks,
+             Limits limits = {}) {
   Array out = out_of(backend, queries);
   std::vector<AttendSpan> spans;
   for (uint32_t row = 0, i = 0; row < queries.rows; ++i) {
@@ -68,18 +75,19 @@ Array attend(Backend& backend, const Sequence& sequence, const Queries& queries,
     row += rows;
   }
   backend.attend(Queue::dense, {sequence.shape, scale_of(sequence.shape), queries.values.at(), queries.stride, out.at(),
-                                nullptr, spans});
+                                nullptr, spans, limits.window, limits.score_cap});
   out.get();
   return out;
 }
 
 // All rows, a run of so many pieces an operation; what was merged so far waits in `state`.
-Array attend_in_runs(Backend& backend, const Sequence& sequence, const Queries& queries, uint32_t run) {
+Array attend_in_runs(Backend& backend, const Sequence& sequence, const Queries& queries, uint32_t run,
+                     Limits limits = {}) {
   Array out = out_of(backend, queries);
   const size_t floats = attend_state_floats(sequence.shape.head_dim);
   Array state(backend, DType::f32, queries.rows * sequence.shape.heads * floats);
   AttendArgs args{sequence.shape, scale_of(sequence.shape), queries.values.at(), queries.stride, out.at(),
-                  state.floats(), {}};
+                  state.floats(), {}, limits.window, limits.score_cap};
   const auto pieces = static_cast<uint32_t>(sequence.addresses.size());
   for (uint32_t first = 0; first < pieces; first += run) {
     AttendSpan span{0, queries.rows, sequence.length - queries.rows, first, {}};
@@ -95,7 +103,8 @@ Array attend_in_runs(Backend& backend, const Sequence& sequence, const Queries& 
 }
 
 // Softmax attention of one head of one row, in double.
-std::vector<double> reference(const Sequence& sequence, const Queries& queries, uint32_t row, uint32_t head) {
+std::vector<double> reference(const Sequence& sequence, const Queries& queries, uint32_t row, uint32_t head,
+                              Limits limits = {}) {
   const uint32_t d = sequence.shape.head_dim, kv_head = head / (sequence.shape.heads / sequence.shape.kv_heads);
   const uint32_t seen = sequence.length - queries.rows + row + 1;
   std::vector<double> scores(seen), out(d, 0.0);
@@ -105,6 +114,8 @@ std::vector<double> reference(const Sequence& sequence, const Queries& queries, 
       scores[t] += q * sequence.blocks[sequence.k_at(t, kv_head) + i];
     }
     scores[t] *= double{scale_of(sequence.shape)};
+    if (limits.score_cap > 0) scores[t] = limits.score_cap * std::tanh(scores[t] / limits.score_cap);
+    if (limits.window > 0 && t + limits.window < seen) scores[t] = -INFINITY;
   }
   const double largest = *std::max_element(scores.begin(), scores.end());
   double sum = 0;
@@ -205,6 +216,54 @@ void a_long_sequence_is_right_and_takes_a_large_table(void**) {
   });
 }
 
+// Windows within a piece, of one, across several and longer than the sequence, capped scores, and both.
+constexpr Limits kLimits[] = {{1, 0}, {40, 0}, {64, 0}, {65, 3}, {150, 2}, {1000, 0}, {0, 4}};
+
+void a_window_and_a_cap_limit_what_a_row_sees(void**) {
+  each_compute_type([](Backend& backend) {
+    const DType compute = backend.info().compute;
+    Numbers numbers(518);
+    for (KvShape shape : {KvShape{4, 2, 64}, {3, 1, 40}, {2, 1, 256}}) {
+      for (auto [length, rows] : {std::pair{30u, 30u}, {300u, 1u}, {300u, 130u}}) {
+        Sequence sequence(backend, shape, length, numbers);
+        Queries queries(backend, shape, rows, numbers);
+        for (Limits limits : kLimits) {
+          const Array out = attend(backend, sequence, queries, {rows}, limits);
+          RelativeError error;
+          for (uint32_t row = 0; row < rows; row += row + 7 < rows ? 7 : 1) {
+            for (uint32_t head = 0; head < shape.heads; ++head) {
+              const auto expected = reference(sequence, queries, row, head, limits);
+              for (uint32_t i = 0; i < shape.head_dim; ++i) {
+                error.add(out[size_t{row} * queries.width + head * shape.head_dim + i], expected[i]);
+              }
+            }
+          }
+          assert_small("attend within limits", error, largest_error(compute));
+        }
+      }
+    }
+  });
+}
+
+void a_row_with_a_window_has_the_same_bits_however_it_is_computed(void**) {
+  each_compute_type([](Backend& backend) {
+    Numbers numbers(519);
+    for (KvShape shape : {KvShape{4, 2, 64}, {3, 1, 40}, {2, 1, 256}}) {
+      Sequence sequence(backend, shape, 500, numbers);
+      Queries queries(backend, shape, 170, numbers);
+      for (Limits limits : kLimits) {
+        const Array whole = attend(backend, sequence, queries, {170}, limits);
+        for (const auto& chunks : {std::vector<uint32_t>{1}, {1, 2, 7, 8, 32}}) {
+          expect_same(attend(backend, sequence, queries, chunks, limits), whole, "rows in chunks", shape);
+        }
+        for (uint32_t run : {1u, 3u}) {
+          expect_same(attend_in_runs(backend, sequence, queries, run, limits), whole, "pieces in runs", shape);
+        }
+      }
+    }
+  });
+}
+
 void neighbours_in_a_batch_change_nothing(void**) {
   each_compute_type([](Backend& backend) {
     Numbers numbers(514);
@@ -277,6 +336,8 @@ int main() {
       cmocka_unit_test(a_row_has_the_same_bits_alone_in_a_chunk_and_in_the_whole),
       cmocka_unit_test(pieces_that_come_in_several_operations_give_the_same_bits),
       cmocka_unit_test(a_long_sequence_is_right_and_takes_a_large_table),
+      cmocka_unit_test(a_window_and_a_cap_limit_what_a_row_sees),
+      cmocka_unit_test(a_row_with_a_window_has_the_same_bits_however_it_is_computed),
       cmocka_unit_test(neighbours_in_a_batch_change_nothing),
       cmocka_unit_test(a_large_batch_is_cut_and_gives_the_same_bits),
   };

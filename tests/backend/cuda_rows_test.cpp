@@ -125,6 +125,7 @@ void embed_gathers_rows_and_adds_positions(void**) {
           args.table = tokens_matrix.get();
           args.position_table = with_positions ? positions_matrix.get() : nullptr;
           args.position_offset = 2;
+          args.scale = 8;
           std::vector<int32_t> tokens_copy = tokens;
           args.tokens = tokens_copy;
           args.positions = positions;
@@ -134,7 +135,7 @@ void embed_gathers_rows_and_adds_positions(void**) {
           hidden.get();
           for (size_t r = 0; r < count; ++r) {
             for (uint32_t i = 0; i < h; ++i) {
-              double expected = stored(table, compute, static_cast<size_t>(tokens[r]), i);
+              double expected = 8 * stored(table, compute, static_cast<size_t>(tokens[r]), i);
               if (with_positions) expected += stored(position_table, compute, positions[r] + 2, i);
               assert_true(hidden[r * h + i] == double{static_cast<float>(expected)});
             }
@@ -184,12 +185,16 @@ void norms_follow_their_formulas_whatever_the_batch(void**) {
   });
 }
 
+constexpr Activation kActivations[] = {Activation::relu, Activation::gelu, Activation::gelu_tanh, Activation::silu_glu,
+                                        Activation::gelu_tanh_glu};
+
 double activated(Activation kind, double x) {
   const double u = std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x);
   switch (kind) {
     case Activation::relu: return x > 0 ? x : 0;
     case Activation::gelu: return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
-    case Activation::gelu_tanh: return x / (1 + std::exp(-2 * u));
+    case Activation::gelu_tanh:
+    case Activation::gelu_tanh_glu: return x / (1 + std::exp(-2 * u));
     case Activation::silu_glu: return x / (1 + std::exp(-x));
   }
   return 0;
@@ -199,9 +204,9 @@ void activations_follow_their_formulas(void**) {
   each_compute_type([](Backend& backend) {
     const DType compute = backend.info().compute;
     Numbers numbers(323);
-    for (Activation kind : {Activation::relu, Activation::gelu, Activation::gelu_tanh, Activation::silu_glu}) {
+    for (Activation kind : kActivations) {
       for (auto [rows, columns] : {std::pair{1u, 1u}, {3u, 37u}, {1u, 20000u}, {33u, 1000u}, {2u, 1036u}}) {
-        const bool gated = kind == Activation::silu_glu;
+        const bool gated = is_gated(kind);
         Array x = Array::random(backend, compute, size_t{rows} * columns * (gated ? 2 : 1), numbers, 4.0f);
         if (columns > 2) x.set(0, -200.0f), x.set(1, 200.0f), x.set(2, -0.0f);
         x.put();
@@ -220,6 +225,78 @@ void activations_follow_their_formulas(void**) {
         backend.activate(Queue::dense, {kind, x.at(), x.at(), rows, columns});
         assert_true(x.get() == y);
       }
+    }
+  });
+}
+
+void caps_and_added_norms_follow_their_formulas(void**) {
+  each_compute_type([](Backend& backend) {
+    const DType compute = backend.info().compute;
+    Numbers numbers(327);
+    for (uint32_t h : {5u, 576u, 4096u, 9001u}) {
+      constexpr uint32_t kRows = 3;
+      Array x = Array::random(backend, DType::f32, size_t{kRows} * h, numbers, 20.0f);
+      Array weight = Array::random(backend, DType::f32, h, numbers);
+      Array y(backend, compute, size_t{kRows} * h), sum = Array::random(backend, DType::f32, size_t{kRows} * h, numbers);
+      std::vector<double> old;
+      for (size_t i = 0; i < sum.size(); ++i) old.push_back(sum[i]);
+      NormArgs args{NormKind::rms, 1e-3f, weight.floats(), nullptr, x.floats(), y.at(), kRows, h};
+      backend.norm(Queue::dense, args);
+      args.y = sum.at();
+      args.output = NormOutput::add_f32;
+      backend.norm(Queue::dense, args);
+      y.get(), sum.get();
+      RelativeError norm_error, cap_error;
+      for (size_t i = 0; i < y.size(); ++i) norm_error.add(y[i], sum[i] - old[i]);
+      assert_small("norm added", norm_error, largest_error(compute) / 3);
+      std::vector<double> expected;
+      for (size_t i = 0; i < x.size(); ++i) expected.push_back(30 * std::tanh(x[i] / 30));
+      backend.cap(Queue::dense, {30.0f, x.floats(), kRows, h});
+      x.get();
+      for (size_t i = 0; i < x.size(); ++i) cap_error.add(x[i], expected[i]);
+      assert_small("cap", cap_error, 1e-6);
+    }
+  });
+}
+
+// Each head of q and k by itself, before it is rotated; on the way of K to its block as in place.
+void heads_are_normalised_before_they_are_rotated(void**) {
+  each_compute_type([](Backend& backend) {
+    const DType compute = backend.info().compute;
+    Numbers numbers(328);
+    for (auto [d, rotary] : {std::pair{64u, 64u}, {128u, 128u}, {80u, 32u}, {24u, 16u}, {20u, 0u}}) {
+      const KvShape shape{3, 1, d};
+      const uint32_t rows = 5, stride = 5 * d, half = rotary / 2;
+      std::vector<float> inverse(half, 0.25f);
+      Array fused = Array::random(backend, compute, size_t{rows} * stride, numbers);
+      std::vector<double> before;
+      for (size_t i = 0; i < fused.size(); ++i) before.push_back(fused[i]);
+      Array q_weight = Array::random(backend, DType::f32, d, numbers), k_weight = Array::random(backend, DType::f32, d, numbers);
+      Array block(backend, compute, shape.block_elements());
+      const RopeRun run{0, rows, 7, block.at(), 0};
+      RopeArgs args{shape, {rotary, inverse, 1.0f}, fused.at(), stride, fused.at(3 * d), fused.at(4 * d), stride,
+                    std::span(&run, 1)};
+      args.norm = {q_weight.floats(), k_weight.floats(), 1e-3f};
+      backend.rope(Queue::dense, args);
+      fused.get(), block.get();
+      RelativeError error;
+      for (uint32_t r = 0; r < rows; ++r) {
+        for (uint32_t head = 0; head < 4; ++head) {
+          const size_t at = size_t{r} * stride + head * d;
+          const Array& weight = head < 3 ? q_weight : k_weight;
+          double squares = 0;
+          for (uint32_t i = 0; i < d; ++i) squares += before[at + i] * before[at + i] / d;
+          auto normed = [&](uint32_t i) { return before[at + i] / std::sqrt(squares + 1e-3) * weight[i]; };
+          for (uint32_t i = 0; i < d; ++i) {
+            const double c = std::cos((7 + r) * 0.25), s = std::sin((7 + r) * 0.25);
+            const double expected = i < half     ? normed(i) * c - normed(i + half) * s
+                                    : i < rotary ? normed(i) * c + normed(i - half) * s
+                                                 : normed(i);
+            error.add(head < 3 ? fused[at + i] : block[size_t{7 + r} * d + i], expected);
+          }
+        }
+      }
+      assert_small("heads normalised", error, largest_error(compute) / 3);
     }
   });
 }
@@ -352,6 +429,8 @@ int main() {
       cmocka_unit_test(embed_gathers_rows_and_adds_positions),
       cmocka_unit_test(norms_follow_their_formulas_whatever_the_batch),
       cmocka_unit_test(activations_follow_their_formulas),
+      cmocka_unit_test(caps_and_added_norms_follow_their_formulas),
+      cmocka_unit_test(heads_are_normalised_before_they_are_rotated),
       cmocka_unit_test(rope_rotates_halves_and_writes_k_and_v_to_their_slots),
       cmocka_unit_test(rope_takes_more_runs_than_a_launch_has_parameters_for),
       cmocka_unit_test(what_cannot_be_made_is_refused_in_one_line),

@@ -620,7 +620,7 @@ class StreamedLayers {
       : backend_(backend), spec_(spec), shape_(cache_shape_of(spec, 2)), work_(work), blocks_((context + 63) / 64) {
     qkv_ = matrix(backend, spec.q_width() + 2 * spec.kv_width(), spec.hidden);
     o_ = matrix(backend, spec.hidden, spec.q_width());
-    gate_up_ = matrix(backend, spec.ffn * (spec.activation == Activation::silu_glu ? 2 : 1), spec.hidden);
+    gate_up_ = matrix(backend, spec.ffn * (is_gated(spec.activation) ? 2 : 1), spec.hidden);
     down_ = matrix(backend, spec.hidden, spec.ffn);
     spans_.assign(work.rows, {0, 1, context - 1, 0, blocks_});
   }

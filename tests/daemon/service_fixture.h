@@ -63,6 +63,7 @@ class SteeredBackend final : public Backend {
   void rope(Queue queue, const RopeArgs& args) override { inner_->rope(queue, args); }
   void activate(Queue queue, const ActivateArgs& args) override { inner_->activate(queue, args); }
   void attend(Queue queue, const AttendArgs& args) override { inner_->attend(queue, args); }
+  void cap(Queue queue, const CapArgs& args) override { inner_->cap(queue, args); }
   void sample(Queue queue, const SampleArgs& args) override { inner_->sample(queue, args); }
 
  private:
@@ -89,7 +90,7 @@ class ServiceFixture {
   std::string socket() const { return directory_.path() + "/socket"; }
   const std::string& directory() const { return directory_.path(); }
 
-  // What is done before the model is loaded, on the device's thread.
+  // What is done before the model is loaded, on the device's thread; it is not loaded when that fails.
   std::function<Status(const LoadProgress&)> before_loading = [](const LoadProgress&) { return Status(); };
 
   std::unique_ptr<Service> start(Supervisor supervisor) {

@@ -63,6 +63,7 @@ class Layout(unittest.TestCase):
             "IOKV_COMPLETION_PREDICTED": abi.PREDICTED,
             "IOKV_COMPLETION_LOGITS": abi.LOGITS,
             "IOKV_COMPLETION_STOPPED": abi.STOPPED,
+            "IOKV_COMPLETION_TOP": abi.TOP,
             "IOKV_TEXT_TOKENIZER": abi.TEXT_TOKENIZER,
             "IOKV_TEXT_CHAT_TEMPLATE": abi.TEXT_CHAT_TEMPLATE,
             "IOKV_F32": abi.F32,

@@ -29,6 +29,13 @@ std::string read_file(const std::string& path) {
 
 nlohmann::json read_json(const std::string& path) { return nlohmann::json::parse(read_file(path)); }
 
+// BF16 is the upper half of f32.
+std::string widened(const std::string& bytes) {
+  std::string wide;
+  for (size_t i = 0; i + 1 < bytes.size(); i += 2) wide.append(2, '\0').append(bytes, i, 2);
+  return wide;
+}
+
 void append_floats(const std::string& bytes, std::vector<float>& values) {
   size_t first = values.size();
   values.resize(first + bytes.size() / sizeof(float));
@@ -48,13 +55,15 @@ Checkpoint Checkpoint::read(const std::string& name) {
   nlohmann::json header = nlohmann::json::parse(file.substr(8, header_bytes));
   for (const auto& [key, entry] : header.items()) {
     if (key == "__metadata__") continue;
-    require(entry.at("dtype") == "F32", key + " is not F32");
+    const bool wide = entry.at("dtype") == "F32";
+    require(wide || entry.at("dtype") == "BF16", key + " is neither F32 nor BF16");
     Weight weight;
     weight.shape = entry.at("shape").get<std::vector<size_t>>();
     weight.rows = weight.shape.at(0);
     if (weight.shape.size() == 2) weight.columns = weight.shape[1];
     size_t begin = entry.at("data_offsets").at(0), end = entry.at("data_offsets").at(1);
-    append_floats(file.substr(8 + header_bytes + begin, end - begin), weight.values);
+    const std::string stored = file.substr(8 + header_bytes + begin, end - begin);
+    append_floats(wide ? stored : widened(stored), weight.values);
     require(weight.values.size() == weight.rows * weight.columns, key + " has another size than its shape");
     checkpoint.weights[key] = std::move(weight);
   }

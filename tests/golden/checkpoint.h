@@ -14,6 +14,13 @@
 namespace iokv::test {
 
 inline constexpr const char* kCheckpoints[] = {"opt", "llama_mha", "llama_gqa"};
+// One of each further family (scripts/make_golden_families.py), all but Mistral's as GGUF too.
+inline constexpr const char* kFamilies[] = {"families/mistral", "families/qwen2", "families/qwen3",
+                                            "families/phi3",    "families/olmo",  "families/gemma2",
+                                            "families/gpt2",    "families/gpt_neox", "families/phi"};
+// With windows, normed heads and capped scores: what is kept, sent and recomputed must not show there either.
+inline constexpr const char* kPagedCheckpoints[] = {"opt",            "llama_mha",      "llama_gqa",      "families/mistral",
+                                                    "families/qwen3", "families/phi3",  "families/gemma2"};
 
 // f32, row-major; a vector has one column.
 struct Weight {

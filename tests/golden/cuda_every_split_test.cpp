@@ -98,7 +98,7 @@ Worst try_way(Backend& backend, const ModelFiles& files, const Reference& refere
 }
 
 void every_split_gives_the_cpus_logits_and_one_anothers_bits(void**) {
-  for (const char* checkpoint : kCheckpoints) {
+  for (const char* checkpoint : kPagedCheckpoints) {
     ModelFiles files = must(open_model(directory_of(checkpoint)));
     const Reference reference = reference_of(files);
     each_compute_type([&](Backend& backend) {
@@ -120,7 +120,7 @@ void with_free_choice_of_kernels_every_split_stays_within_the_tolerance(void**) 
   for (DType compute : {DType::f16, DType::bf16}) {
     auto backend = must(open_gpu(compute, false));
     assert_false(backend->info().batch_invariant);
-    for (const char* checkpoint : kCheckpoints) {
+    for (const char* checkpoint : kPagedCheckpoints) {
       ModelFiles files = must(open_model(directory_of(checkpoint)));
       std::vector<float> no_bits;
       if (kQuick && files.spec().family != "opt") continue;

@@ -52,8 +52,8 @@ std::vector<float> decode(Backend& backend, const ModelFiles& files, const Golde
   return all;
 }
 
-void logits_agree_with_transformers_whatever_is_stored_and_how_it_comes(void**) {
-  for (const char* checkpoint : kCheckpoints) {
+void expect_logits_of(std::span<const char* const> checkpoints) {
+  for (const char* checkpoint : checkpoints) {
     const Golden golden = read_golden(checkpoint);
     ModelFiles files = must(open_model(directory_of(checkpoint)));
     each_compute_type([&](Backend& backend) {
@@ -76,12 +76,18 @@ void logits_agree_with_transformers_whatever_is_stored_and_how_it_comes(void**) 
   }
 }
 
+void logits_agree_with_transformers_whatever_is_stored_and_how_it_comes(void**) { expect_logits_of(kCheckpoints); }
+void logits_of_every_family_do_too(void**) { expect_logits_of(kFamilies); }
+
 }  // namespace
 }  // namespace iokv::test
 
 int main() {
   using namespace iokv::test;
   if (!has_gpu()) return kSkipped;
-  const CMUnitTest tests[] = {cmocka_unit_test(logits_agree_with_transformers_whatever_is_stored_and_how_it_comes)};
+  const CMUnitTest tests[] = {
+      cmocka_unit_test(logits_agree_with_transformers_whatever_is_stored_and_how_it_comes),
+      cmocka_unit_test(logits_of_every_family_do_too),
+  };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

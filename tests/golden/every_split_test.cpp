@@ -46,7 +46,7 @@ void every_split_gives_the_bits_of_stored_k_and_v(void**) {
                       {256, 4, "no", [](uint32_t) { return false; }},
                       {64, 1, "first block's", [](uint32_t index) { return index == 0; }},
                       {32, 2, "other blocks'", [](uint32_t index) { return index > 0; }}};
-  for (const char* checkpoint : kCheckpoints) {
+  for (const char* checkpoint : kPagedCheckpoints) {
     ModelFiles files = must(open_model(directory_of(checkpoint)));
     Numbers numbers(71);
     const auto prompts = SplitPrompts::random(numbers, files.spec().vocab, 3, kCached);

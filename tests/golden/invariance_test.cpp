@@ -39,7 +39,7 @@ void expect_same(const std::vector<float>& logits, const std::vector<float>& exp
 
 template <typename Test>
 void each_case(const Test& test) {
-  for (const char* checkpoint : kCheckpoints) {
+  for (const char* checkpoint : kPagedCheckpoints) {
     ModelFiles files = must(open_model(directory_of(checkpoint)));
     each_variant([&](const Variant& variant) {
       std::string what = std::string(checkpoint) + " " + name_of(variant.isa) + " " + name_of(variant.compute);

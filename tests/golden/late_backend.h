@@ -92,6 +92,9 @@ class LateBackend final : public Backend {
       inner_->attend(queue, own);
     });
   }
+  void cap(Queue queue, const CapArgs& args) override {
+    issue(queue, [=, this] { inner_->cap(queue, args); });
+  }
   void sample(Queue queue, const SampleArgs& args) override {
     issue(queue, [=, this, rows = copy_of(args.rows)] {
       SampleArgs own = args;

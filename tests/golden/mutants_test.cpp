@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The golden test must be able to fail: each way in which a forward pass is commonly wrong, as an alteration of a
 // checkpoint or of the block table, gives finite logits that logits_test would refuse. Nothing of the product is altered.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <functional>
@@ -244,6 +245,132 @@ void every_mutant_of_llama_with_shared_kv_heads_is_refused(void**) {
                    });
 }
 
+std::function<void(Checkpoint&)> with_ones(const char* suffix) {
+  return [suffix](Checkpoint& checkpoint) {
+    for (Weight* weight : checkpoint.ending(suffix)) weight->values.assign(weight->values.size(), 1.0f);
+  };
+}
+
+// The halves of the rows of a tensor that holds two matrices.
+std::function<void(Checkpoint&)> halves_traded(const char* suffix) {
+  return [suffix](Checkpoint& checkpoint) {
+    for (Weight* weight : checkpoint.ending(suffix)) {
+      const auto middle = static_cast<std::ptrdiff_t>(weight->values.size() / 2);
+      std::rotate(weight->values.begin(), weight->values.begin() + middle, weight->values.end());
+    }
+  };
+}
+
+// The last row of a table of positions first.
+std::function<void(Checkpoint&)> rows_moved(const char* suffix) {
+  return [suffix](Checkpoint& checkpoint) {
+    for (Weight* weight : checkpoint.ending(suffix)) {
+      const auto row = static_cast<std::ptrdiff_t>(weight->columns);
+      std::rotate(weight->values.begin(), weight->values.end() - row, weight->values.end());
+    }
+  };
+}
+
+// As if q, k and v of a tensor that has them head by head were one after the other.
+void gather_heads(Checkpoint& checkpoint) {
+  const uint32_t d = head_size(checkpoint), heads = setting(checkpoint, "num_attention_heads");
+  for (const char* suffix : {"query_key_value.weight", "query_key_value.bias"}) {
+    for (Weight* weight : checkpoint.ending(suffix)) {
+      Weight before = *weight;
+      for (size_t i = 0; i < weight->rows; ++i) {
+        const size_t part = i / d % 3, head = i / d / 3;
+        std::copy_n(before.row((part * heads + head) * d + i % d), weight->columns, weight->row(i));
+      }
+    }
+  }
+}
+
+std::function<void(Checkpoint&)> with_theta(double theta) { return with_rope("rope_theta", theta); }
+
+void every_mutant_of_mistral_is_refused(void**) {
+  expect_all_refused("families/mistral", {
+                                             {"K = 0", without("k_proj.weight")},
+                                             {"no window", with_setting("sliding_window", nullptr)},
+                                             {"a window of one more", with_setting("sliding_window", 41)},
+                                             {"a window of one less", with_setting("sliding_window", 39)},
+                                             {"another rope base", with_theta(10000)},
+                                         });
+}
+
+void every_mutant_of_qwen_is_refused(void**) {
+  expect_all_refused("families/qwen2",
+                     {
+                         {"bias of q missing", [](Checkpoint& c) { zero(c, "q_proj.bias"); }},
+                         {"bias of k missing", [](Checkpoint& c) { zero(c, "k_proj.bias"); }},
+                         {"bias of v missing", [](Checkpoint& c) { zero(c, "v_proj.bias"); }},
+                         {"rope scaling missing", with_rope("rope_type", "default")},
+                         {"linear in place of yarn", with_rope("rope_type", "linear")},
+                         {"yarn without its factor on attention", with_rope("attention_factor", 1.0)},
+                         {"yarn with another ramp", with_rope("beta_slow", 4.0)},
+                     });
+  expect_all_refused("families/qwen3", {
+                                           {"weights of q's norm missing", with_ones("q_norm.weight")},
+                                           {"weights of k's norm missing", with_ones("k_norm.weight")},
+                                           {"rope scaling missing", with_rope("rope_type", "default")},
+                                           {"layer 0 dropped", drop_layer_0},
+                                       });
+}
+
+void every_mutant_of_phi_is_refused(void**) {
+  expect_all_refused("families/phi3",
+                     {
+                         {"no window", with_setting("sliding_window", nullptr)},
+                         {"gate and up exchanged", halves_traded("gate_up_proj.weight")},
+                         {"rope scaling missing", with_rope("rope_type", "default")},
+                         {"the other factors", with_rope("short_factor", {2.0, 4.0, 6.0, 8.0})},
+                         {"longrope without its factor on attention", with_rope("attention_factor", 1.0)},
+                     });
+  expect_all_refused("families/phi", {
+                                         {"bias of the head missing", without("lm_head.bias")},
+                                         {"all of a head rotated", with_rope("partial_rotary_factor", 1.0)},
+                                         {"bias of the norm missing", without("input_layernorm.bias")},
+                                         {"relu in place of gelu", with_setting("hidden_act", "relu")},
+                                     });
+}
+
+void every_mutant_of_olmo_and_gemma_is_refused(void**) {
+  expect_all_refused("families/olmo", {
+                                          {"K = 0", without("k_proj.weight")},
+                                          {"gate and up exchanged", trade_gate_and_up},
+                                          {"another rope base", with_theta(500)},
+                                      });
+  const nlohmann::json others = {"full_attention", "sliding_attention", "full_attention"};
+  expect_all_refused("families/gemma2",
+                     {
+                         {"scores not capped", with_setting("attn_logit_softcapping", nullptr)},
+                         {"logits not capped", with_setting("final_logit_softcapping", nullptr)},
+                         {"scores divided by sqrt(d)", with_setting("query_pre_attn_scalar", 16)},
+                         {"windows in the other layers", with_setting("layer_types", others)},
+                         {"a window of one more", with_setting("sliding_window", 34)},
+                         {"norm of what attention gives missing",
+                          [](Checkpoint& c) { zero(c, "post_attention_layernorm.weight"); }},
+                         {"norm of what the feed-forward gives missing",
+                          [](Checkpoint& c) { zero(c, "post_feedforward_layernorm.weight"); }},
+                     });
+}
+
+void every_mutant_of_gpt_is_refused(void**) {
+  expect_all_refused("families/gpt2", {
+                                          {"position + 1", rows_moved("wpe.weight")},
+                                          {"bias of q, k and v missing", without("c_attn.bias")},
+                                          {"gelu in place of its approximation",
+                                           with_setting("activation_function", "gelu"), Seen::in_f32},
+                                          {"norm's epsilon 1e-3", with_setting("layer_norm_epsilon", 1e-3), Seen::in_f32},
+                                      });
+  expect_all_refused("families/gpt_neox",
+                     {
+                         {"one after the other", with_setting("use_parallel_residual", false)},
+                         {"all of a head rotated", with_rope("partial_rotary_factor", 1.0)},
+                         {"q, k and v not head by head", gather_heads},
+                         {"bias of the second norm missing", without("post_attention_layernorm.bias")},
+                     });
+}
+
 // Both prompts' first two blocks, then exchange(), then what is left of them: error of the logits of the latter.
 template <typename Exchange>
 double error_after(Backend& backend, const ModelFiles& files, const Golden& golden, const FormOf& form,
@@ -310,6 +437,11 @@ int main() {
       cmocka_unit_test(every_mutant_of_opt_is_refused),
       cmocka_unit_test(every_mutant_of_llama_is_refused),
       cmocka_unit_test(every_mutant_of_llama_with_shared_kv_heads_is_refused),
+      cmocka_unit_test(every_mutant_of_mistral_is_refused),
+      cmocka_unit_test(every_mutant_of_qwen_is_refused),
+      cmocka_unit_test(every_mutant_of_phi_is_refused),
+      cmocka_unit_test(every_mutant_of_olmo_and_gemma_is_refused),
+      cmocka_unit_test(every_mutant_of_gpt_is_refused),
       cmocka_unit_test(a_block_exchanged_with_another_sequences_is_refused),
       cmocka_unit_test(two_x_blocks_of_a_sequence_exchanged_are_refused_where_keys_are_rotated),
   };

@@ -49,7 +49,7 @@ class Maker {
   Weights make() {
     Weights weights;
     const uint32_t h = spec_.hidden;
-    const bool gated = spec_.activation == Activation::silu_glu;
+    const bool gated = is_gated(spec_.activation);
     // Logits are products of a normed row with the head.
     const double head = 1.5 / std::sqrt(h);
     weights.embedding = matrix(spec_.vocab, h, spec_.tied_embeddings ? head : 0.5);

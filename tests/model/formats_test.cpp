@@ -12,6 +12,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "daemon/base/dtype.h"
 #include "daemon/model/gguf.h"
 #include "daemon/model/model_files.h"
 #include "daemon/model/safetensors.h"
@@ -70,7 +71,9 @@ void quantised_blocks_decode_bit_for_bit_as_in_gguf(void**) {
   const json cases = json::parse(contents("tests/model/quantised.json"));
   const std::pair<const char*, StoredType> types[] = {
       {"Q4_0", StoredType::q4_0}, {"Q4_1", StoredType::q4_1}, {"Q5_0", StoredType::q5_0}, {"Q5_1", StoredType::q5_1},
-      {"Q8_0", StoredType::q8_0}, {"Q4_K", StoredType::q4_k}, {"Q5_K", StoredType::q5_k}, {"Q6_K", StoredType::q6_k}};
+      {"Q8_0", StoredType::q8_0}, {"Q2_K", StoredType::q2_k}, {"Q3_K", StoredType::q3_k}, {"Q4_K", StoredType::q4_k},
+      {"Q5_K", StoredType::q5_k}, {"Q6_K", StoredType::q6_k}, {"IQ4_NL", StoredType::iq4_nl}};
+  assert_int_equal(std::size(types), cases.size());
   for (const auto& [name, type] : types) {
     const auto stored = from_hex(cases[name]["bytes"].get<std::string>());
     const auto expected = from_hex(cases[name]["f32"].get<std::string>());
@@ -79,6 +82,21 @@ void quantised_blocks_decode_bit_for_bit_as_in_gguf(void**) {
     std::vector<float> values(count);
     dequantize_row(type, stored, values.data(), count);
     if (std::memcmp(values.data(), expected.data(), expected.size()) != 0) fail_msg("%s differs", name);
+    // And as quants, in its own form and in the widest one.
+    const QuantForm form = quant_form_of(type), widest = common_form(form, {8, 16, true, false, {}});
+    for (const QuantForm& to : {form, widest}) {
+      std::vector<uint8_t> quants(count);
+      std::vector<float> scales(count / to.block), minima(count / to.block);
+      const size_t blocks = count / form.block;
+      read_quants(type, stored, {quants, std::span(scales).first(blocks), std::span(minima).first(blocks)});
+      widen(form, to, {quants, scales, minima});
+      for (size_t i = 0; i < count; ++i) {
+        const int quant = to.bits == 4 ? to.values[quants[i]] : static_cast<int8_t>(quants[i]);
+        const float product = static_cast<float>(quant) * scales[i / to.block];
+        if (product + minima[i / to.block] != values[i]) fail_msg("%s differs as quants, element %zu", name, i);
+        if (to.halves) assert_true(f16_to_f32(f32_to_f16(scales[i / to.block])) == scales[i / to.block]);
+      }
+    }
     assert_string_equal(std::string(layout_of(type).name).c_str(), name);
   }
 }
@@ -126,7 +144,7 @@ void a_gguf_file_that_cannot_be_is_refused_by_name(void**) {
       {with_number(whole, tensor, 4, uint64_t{1} << 62), tensor.c_str()},
       {with_number(whole, tensor, 12, uint64_t{1} << 40), "truncated"},
       {with_number(whole, tensor, 12, uint64_t{16}), "shape"},
-      {with_number(whole, tensor, 20, uint32_t{10}), "Q2_K"},
+      {with_number(whole, tensor, 20, uint32_t{22}), "IQ2_S"},
       {with_number(whole, tensor, 20, uint32_t{999}), "999"},
       {with_number(whole, tensor, 24, uint64_t{1} << 62), tensor.c_str()},
       {with_number(whole, "llama.block_count", 4, uint32_t{2}), "blk.1."},
@@ -181,7 +199,7 @@ void a_sharded_model_is_the_same_model(void**) {
 // A copy of the golden model with one setting changed, and what the refusal must mention.
 void settings_that_cannot_be_are_refused_by_name(void**) {
   const std::tuple<const char*, json, const char*> cases[] = {
-      {"model_type", "mamba", "llama"},
+      {"model_type", "mamba", "there are: llama, mistral, qwen2, qwen3, phi3, olmo, gemma2, opt, gpt2, gpt_neox, phi"},
       {"model_type", nullptr, "architecture"},
       {"num_hidden_layers", -1, "num_hidden_layers"},
       {"num_hidden_layers", 4, "missing"},
@@ -194,7 +212,11 @@ void settings_that_cannot_be_are_refused_by_name(void**) {
       {"hidden_act", "swish2", "hidden_act"},
       {"rms_norm_eps", 0, "rms_norm_eps"},
       {"max_position_embeddings", 0, "max_position_embeddings"},
-      {"rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 1e4}}, "yarn"},
+      {"rope_parameters", {{"rope_type", "spiral"}, {"rope_theta", 1e4}},
+       "there are: default, linear, dynamic, llama3, yarn, longrope"},
+      {"rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 1e4}}, "factor"},
+      {"rope_parameters", {{"rope_type", "longrope"}, {"short_factor", {1, 2}}}, "short_factor"},
+      {"rope_parameters", {{"partial_rotary_factor", 0.3}}, "partial_rotary_factor"},
       {"rope_parameters", {{"rope_type", "llama3"}, {"rope_theta", 1e4}}, "factor"},
       {"rope_parameters", 7, "rope_parameters"},
       {"mlp_bias", true, "missing"},
@@ -244,6 +266,46 @@ void linear_scaling_divides_every_frequency(void**) {
   }
 }
 
+// Against transformers' own functions (scripts/make_golden_families.py --rope).
+void rope_of_every_type_has_the_frequencies_of_transformers(void**) {
+  const json cases = json::parse(contents("tests/model/rope.json"));
+  assert_true(cases.size() >= 12);
+  for (const json& one : cases) {
+    const json config = {{"model_type", "llama"},   {"num_hidden_layers", 1},  {"hidden_size", 64},
+                         {"num_attention_heads", 2}, {"intermediate_size", 64}, {"vocab_size", 8},
+                         {"head_dim", 32},           {"rms_norm_eps", 1e-5},    {"max_position_embeddings", 2048},
+                         {"rope_parameters", one["rope_parameters"]}};
+    auto described = describe(Naming::hf, config);
+    if (!described) fail_msg("%s", described.failure().message.c_str());
+    const auto& frequencies = described->spec.rope_inverse_frequency;
+    assert_int_equal(frequencies.size(), one["inverse_frequency"].size());
+    for (size_t i = 0; i < frequencies.size(); i++) {
+      const double expected = one["inverse_frequency"][i].get<double>();
+      if (std::abs(frequencies[i] - expected) > 1e-6 * expected) {
+        fail_msg("%s: frequency %zu is %.9g, not %.9g", one["rope_parameters"].dump().c_str(), i,
+                 double{frequencies[i]}, expected);
+      }
+    }
+    assert_true(std::abs(described->spec.rope_attention_scale - one["attention_factor"].get<double>()) <= 1e-6);
+  }
+}
+
+// Where a file has no list of its layers' kinds, Qwen's windows begin at a layer.
+void windows_of_older_configurations_follow_their_rules(void**) {
+  json config = {{"model_type", "qwen2"},    {"num_hidden_layers", 4},    {"hidden_size", 64},
+                 {"num_attention_heads", 2}, {"intermediate_size", 64},   {"vocab_size", 8},
+                 {"rms_norm_eps", 1e-5},     {"use_sliding_window", true}, {"max_position_embeddings", 2048},
+                 {"sliding_window", 128},    {"max_window_layers", 3}};
+  assert_true((describe(Naming::hf, config)->spec.windows == std::vector<uint32_t>{0, 0, 0, 128}));
+  config["use_sliding_window"] = false;
+  assert_true(describe(Naming::hf, config)->spec.windows.empty());
+  config["use_sliding_window"] = true;
+  config["layer_types"] = {"full_attention", "sliding_attention", "full_attention", "chunked_attention"};
+  auto refused = describe(Naming::hf, config);
+  assert_false(static_cast<bool>(refused));
+  assert_refusal(refused.failure().message, "layer_types", "chunked_attention");
+}
+
 void end_tokens_come_from_both_files(void**) {
   Scratch scratch;
   fs::copy(kModel + "/model.safetensors", scratch.path() + "/model.safetensors");
@@ -275,6 +337,8 @@ int main() {
       cmocka_unit_test(settings_that_cannot_be_are_refused_by_name),
       cmocka_unit_test(older_configurations_mean_the_same),
       cmocka_unit_test(linear_scaling_divides_every_frequency),
+      cmocka_unit_test(rope_of_every_type_has_the_frequencies_of_transformers),
+      cmocka_unit_test(windows_of_older_configurations_follow_their_rules),
       cmocka_unit_test(end_tokens_come_from_both_files),
       cmocka_unit_test(what_is_not_a_model_is_called_by_its_name),
   };

@@ -63,18 +63,24 @@ void Attention::list_units(const AttendArgs& args, DType type) {
         unit.group = static_cast<uint32_t>(group);
         unit.head_dim = shape.head_dim;
         unit.scale = args.scale;
+        unit.window = args.window;
+        unit.score_cap = args.score_cap;
         unit.first_position = span.first_position + first;
         unit.kv_blocks = span.kv_blocks.data();
         unit.k_offset = size_t{head} * 2 * kBlockTokens * d;
         unit.pieces = (unit.first_position + unit.tokens - 1) / kBlockTokens + 1;
-        unit.begin_piece = unit.first_piece = span.first_piece;
+        unit.begin_piece = span.first_piece;
+        if (args.window != 0 && unit.first_position + 1 > args.window) {
+          unit.first_seen = (unit.first_position + 1 - args.window) / kBlockTokens;
+        }
+        unit.first_piece = std::max(span.first_piece, unit.first_seen);
         unit.end_piece = std::min(unit.pieces, span.first_piece + static_cast<uint32_t>(span.kv_blocks.size()));
         if (unit.first_piece >= unit.end_piece) continue;  // rows that see nothing of this run
         if (args.state != nullptr) {
           unit.state = args.state + (row * shape.heads + head * group) * attend_state_floats(d);
           unit.state_stride = shape.heads * attend_state_floats(d);
         }
-        IOKV_ASSERT(args.state != nullptr || (unit.first_piece == 0 && unit.end_piece == unit.pieces));
+        IOKV_ASSERT(args.state != nullptr || (unit.first_piece == unit.first_seen && unit.end_piece == unit.pieces));
         units_.push_back({unit});
       }
     }

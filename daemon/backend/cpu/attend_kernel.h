@@ -5,7 +5,8 @@
 //  1. A row's piece has fixed orders: scores over d as in gemm, weights over lanes, weighted V over tokens. Pieces are
 //     folded into the row's state in position order. Which rows are blocked together never matters.
 //  2. K and V of positions after a row's own do not reach it: they may be uninitialised. Scores past it are replaced,
-//     not multiplied away, and V is read only up to it.
+//     not multiplied away, and V is read only up to it. Scores before a row's window are replaced too, and their V, which
+//     are numbers, weigh nothing.
 //
 // A piece of K is transposed into two panels of 32 tokens, so that scores are the product of gemm_kernel.h; K rows of
 // f32 and of bf16 pairs are both rows of 32-bit words. 64 rows of queries repay it many times; a single row pays about
@@ -62,10 +63,12 @@ struct Attend {
     Scratch scratch(unit);
     pack_queries(unit, scratch.q);
     uint32_t p = unit.first_piece;
-    if (p == 0) {
-      piece(unit, scratch, p++, scratch.state);
-    } else {
+    if (p > unit.first_seen) {
       load_state(unit, scratch.state);
+    } else if (unit.window != 0) {
+      clear(unit, scratch.state);
+    } else {
+      piece(unit, scratch, p++, scratch.state);
     }
     for (; p < unit.end_piece; ++p) {
       piece(unit, scratch, p, scratch.result);
@@ -87,11 +90,13 @@ struct Attend {
     Scratch scratch(unit);
     size_t floats = attend_result_floats(unit.tokens * unit.group, unit.head_dim);
     uint32_t p = unit.first_piece;
-    if (p == 0) {
+    if (p > unit.first_seen) {
+      load_state(unit, scratch.state);
+    } else if (unit.window != 0) {
+      clear(unit, scratch.state);
+    } else {
       __builtin_memcpy(scratch.state, results, floats * sizeof(float));
       ++p;
-    } else {
-      load_state(unit, scratch.state);
     }
     for (; p < unit.end_piece; ++p) {
       fold(unit, p, scratch.state, const_cast<float*>(results) + (p - unit.first_piece) * floats);
@@ -106,7 +111,32 @@ struct Attend {
     return start > unit.first_position ? start - unit.first_position : 0;
   }
 
-  // Tokens of the piece that query row r may see.
+  // Behind the last token whose window reaches back to the piece.
+  static uint32_t end_token(const AttendUnit& unit, uint32_t piece_index) {
+    if (unit.window == 0) return unit.tokens;
+    uint32_t end = unit.window + piece_index * kPiece + kPiece - 1;
+    if (end <= unit.first_position) return 0;
+    return end - unit.first_position < unit.tokens ? end - unit.first_position : unit.tokens;
+  }
+
+  // Tokens of the piece that lie before query row r's window.
+  static uint32_t hidden(const AttendUnit& unit, uint32_t piece_index, uint32_t r) {
+    uint32_t end = unit.first_position + r / unit.group + 1, start = piece_index * kPiece;
+    return unit.window == 0 || end <= unit.window + start ? 0 : end - unit.window - start;
+  }
+
+  // Nothing merged yet. Folding a piece into it gives that piece's numbers as they are.
+  static void clear(const AttendUnit& unit, float* state_at) {
+    uint32_t rows = unit.tokens * unit.group;
+    Rowset state(state_at, rows, attend_padded_dim(unit.head_dim));
+    for (size_t i = 0; i < rows * state.padded; ++i) state.values[i] = 0;
+    for (uint32_t r = 0; r < rows; ++r) {
+      state.sums[r] = 0;
+      state.maxima[r] = -__builtin_inff();
+    }
+  }
+
+  // Tokens of the piece that query row r may see, those before its window included.
   static uint32_t visible(const AttendUnit& unit, uint32_t piece_index, uint32_t r) {
     uint32_t tokens = unit.first_position + r / unit.group + 1 - piece_index * kPiece;
     return tokens < kPiece ? tokens : kPiece;
@@ -121,8 +151,9 @@ struct Attend {
   }
 
   static void piece(const AttendUnit& unit, const Scratch& scratch, uint32_t piece_index, float* to) {
-    uint32_t d = unit.head_dim, rows = unit.tokens * unit.group;
-    Rowset result(to, rows, attend_padded_dim(d));
+    uint32_t d = unit.head_dim, rows = end_token(unit, piece_index) * unit.group;
+    if (rows == 0) return;
+    Rowset result(to, unit.tokens * unit.group, attend_padded_dim(d));
     const T* k = static_cast<const T*>(unit.kv_blocks[piece_index - unit.begin_piece]) + unit.k_offset;
     const T* v = k + size_t{kPiece} * d;
     uint32_t seen = visible(unit, piece_index, rows - 1);
@@ -141,8 +172,8 @@ struct Attend {
                              kPiece);
       }
       for (uint32_t i = 0; i < count; ++i) {
-        weigh(scratch.scores + i * kPiece, visible(unit, piece_index, r + i), unit.scale, result.sums + r + i,
-              result.maxima + r + i);
+        weigh(scratch.scores + i * kPiece, hidden(unit, piece_index, r + i), visible(unit, piece_index, r + i), unit,
+              result.sums + r + i, result.maxima + r + i);
       }
       uint32_t first_seen = visible(unit, piece_index, r);
       uint32_t last_seen = visible(unit, piece_index, r + count - 1);
@@ -200,12 +231,20 @@ struct Attend {
     }
   }
 
-  // Scores of the visible tokens become weights e^(score·scale − largest).
-  static void weigh(float* scores, uint32_t count, float scale, float* sum, float* largest) {
+  // Scores of the visible tokens become weights e^(score·scale − largest), those of the first `hidden` tokens 0.
+  static void weigh(float* scores, uint32_t hidden, uint32_t count, const AttendUnit& unit, float* sum, float* largest) {
     const F lowest = S::set1(-__builtin_inff());
     F most = lowest;
     for (uint32_t t = 0; t < count; t += S::kLanes) {
-      F score = S::mul(S::load(scores + t), S::set1(scale));
+      F score = S::mul(S::load(scores + t), S::set1(unit.scale));
+      if (unit.score_cap != 0) {
+        score = S::mul(tanh<S>(S::div(score, S::set1(unit.score_cap))), S::set1(unit.score_cap));
+      }
+      if (t + S::kLanes <= hidden) {
+        score = lowest;
+      } else if (t < hidden) {
+        score = S::keep_first(lowest, hidden - t, score);
+      }
       if (count - t < S::kLanes) score = S::keep_first(score, count - t, lowest);
       most = S::max(most, score);
       S::store(scores + t, score);
@@ -281,10 +320,10 @@ struct Attend {
 
   // state ⊕ result for the rows that the piece reaches: both are rescaled to the larger of their maxima.
   static void fold(const AttendUnit& unit, uint32_t piece_index, float* state_at, float* result_at) {
-    uint32_t rows = unit.tokens * unit.group;
+    uint32_t rows = unit.tokens * unit.group, end = end_token(unit, piece_index) * unit.group;
     size_t padded = attend_padded_dim(unit.head_dim);
     Rowset state(state_at, rows, padded), result(result_at, rows, padded);
-    for (uint32_t r = first_token(unit, piece_index) * unit.group; r < rows; ++r) {
+    for (uint32_t r = first_token(unit, piece_index) * unit.group; r < end; ++r) {
       float old_top = state.maxima[r], new_top = result.maxima[r];
       float top = new_top > old_top ? new_top : old_top;
       F old_factor = exp<S>(S::set1(old_top - top)), new_factor = exp<S>(S::set1(new_top - top));

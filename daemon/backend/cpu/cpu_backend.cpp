@@ -63,7 +63,8 @@ class CpuBackend final : public Backend {
         team_(std::move(team)),
         h2d_(std::move(h2d)),
         d2h_(std::move(d2h)),
-        samplers_(team_->threads()) {
+        samplers_(team_->threads()),
+        x_sums_(team_->threads()) {
     for (auto& times : recorded_ns_) times.resize(kTimedTickets);
   }
 
@@ -137,6 +138,9 @@ class CpuBackend final : public Backend {
       float* hidden = args.hidden + row * columns;
       IOKV_ASSERT(args.tokens[row] >= 0 && static_cast<uint32_t>(args.tokens[row]) < table.n);
       table.copy_row(static_cast<uint32_t>(args.tokens[row]), hidden);
+      if (args.scale != 1.0f) {
+        for (size_t i = 0; i < columns; ++i) hidden[i] *= args.scale;
+      }
       if (args.position_table == nullptr) return;
       uint32_t position = args.positions[row] + args.position_offset;
       IOKV_ASSERT(position < args.position_table->n && args.position_table->k == columns);
@@ -148,7 +152,9 @@ class CpuBackend final : public Backend {
     auto kernel = args.kind == NormKind::rms ? kernels_.rms_norm : kernels_.layer_norm;
     for_rows(args.rows, args.columns, [&](size_t row, uint32_t) {
       size_t at = row * args.columns;
-      kernel({args.x + at, args.weight, args.bias, element(args.y, at), args.columns, args.epsilon});
+      const bool add = args.output == NormOutput::add_f32;
+      void* y = add ? static_cast<float*>(args.y) + at : element(args.y, at);
+      kernel({args.x + at, args.weight, args.bias, y, args.columns, args.epsilon, add});
     });
   }
 
@@ -161,11 +167,22 @@ class CpuBackend final : public Backend {
     attention_.run(args, info_.compute, kernels_, *team_);
   }
 
+  void cap(Queue, const CapArgs& args) override {
+    size_t total = size_t{args.rows} * args.columns;
+    team_->run(ceil_div(total, kTaskElements), [&](uint32_t task, uint32_t) {
+      size_t at = size_t{task} * kTaskElements, end = std::min(total, at + kTaskElements);
+      kernels_.cap(args.x + at, end - at, args.limit);
+    });
+  }
+
   void sample(Queue, const SampleArgs& args) override {
+    first_tops_.clear();
+    uint32_t tops = 0;
+    for (const SampleRow& row : args.rows) first_tops_.push_back(std::exchange(tops, tops + row.top));
     team_->run(static_cast<uint32_t>(args.rows.size()), [&](uint32_t index, uint32_t thread) {
       const SampleRow& row = args.rows[index];
       std::span<const float> logits(args.logits + size_t{row.logits_row} * args.vocab, args.vocab);
-      Sampler::Draw draw = samplers_[thread].draw(kernels_, logits, row.params, row.position);
+      Sampler::Draw draw = samplers_[thread].draw(kernels_, logits, row, args.tops + first_tops_[index]);
       args.tokens[index] = draw.token;
       if (args.logprobs != nullptr) args.logprobs[index] = draw.logprob;
     });
@@ -175,6 +192,26 @@ class CpuBackend final : public Backend {
   Link* link_of(Queue queue) const {
     return queue == Queue::h2d ? h2d_.get() : queue == Queue::d2h ? d2h_.get() : nullptr;
   }
+  // Sums over blocks of the rows that a thread multiplies, which its tasks of one product share.
+  class BlockSums {
+   public:
+    const float* of(const Kernels& kernels, uint64_t product, uint32_t first_row, const GemmTile& tile) {
+      const uint32_t blocks = tile.k / tile.quants->block;
+      if (product_ == product && first_row_ == first_row) return sums_.data();
+      product_ = product, first_row_ = first_row;
+      if (sums_.size() < size_t{tile.rows} * blocks) sums_.resize(size_t{tile.rows} * blocks);
+      for (uint32_t r = 0; r < tile.rows; ++r) {
+        const uint16_t* x = static_cast<const uint16_t*>(tile.x) + r * tile.x_stride;
+        kernels.sum_blocks(x, tile.quants->block, blocks, &sums_[size_t{r} * blocks]);
+      }
+      return sums_.data();
+    }
+
+   private:
+    uint64_t product_ = 0;
+    uint32_t first_row_ = 0;
+    std::vector<float> sums_;
+  };
   struct RopeRow {
     uint32_t row = 0, position = 0;
     void* block = nullptr;
@@ -201,6 +238,9 @@ class CpuBackend final : public Backend {
   std::unique_ptr<ThreadTeam> team_;
   std::unique_ptr<Link> h2d_, d2h_;
   std::vector<Sampler> samplers_;  // of each thread
+  std::vector<BlockSums> x_sums_;  // of each thread
+  uint64_t products_ = 0;          // so far
+  std::vector<uint32_t> first_tops_;  // of each row that is drawn, in SampleArgs::tops
   Attention attention_;
   RotaryCache rotary_;
   std::vector<RopeRow> rope_rows_;
@@ -223,7 +263,10 @@ void CpuBackend::gemm(Queue, const GemmArgs& args) {
   row_tasks = ceil_div(args.rows, task_rows);
   uint32_t task_panels = std::max(1u, panels * row_tasks / wanted), panel_tasks = ceil_div(panels, task_panels);
 
-  team_->run(row_tasks * panel_tasks, [&](uint32_t task, uint32_t) {
+  const QuantPanels* quants = weight.quants();
+  auto kernel = quants == nullptr ? kernels_.gemm : kernels_.gemm_quants;
+  ++products_;
+  team_->run(row_tasks * panel_tasks, [&](uint32_t task, uint32_t thread) {
     uint32_t row = task / panel_tasks * task_rows, panel = first_panel + task % panel_tasks * task_panels;
     uint32_t end_panel = std::min(panel + task_panels, first_panel + panels);
     GemmTile tile;
@@ -235,6 +278,8 @@ void CpuBackend::gemm(Queue, const GemmArgs& args) {
     tile.store = args.output == GemmOutput::store       ? Store::element
                  : args.output == GemmOutput::store_f32 ? Store::f32
                                                         : Store::add_f32;
+    tile.quants = quants;
+    if (quants != nullptr && quants->minima) tile.x_sums = x_sums_[thread].of(kernels_, products_, row, tile);
     for (; panel < end_panel; ++panel) {
       uint32_t column = std::max(begin, panel * kPanelColumns);
       tile.panel = weight.panel(panel);
@@ -243,7 +288,7 @@ void CpuBackend::gemm(Queue, const GemmArgs& args) {
       tile.bias = args.bias == nullptr ? nullptr : args.bias + column;
       size_t at = size_t{row} * args.y_stride + (column - begin);
       tile.y = args.output == GemmOutput::store ? element(args.y, at) : static_cast<float*>(args.y) + at;
-      kernels_.gemm(tile);
+      kernel(tile);
     }
   });
 }
@@ -271,10 +316,11 @@ void CpuBackend::rope(Queue, const RopeArgs& args) {
   for_rows(rope_rows_.size(), (shape.heads + 2 * shape.kv_heads) * d, [&](size_t index, uint32_t) {
     const RopeRow& row = rope_rows_[index];
     const float* cos = angles_.data() + index * rotated;
-    if (args.q != nullptr && half != 0) {
+    if (args.q != nullptr && (half != 0 || args.norm.q_weight != nullptr)) {
       for (size_t head = 0; head < shape.heads; ++head) {
         void* q = element(args.q, size_t{row.row} * args.q_stride + head * d);
-        kernels_.rotate(q, q, cos, cos + half, static_cast<uint32_t>(half));
+        if (args.norm.q_weight != nullptr) kernels_.head_norm(q, args.norm.q_weight, q, shape.head_dim, args.norm.epsilon);
+        if (half != 0) kernels_.rotate(q, q, cos, cos + half, static_cast<uint32_t>(half));
       }
     }
     if (row.block != nullptr) store_kv(args, row, cos);
@@ -288,9 +334,15 @@ void CpuBackend::store_kv(const RopeArgs& args, const RopeRow& row, const float*
   for (size_t head = 0; head < args.shape.kv_heads; ++head) {
     const void* k = element(args.k, size_t{row.row} * args.kv_stride + head * d);
     void* to = element(row.block, (head * 2 * kBlockTokens + slot) * d);
+    if (args.norm.k_weight != nullptr) {
+      kernels_.head_norm(k, args.norm.k_weight, to, args.shape.head_dim, args.norm.epsilon);
+      k = to;
+    }
     if (half != 0) kernels_.rotate(k, to, cos, cos + half, static_cast<uint32_t>(half));
-    std::memcpy(static_cast<char*>(to) + rotated_bytes, static_cast<const char*>(k) + rotated_bytes,
-                bytes - rotated_bytes);
+    if (k != to) {
+      std::memcpy(static_cast<char*>(to) + rotated_bytes, static_cast<const char*>(k) + rotated_bytes,
+                  bytes - rotated_bytes);
+    }
     std::memcpy(static_cast<char*>(to) + kBlockTokens * bytes,
                 element(args.v, size_t{row.row} * args.kv_stride + head * d), bytes);
   }
@@ -303,11 +355,12 @@ void CpuBackend::activate(Queue, const ActivateArgs& args) {
                                                 : kernels_.gelu_tanh;
   team_->run(ceil_div(total, kTaskElements), [&](uint32_t task, uint32_t) {
     size_t at = size_t{task} * kTaskElements, end = std::min(total, at + kTaskElements);
-    if (args.kind != Activation::silu_glu) return kernel(element(args.x, at), element(args.y, at), end - at);
+    if (!is_gated(args.kind)) return kernel(element(args.x, at), element(args.y, at), end - at);
+    auto gated = args.kind == Activation::silu_glu ? kernels_.silu_glu : kernels_.gelu_tanh_glu;
     while (at < end) {  // a row's part at a time: its gates and ups are apart
       size_t row = at / columns, column = at % columns, count = std::min(end - at, columns - column);
       const void* gate = element(args.x, row * 2 * columns + column);
-      kernels_.silu_glu(gate, element(args.x, (row * 2 + 1) * columns + column), element(args.y, at), count);
+      gated(gate, element(args.x, (row * 2 + 1) * columns + column), element(args.y, at), count);
       at += count;
     }
   });

@@ -49,6 +49,23 @@ struct Gemm {
     }
   }
 
+  // Totals of the tile's columns of a row, to where they go.
+  static void finish(const GemmTile& tile, uint32_t row, const float* totals) {
+    size_t at = row * tile.y_stride;
+    for (uint32_t c = 0; c < tile.columns; c += S::kLanes) {
+      uint32_t count = tile.columns - c < S::kLanes ? tile.columns - c : S::kLanes;
+      F sum = S::load(totals + c);
+      if (tile.bias != nullptr) sum = S::add(sum, load_first<S>(tile.bias + c, count));
+      if (tile.store == Store::element) {
+        store_first<S>(static_cast<T*>(tile.y) + at + c, sum, count);
+        continue;
+      }
+      float* y = static_cast<float*>(tile.y) + at + c;
+      if (tile.store == Store::add_f32) sum = S::add(load_first<S>(y, count), sum);
+      store_first<S>(y, sum, count);
+    }
+  }
+
  private:
   struct Chunk {
     const T* x;
@@ -128,22 +145,6 @@ struct Gemm {
 #pragma GCC unroll 8
         for (int v = 0; v < Vectors; ++v) sums[r][v] = S::fma(weights[v], input, sums[r][v]);
       }
-    }
-  }
-
-  static void finish(const GemmTile& tile, uint32_t row, const float* totals) {
-    size_t at = row * tile.y_stride;
-    for (uint32_t c = 0; c < tile.columns; c += S::kLanes) {
-      uint32_t count = tile.columns - c < S::kLanes ? tile.columns - c : S::kLanes;
-      F sum = S::load(totals + c);
-      if (tile.bias != nullptr) sum = S::add(sum, load_first<S>(tile.bias + c, count));
-      if (tile.store == Store::element) {
-        store_first<S>(static_cast<T*>(tile.y) + at + c, sum, count);
-        continue;
-      }
-      float* y = static_cast<float*>(tile.y) + at + c;
-      if (tile.store == Store::add_f32) sum = S::add(load_first<S>(y, count), sum);
-      store_first<S>(y, sum, count);
     }
   }
 };

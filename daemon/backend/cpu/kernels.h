@@ -27,6 +27,19 @@ inline constexpr uint32_t kChunkInputs = 256;
 // k is padded with a zero.
 constexpr size_t panel_elements(size_t k, bool pairs) { return (pairs ? (k + 1) / 2 * 2 : k) * kPanelColumns; }
 
+// A panel of a quantised matrix holds, for each block of inputs, the scales of its 32 columns, their minima if there are
+// any (f16 or f32), and the quants of each half of the columns. Of 4 bits they are words of 32 bits, a column's each, of 8
+// inputs: nibble n of a word's low half is input 2n, of its high half input 2n + 1; what a nibble means a table gives. Of
+// 8 bits they are numbers in two's complement: for each pair of inputs, for each column, both.
+struct QuantPanels {
+  uint32_t bits = 0;             // 4, 8; 0: a matrix of elements
+  uint32_t block = 32;           // inputs
+  uint32_t block_bytes = 0;      // of a panel
+  uint32_t minima_offset = 0, quants_offset = 0;  // bytes into a block
+  bool minima = false, halves = false;
+  alignas(64) uint16_t table[32] = {};  // the 16 values as bf16, twice: a vector's worth of 16-bit words
+};
+
 enum class Store : uint8_t { element, f32, add_f32 };
 
 // y[r, 0:columns] = x[r, :]·Wᵀ + bias for `columns` <= 32 columns of one panel.
@@ -40,6 +53,8 @@ struct GemmTile {
   void* y = nullptr;            // at the first of the columns
   size_t y_stride = 0;
   Store store = Store::element;
+  const QuantPanels* quants = nullptr;  // of a quantised matrix
+  const float* x_sums = nullptr;        // [rows, k / block], what sum_blocks gives; where there are minima
 };
 
 // The query rows of consecutive tokens of one sequence that read one KV head, over the pieces (blocks of 64 tokens)
@@ -52,11 +67,14 @@ struct AttendUnit {
   uint32_t tokens = 0, group = 0;  // query rows = tokens · group
   uint32_t head_dim = 0;
   float scale = 1.0f;
+  uint32_t window = 0;                     // tokens that a row sees; 0: all
+  float score_cap = 0;                     // 0: none
   uint32_t first_position = 0;             // of the first token
   const void* const* kv_blocks = nullptr;  // of the pieces from begin_piece on
   uint32_t begin_piece = 0;
   size_t k_offset = 0;                     // elements from a block's start to the KV head's K; V follows K
   uint32_t first_piece = 0, end_piece = 0;
+  uint32_t first_seen = 0;   // the first piece that any of the rows sees: the state begins there
   uint32_t pieces = 0;       // up to the last token's: with the last of them `out` is written
   // What has been merged before first_piece, and where it is left for the next operation: at the first token's first
   // head of the group, a head's attend_state_floats(d) behind the one before it.
@@ -82,15 +100,20 @@ struct NormRow {
   const float* x = nullptr;       // [columns]
   const float* weight = nullptr;  // [columns]
   const float* bias = nullptr;    // [columns] or null
-  void* y = nullptr;              // [columns] elements
+  void* y = nullptr;              // [columns] elements, or f32 to add to
   uint32_t columns = 0;
   float epsilon = 0;
+  bool add = false;
 };
 
 struct Kernels {
   void (*gemm)(const GemmTile& tile);
+  // The same for quantised matrices; x is bf16. Null in the tables for f32.
+  void (*gemm_quants)(const GemmTile& tile);
+  // sums[i] = Σ x[i·block : (i + 1)·block], i < blocks.
+  void (*sum_blocks)(const void* x, uint32_t block, uint32_t blocks, float* sums);
 
-  // Attends over a unit's pieces, continuing `state` unless they begin with the first one, and writes `out` if they end
+  // Attends over a unit's pieces, continuing `state` unless they begin with the first that is seen, and writes `out` if they end
   // with the last one, else `state`.
   void (*attend)(const AttendUnit& unit);
   // The same in two steps for a unit that several threads share: each of its pieces into `results`, at
@@ -101,6 +124,9 @@ struct Kernels {
   void (*rms_norm)(const NormRow& row);
   void (*layer_norm)(const NormRow& row);
 
+  // to = from / sqrt(mean(from²) + epsilon)·weight, elements; `to` may be `from`.
+  void (*head_norm)(const void* from, const float* weight, void* to, uint32_t count, float epsilon);
+
   // to[i] = from[i]·cos[i] − from[i + half]·sin[i], to[i + half] = from[i + half]·cos[i] + from[i]·sin[i]; `to` may
   // be `from`.
   void (*rotate)(const void* from, void* to, const float* cos, const float* sin, uint32_t half);
@@ -109,6 +135,10 @@ struct Kernels {
   void (*gelu)(const void* x, void* y, size_t count);
   void (*gelu_tanh)(const void* x, void* y, size_t count);
   void (*silu_glu)(const void* gate, const void* up, void* y, size_t count);
+  void (*gelu_tanh_glu)(const void* gate, const void* up, void* y, size_t count);
+
+  // x[i] = limit·tanh(x[i] / limit).
+  void (*cap)(float* x, size_t count, float limit);
 
   // The largest of count >= 1 values.
   float (*largest)(const float* x, size_t count);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels for AVX2 with FMA; bf16 is widened by a shift. See kernels.h, invariant 2.
+// The kernels for AVX2 with FMA and F16C; bf16 is widened by a shift. See kernels.h, invariant 2.
 #include <immintrin.h>
 
 #include "daemon/backend/cpu/kernel_table.h"
@@ -63,6 +63,40 @@ struct Avx2 {
     __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
   }
+
+  static F load_half(const uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+
+  // Of each 16 bits of x the table's value for the four from Shift on: its low and its high byte by a shuffle each.
+  struct Table {
+    __m256i low, high;
+  };
+  static Table load_table(const uint16_t* p) {
+    const __m256i words = _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
+    const __m256i low = _mm256_and_si256(words, _mm256_set1_epi16(0xff)), high = _mm256_srli_epi16(words, 8);
+    // Bytes of 16 words in order, and in both lanes.
+    const __m256i low_bytes = _mm256_permute4x64_epi64(_mm256_packus_epi16(low, low), 0x88);
+    const __m256i high_bytes = _mm256_permute4x64_epi64(_mm256_packus_epi16(high, high), 0x88);
+    return {low_bytes, high_bytes};
+  }
+  template <int Shift>
+  static Pairs look_up(Table table, Pairs x) {
+    const __m256i index = _mm256_and_si256(_mm256_srli_epi16(x, Shift), _mm256_set1_epi16(15));
+    const __m256i blank = _mm256_set1_epi16(static_cast<short>(0x8000));  // in the high byte: zero
+    const __m256i low = _mm256_shuffle_epi8(table.low, _mm256_or_si256(index, blank));
+    const __m256i high = _mm256_shuffle_epi8(table.high, _mm256_or_si256(index, blank));
+    return _mm256_or_si256(low, _mm256_slli_epi16(high, 8));
+  }
+  // 2·kLanes signed bytes: their f32 has nothing below bf16's digits.
+  static Pairs widen_bytes(const uint8_t* p) {
+    return _mm256_permute4x64_epi64(_mm256_packus_epi32(widen_half(p), widen_half(p + 8)), 0xd8);
+  }
+  static __m256i widen_half(const uint8_t* p) {
+    const __m256i numbers = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_srli_epi32(_mm256_castps_si256(_mm256_cvtepi32_ps(numbers)), 16);
+  }
+  static void store_pairs(uint16_t* p, Pairs x) { _mm256_store_si256(reinterpret_cast<__m256i*>(p), x); }
 
   static Pairs load_pairs(const uint16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static F dot(F sum, Pairs w, uint32_t x) {

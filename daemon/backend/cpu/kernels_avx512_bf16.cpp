@@ -8,6 +8,12 @@ namespace iokv::cpu {
 namespace {
 
 struct Avx512Bf16 : Avx512 {
+  static Pairs widen_bytes(const uint8_t* p) {
+    auto widen = [](const uint8_t* from) {
+      return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+    };
+    return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(widen(p + 16), widen(p)));
+  }
   static F dot(F sum, Pairs w, uint32_t x) {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(w),
                             reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(x))));

@@ -56,6 +56,45 @@ struct Portable {
     return a > b ? a : b;
   }
 
+  static F load_half(const uint16_t* p) {
+    F x;
+    for (uint32_t i = 0; i < kLanes; ++i) {
+      // The exponent's 5 bits and the fraction moved to where those of f32 are; 2^112 makes up for the other bias, of
+      // subnormal numbers too.
+      const uint32_t size = uint32_t{p[i] & 0x7fffu} << 13, infinite = (p[i] & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0;
+      float value;
+      __builtin_memcpy(&value, &size, sizeof value);
+      value *= 5.192296858534828e33f;
+      uint32_t bits;
+      __builtin_memcpy(&bits, &value, sizeof bits);
+      bits |= infinite | uint32_t{p[i] & 0x8000u} << 16;
+      __builtin_memcpy(&value, &bits, sizeof value);
+      x[i] = value;
+    }
+    return x;
+  }
+
+  using Table = const uint16_t*;
+  static Table load_table(const uint16_t* p) { return p; }
+  // Of each 16 bits of x the table's value for the four from Shift on.
+  template <int Shift>
+  static Pairs look_up(Table table, Pairs x) {
+    Pairs found;
+    for (uint32_t i = 0; i < kLanes; ++i) {
+      const uint32_t low = table[x[i] >> Shift & 15u], high = table[x[i] >> (16 + Shift) & 15u];
+      found[i] = low | high << 16;
+    }
+    return found;
+  }
+  // 2·kLanes signed bytes: their f32 has nothing below bf16's digits.
+  static Pairs widen_bytes(const uint8_t* p) {
+    auto at = [p](uint32_t i) { return int32_t{static_cast<int8_t>(p[i])}; };
+    const Int low = {at(0), at(2), at(4), at(6)}, high = {at(1), at(3), at(5), at(7)};
+    return reinterpret_cast<Pairs>(__builtin_convertvector(low, F)) >> 16 |
+           reinterpret_cast<Pairs>(__builtin_convertvector(high, F));
+  }
+  static void store_pairs(uint16_t* p, Pairs x) { __builtin_memcpy(p, &x, sizeof x); }
+
   static Pairs load_pairs(const uint16_t* p) {
     Pairs w;
     __builtin_memcpy(&w, p, sizeof w);

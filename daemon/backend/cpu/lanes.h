@@ -54,6 +54,22 @@ template <typename S>
   return S::where_less(x, lowest, S::zero(), result);
 }
 
+// tanh(x) within 3 ulp: near 0 Cephes' polynomial (tanhf), else 1 - 2/(e^2|x| + 1).
+template <typename S>
+[[gnu::always_inline]] inline typename S::F tanh(typename S::F x) {
+  using F = typename S::F;
+  F t = S::abs(x), s = S::mul(x, x);
+  F near = S::set1(-5.70498872745e-3f);
+  near = S::fma(near, s, S::set1(2.06390887954e-2f));
+  near = S::fma(near, s, S::set1(-5.37397155531e-2f));
+  near = S::fma(near, s, S::set1(1.33314422036e-1f));
+  near = S::fma(near, s, S::set1(-3.33332819422e-1f));
+  near = S::fma(S::mul(near, s), x, x);
+  F grown = S::add(exp<S>(S::add(t, t)), S::set1(1.0f));
+  F far = S::with_sign_of(S::sub(S::set1(1.0f), S::div(S::set1(2.0f), grown)), x);
+  return S::where_less(t, S::set1(0.625f), near, far);
+}
+
 // erf(x) within 2 ulp: x + x·P(x²) near 0, else 1 − e^Q(|x|); the minimax polynomials are N. Juffa's (1 ulp with an
 // exact exp).
 template <typename S>

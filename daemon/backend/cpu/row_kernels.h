@@ -41,6 +41,20 @@ struct Rows {
     scale_row(row, mean, 1.0f / __builtin_sqrtf(variance + row.epsilon));
   }
 
+  static void head_norm(const void* from, const float* weight, void* to, uint32_t count, float epsilon) {
+    const T* x = static_cast<const T*>(from);
+    F sum = S::zero();
+    for (uint32_t i = 0; i < count; i += kLanes) {
+      F value = load_first<S>(x + i, count - i);
+      sum = S::fma(value, value, sum);
+    }
+    F factor = S::set1(1.0f / __builtin_sqrtf(S::sum(sum) / static_cast<float>(count) + epsilon));
+    for (uint32_t i = 0; i < count; i += kLanes) {
+      F value = S::mul(load_first<S>(x + i, count - i), factor);
+      store_first<S>(static_cast<T*>(to) + i, S::mul(value, load_first<S>(weight + i, count - i)), count - i);
+    }
+  }
+
   static void rotate(const void* from, void* to, const float* cos, const float* sin, uint32_t half) {
     const T* x = static_cast<const T*>(from);
     T* y = static_cast<T*>(to);
@@ -67,20 +81,30 @@ struct Rows {
 
   // x · (1 + tanh u) / 2 = x · sigmoid(2u) with u = √(2/π)·(x + 0.044715·x³): without the cancellation for x < 0.
   static void gelu_tanh(const void* x, void* y, size_t count) {
-    each(x, y, count, [](F v) {
-      F inner = S::fma(S::mul(S::mul(v, v), v), S::set1(0.044715f), v);
-      return times_sigmoid(v, S::mul(inner, S::set1(1.59576912160573f)));
-    });
+    each(x, y, count, [](F v) { return gelu_tanh_of(v); });
   }
 
   // gate · sigmoid(gate) · up
   static void silu_glu(const void* gate, const void* up, void* y, size_t count) {
-    const T* u = static_cast<const T*>(up);
-    const T* g = static_cast<const T*>(gate);
+    gated(gate, up, y, count, [](F v) { return times_sigmoid(v, v); });
+  }
+  static void gelu_tanh_glu(const void* gate, const void* up, void* y, size_t count) {
+    gated(gate, up, y, count, [](F v) { return gelu_tanh_of(v); });
+  }
+
+  static void cap(float* x, size_t count, float limit) {
     for (size_t i = 0; i < count; i += kLanes) {
-      F x = load_first<S>(g + i, count - i);
-      F result = S::mul(times_sigmoid(x, x), load_first<S>(u + i, count - i));
-      store_first<S>(static_cast<T*>(y) + i, result, count - i);
+      F value = S::div(load_first<S>(x + i, count - i), S::set1(limit));
+      store_first<S>(x + i, S::mul(tanh<S>(value), S::set1(limit)), count - i);
+    }
+  }
+
+  static void sum_blocks(const void* x, uint32_t block, uint32_t blocks, float* sums) {
+    const T* from = static_cast<const T*>(x);
+    for (uint32_t b = 0; b < blocks; ++b) {
+      F sum = S::zero();
+      for (uint32_t i = 0; i < block; i += kLanes) sum = S::add(sum, S::load(from + b * block + i));
+      sums[b] = S::sum(sum);
     }
   }
 
@@ -106,6 +130,11 @@ struct Rows {
   }
 
  private:
+  static F gelu_tanh_of(F v) {
+    F inner = S::fma(S::mul(S::mul(v, v), v), S::set1(0.044715f), v);
+    return times_sigmoid(v, S::mul(inner, S::set1(1.59576912160573f)));
+  }
+
   static F times_sigmoid(F x, F argument) {
     return S::div(x, S::add(S::set1(1.0f), exp<S>(S::sub(S::zero(), argument))));
   }
@@ -117,7 +146,22 @@ struct Rows {
       F x = S::mul(S::sub(load_first<S>(row.x + i, count), S::set1(mean)), S::set1(factor));
       x = S::mul(x, load_first<S>(row.weight + i, count));
       if (row.bias != nullptr) x = S::add(x, load_first<S>(row.bias + i, count));
-      store_first<S>(y + i, x, count);
+      if (row.add) {
+        float* sum = static_cast<float*>(row.y) + i;
+        store_first<S>(sum, S::add(load_first<S>(sum, count), x), count);
+      } else {
+        store_first<S>(y + i, x, count);
+      }
+    }
+  }
+
+  template <typename Function>
+  static void gated(const void* gate, const void* up, void* y, size_t count, Function function) {
+    const T* u = static_cast<const T*>(up);
+    const T* g = static_cast<const T*>(gate);
+    for (size_t i = 0; i < count; i += kLanes) {
+      F result = S::mul(function(load_first<S>(g + i, count - i)), load_first<S>(u + i, count - i));
+      store_first<S>(static_cast<T*>(y) + i, result, count - i);
     }
   }
 

@@ -57,7 +57,27 @@ struct Avx512 {
   static float sum(F x) { return _mm512_reduce_add_ps(x); }
   static float largest(F x) { return _mm512_reduce_max_ps(x); }
 
+  static F load_half(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+
   static Pairs load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
+  // Of each 16 bits of x the table's value for the four from Shift on. Five bits are looked at: hence each value twice.
+  using Table = __m512i;
+  static Table load_table(const uint16_t* p) { return _mm512_load_si512(p); }
+  template <int Shift>
+  static Pairs look_up(Table table, Pairs x) {
+    return _mm512_permutexvar_epi16(Shift == 0 ? x : _mm512_srli_epi16(x, Shift), table);
+  }
+  // 2·kLanes signed bytes: their f32 has nothing below bf16's digits.
+  static Pairs widen_bytes(const uint8_t* p) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(widen_half(p)), widen_half(p + 16), 1);
+  }
+  static __m256i widen_half(const uint8_t* p) {
+    const __m512i numbers = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(_mm512_cvtepi32_ps(numbers)), 16));
+  }
+  static void store_pairs(uint16_t* p, Pairs x) { _mm512_store_si512(p, x); }
   static F dot(F sum, Pairs w, uint32_t x) {
     __m512i pair = _mm512_set1_epi32(static_cast<int>(x));
     __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));

@@ -8,8 +8,11 @@
 //     in steps of 16, the largest over the visible tokens, weights rounded to the element type, their sum, the weighted
 //     sum of V over tokens in steps of 16. Results are folded in position order (Softmax::fold). So neither the cut into
 //     operations nor the choice of kernel shows.
-//  2. K and V of tokens that no row of a warp or block of threads may see are zeros here, whatever the memory holds;
-//     scores past a row's own position are replaced, not multiplied away.
+//  2. K and V of tokens behind the last that a row of a warp or block of threads may see are zeros here, whatever the
+//     memory holds; scores past a row's own position, or before its window, are replaced, not multiplied away.
+//
+// kLimited kernels know of windows and of capped scores (AttendLaunch::window, cap); the others are what they were
+// without.
 #include <cmath>
 
 #include "daemon/backend/cuda/element.cuh"
@@ -89,6 +92,20 @@ __device__ inline int visible(uint32_t position, uint32_t piece) {
   return static_cast<int>(position) + 1 - static_cast<int>(piece * kTokens);
 }
 
+// Tokens of a piece that lie before the window of a row at `position`, maybe more than a piece has.
+template <bool kLimited>
+__device__ inline int hidden(const AttendLaunch& launch, uint32_t position, uint32_t piece) {
+  if (!kLimited || launch.window == 0) return 0;
+  return max(static_cast<int>(position) + 1 - static_cast<int>(launch.window) - static_cast<int>(piece * kTokens), 0);
+}
+
+// The first piece that a row at `position` sees something of.
+template <bool kLimited>
+__device__ inline uint32_t first_seen(const AttendLaunch& launch, uint32_t position) {
+  if (!kLimited || launch.window == 0 || position < launch.window) return 0;
+  return (position + 1 - launch.window) / kTokens;
+}
+
 // ---- copies to shared memory ----------------------------------------------------------------------------------------
 
 // K or V of a piece's head, [64][d] in memory, [64][kPitch] here; zeros from token `seen` and from element d on.
@@ -131,7 +148,7 @@ __device__ inline const T* keys_of(const void* block, uint32_t kv_head, uint32_t
 // ---- one piece ------------------------------------------------------------------------------------------------------
 
 // Scores, then weights, of 16 rows and a piece, and what they weigh.
-template <typename T, int D>
+template <typename T, int D, bool kLimited>
 struct Piece {
   float scores[kTokenTiles][4];
   uint32_t weights[kTokenTiles][2];   // pairs of tokens of row g, and of row g + 8
@@ -167,8 +184,8 @@ struct Piece {
     }
   }
 
-  // seen[i]: visible tokens of rows g and g + 8. scale is in powers of two.
-  __device__ void weigh(float scale, const int (&seen)[2], int lane) {
+  // unseen[i]..seen[i] - 1: visible tokens of rows g and g + 8.
+  __device__ void weigh(const AttendLaunch& launch, const int (&unseen)[2], const int (&seen)[2], int lane) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       float top = -INFINITY;
@@ -177,7 +194,14 @@ struct Piece {
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
           float& score = scores[tile][2 * i + n];
-          score = tile * 8 + lane % 4 * 2 + n < seen[i] ? __fmul_rn(score, scale) : -INFINITY;
+          const int token = tile * 8 + lane % 4 * 2 + n;
+          float scaled = __fmul_rn(score, launch.scale);
+          bool there = token < seen[i];
+          if constexpr (kLimited) {
+            if (launch.cap != 0) scaled = __fmul_rn(launch.cap, tanhf(scaled));
+            there = there && token >= unseen[i];
+          }
+          score = there ? scaled : -INFINITY;
           top = fmaxf(top, score);
         }
       }
@@ -255,7 +279,7 @@ __device__ inline uint32_t query_pair(const T* row, uint32_t at, uint32_t d, boo
 }
 
 // Grid: pieces, KV heads, tiles of 16 query rows. partials of a span: [pieces][kv_heads · group · rows][padded d].
-template <typename T, int D>
+template <typename T, int D, bool kLimited>
 __global__ void __launch_bounds__(32) attend_pieces(AttendLaunch launch, const __grid_constant__ Table table) {
   let_next_kernel_begin();
   wait_for_earlier_kernels();
@@ -272,6 +296,7 @@ __global__ void __launch_bounds__(32) attend_pieces(AttendLaunch launch, const _
   const int lane = static_cast<int>(threadIdx.x);
   const int seen = min(visible(span.first_position + (end - 1) / group, piece), kTokens);
   if (seen <= 0) return;  // merging does not look at it either
+  if (hidden<kLimited>(launch, span.first_position + first / group, piece) >= kTokens) return;  // nor here
 
   const T* from = keys_of<T>(item.block, kv_head, d);
   bring<T, D, 32>(keys, from, d, seen, launch.aligned, lane);
@@ -280,13 +305,14 @@ __global__ void __launch_bounds__(32) attend_pieces(AttendLaunch launch, const _
   commit_copies();
 
   uint32_t queries[D / 16][4];
-  int row_seen[2];
+  int row_seen[2], row_unseen[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const uint32_t r = first + static_cast<uint32_t>(lane / 4 + 8 * i);
     const bool there = r < rows;
     const QueryRow query(launch, span, kv_head, there ? r : first);
     row_seen[i] = there ? visible(query.position, piece) : 0;
+    row_unseen[i] = hidden<kLimited>(launch, query.position, piece);
     const T* q = static_cast<const T*>(launch.q) + size_t{query.row} * launch.q_stride + query.head * d;
 #pragma unroll
     for (int step = 0; step < D / 16; ++step) {
@@ -296,7 +322,7 @@ __global__ void __launch_bounds__(32) attend_pieces(AttendLaunch launch, const _
     }
   }
 
-  Piece<T, D> result;
+  Piece<T, D, kLimited> result;
   wait_for_copies<1>();
   __syncwarp();
   result.score(
@@ -305,7 +331,7 @@ __global__ void __launch_bounds__(32) attend_pieces(AttendLaunch launch, const _
         for (int i = 0; i < 4; ++i) a[i] = queries[step][i];
       },
       keys, lane);
-  result.weigh(launch.scale, row_seen, lane);
+  result.weigh(launch, row_unseen, row_seen, lane);
   wait_for_copies<0>();
   __syncwarp();
 
@@ -333,7 +359,7 @@ __global__ void __launch_bounds__(32) attend_pieces(AttendLaunch launch, const _
 constexpr int kMergeWarps = 4;
 
 // A warp a row and head: its results in position order, behind what earlier operations left.
-template <typename T>
+template <typename T, bool kLimited>
 __global__ void __launch_bounds__(kMergeWarps * 32) attend_merge(AttendLaunch launch, const __grid_constant__ Table table) {
   let_next_kernel_begin();
   wait_for_earlier_kernels();
@@ -358,13 +384,15 @@ __global__ void __launch_bounds__(kMergeWarps * 32) attend_merge(AttendLaunch la
   // Pieces that the row sees begin no later than it.
   const uint32_t reached = query.position / kTokens + 1;
   const uint32_t pieces = reached > span.first_piece ? min(span.pieces, reached - span.first_piece) : 0;
+  const uint32_t begun = first_seen<kLimited>(launch, query.position);
+  const uint32_t skipped = begun > span.first_piece ? begun - span.first_piece : 0;
 
   // Columns 4·lane .. + 3, and as many 128 further.
   constexpr int kParts = kLargestHeadDim / 128;
   Softmax softmax;
   float sums[kParts][4] = {};
   const bool has[kParts] = {lane * 4 < stride, lane * 4 + 128 < stride};
-  if (span.first_piece > 0) {
+  if (span.first_piece > begun) {
     const float* state = query.state(launch);
     softmax.sum = state[stride];
     softmax.largest = state[stride + 1];
@@ -376,9 +404,9 @@ __global__ void __launch_bounds__(kMergeWarps * 32) attend_merge(AttendLaunch la
     }
   }
   const size_t partials = size_t{kv_heads} * rows;
-  size_t partial = span.first_partial + size_t{kv_head} * rows + r;
+  size_t partial = span.first_partial + size_t{kv_head} * rows + r + skipped * partials;
 #pragma unroll 4
-  for (uint32_t piece = 0; piece < pieces; ++piece, partial += partials) {
+  for (uint32_t piece = skipped; piece < pieces; ++piece, partial += partials) {
     const float2 of_piece = reinterpret_cast<const float2*>(launch.partial_sums)[partial];
     const Softmax::Factors factors = softmax.fold(of_piece.x, of_piece.y);
 #pragma unroll
@@ -431,7 +459,7 @@ template <int D>
 constexpr int kSequenceBlocks = D <= 128 ? 3 : 1;
 
 // Grid: tiles of query rows, KV heads, spans.
-template <typename T, int D>
+template <typename T, int D, bool kLimited>
 __global__ void __launch_bounds__(kSequenceWarps<D> * 32, kSequenceBlocks<D>)
     attend_sequence(AttendLaunch launch, const __grid_constant__ Table table) {
   let_next_kernel_begin();
@@ -452,6 +480,8 @@ __global__ void __launch_bounds__(kSequenceWarps<D> * 32, kSequenceBlocks<D>)
   const uint32_t end = min(first + kTileRows, rows), last_position = span.first_position + (end - 1) / group;
   const uint32_t reached = last_position / kTokens + 1;
   const uint32_t pieces = reached > span.first_piece ? min(span.pieces, reached - span.first_piece) : 0;
+  const uint32_t begun = first_seen<kLimited>(launch, span.first_position + first / group);  // by the first row
+  const uint32_t skipped = begun > span.first_piece ? begun - span.first_piece : 0;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
 
   // K of a piece, or V.
@@ -481,7 +511,7 @@ __global__ void __launch_bounds__(kSequenceWarps<D> * 32, kSequenceBlocks<D>)
       queries[i / D * kPitch<D> + at] = value;
     }
   }
-  if (pieces > 0) bring_half(keys, 0, 0);  // the queries are of its group of copies
+  if (pieces > skipped) bring_half(keys, skipped, 0);  // the queries are of its group of copies
 
   // The state of rows g and g + 8 of the warp, in the layout of accumulators.
   Softmax softmax[2];
@@ -496,7 +526,7 @@ __global__ void __launch_bounds__(kSequenceWarps<D> * 32, kSequenceBlocks<D>)
     if (r >= rows) continue;
     const QueryRow query(launch, span, kv_head, r);
     row_position[i] = static_cast<int>(query.position);
-    if (span.first_piece == 0) continue;
+    if (span.first_piece <= first_seen<kLimited>(launch, query.position)) continue;
     const float* state = query.state(launch);
     softmax[i].sum = state[stride];
     softmax[i].largest = state[stride + 1];
@@ -510,18 +540,27 @@ __global__ void __launch_bounds__(kSequenceWarps<D> * 32, kSequenceBlocks<D>)
     }
   }
 
-  for (uint32_t index = 0; index < pieces; ++index) {
+  for (uint32_t index = skipped; index < pieces; ++index) {
     const int start = static_cast<int>((span.first_piece + index) * kTokens);
     const int seen[2] = {row_position[0] + 1 - start, row_position[1] + 1 - start};
-    const bool sees = __any_sync(kAll, seen[0] > 0 || seen[1] > 0);
+    int unseen[2] = {0, 0};
+    bool sees_row[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (seen[i] > 0) {
+        unseen[i] = hidden<kLimited>(launch, static_cast<uint32_t>(row_position[i]), span.first_piece + index);
+      }
+      sees_row[i] = seen[i] > 0 && unseen[i] < kTokens;
+    }
+    const bool sees = __any_sync(kAll, sees_row[0] || sees_row[1]);
     wait_for_copies<0>();
     __syncthreads();  // everybody's copies of K, and V has been read
     bring_half(values, index, 1);
-    Piece<T, D> result;
+    Piece<T, D, kLimited> result;
     if (sees) {
       const T* query_row = queries + (warp * kRows + lane % 16) * kPitch<D> + lane / 16 * 8;
       result.score([&](int step, uint32_t(&a)[4]) { load_matrices(a, query_row + step * 16); }, keys, lane);
-      result.weigh(launch.scale, seen, lane);
+      result.weigh(launch, unseen, seen, lane);
     }
     wait_for_copies<0>();
     __syncthreads();  // everybody's copies of V, and K has been read
@@ -530,12 +569,12 @@ __global__ void __launch_bounds__(kSequenceWarps<D> * 32, kSequenceBlocks<D>)
     Softmax::Factors factors[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      if (seen[i] > 0) factors[i] = softmax[i].fold(result.largest[i], result.sums[i]);
+      if (sees_row[i]) factors[i] = softmax[i].fold(result.largest[i], result.sums[i]);
     }
     result.sum_values(values, lane, [&](int n, const float(&of_piece)[4]) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        if (seen[i] <= 0) continue;
+        if (!sees_row[i]) continue;
         sums[n][2 * i] = folded(sums[n][2 * i], of_piece[2 * i], factors[i]);
         sums[n][2 * i + 1] = folded(sums[n][2 * i + 1], of_piece[2 * i + 1], factors[i]);
       }
@@ -593,50 +632,63 @@ cudaError_t with_width(uint32_t head_dim, const Launch& launch) {
   return launch(Width<256>());
 }
 
+template <bool kValue>
+struct Limited {};
+
+// By the types of its arguments: the element, the width of heads, and whether windows or caps have to be looked at.
+template <typename Launch>
+cudaError_t with_kernel(DType type, const AttendLaunch& launch, const Launch& issue) {
+  return with_width(launch.shape.head_dim, [&]<int D>(Width<D> width) {
+    return with_type(type, [&]<typename T>(T element) {
+      const bool limited = launch.window != 0 || launch.cap != 0;
+      return limited ? issue(element, width, Limited<true>()) : issue(element, width, Limited<false>());
+    });
+  });
+}
+
 template <typename Kernel>
 cudaError_t allow_shared(Kernel kernel, size_t bytes) {
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
 }
 
-template <typename T, int D>
+template <typename T, int D, bool kLimited>
 cudaError_t issue_pieces(cudaStream_t stream, const AttendLaunch& launch, const Table& table) {
   constexpr size_t kBytes = 2 * kTileBytes<D>;
-  static const cudaError_t allowed = allow_shared(attend_pieces<T, D>, kBytes);
+  static const cudaError_t allowed = allow_shared(attend_pieces<T, D, kLimited>, kBytes);
   if (allowed != cudaSuccess) return allowed;
   const dim3 grid(launch.items, launch.shape.kv_heads, launch.tiles);
-  return cuda::launch(attend_pieces<T, D>, grid, 32, kBytes, stream, launch, table);
+  return cuda::launch(attend_pieces<T, D, kLimited>, grid, 32, kBytes, stream, launch, table);
 }
 
-template <typename T, int D>
+template <typename T, int D, bool kLimited>
 cudaError_t issue_sequence(cudaStream_t stream, const AttendLaunch& launch, const Table& table) {
-  static const cudaError_t allowed = allow_shared(attend_sequence<T, D>, kSequenceBytes<D>);
+  static const cudaError_t allowed = allow_shared(attend_sequence<T, D, kLimited>, kSequenceBytes<D>);
   if (allowed != cudaSuccess) return allowed;
   constexpr uint32_t kTileRows = kSequenceWarps<D> * kRows;
   const uint32_t tiles = (launch.tiles * kRows + kTileRows - 1) / kTileRows;
   const dim3 grid(tiles, launch.shape.kv_heads, launch.spans);
-  return cuda::launch(attend_sequence<T, D>, grid, kSequenceWarps<D> * 32, kSequenceBytes<D>, stream, launch, table);
+  return cuda::launch(attend_sequence<T, D, kLimited>, grid, kSequenceWarps<D> * 32, kSequenceBytes<D>, stream, launch, table);
 }
 
 }  // namespace
 
 cudaError_t launch_attend_pieces(cudaStream_t stream, DType type, const AttendLaunch& launch, const Table& table) {
-  return with_width(launch.shape.head_dim, [&]<int D>(Width<D>) {
-    return type == DType::f16 ? issue_pieces<__half, D>(stream, launch, table)
-                              : issue_pieces<__nv_bfloat16, D>(stream, launch, table);
+  return with_kernel(type, launch, [&]<typename T, int D, bool kLimited>(T, Width<D>, Limited<kLimited>) {
+    return issue_pieces<T, D, kLimited>(stream, launch, table);
   });
 }
 
 cudaError_t launch_attend_merge(cudaStream_t stream, DType type, const AttendLaunch& launch, const Table& table) {
   const unsigned blocks = (launch.rows * launch.shape.heads + kMergeWarps - 1) / kMergeWarps;
   return with_type(type, [&]<typename T>(T) {
-    return cuda::launch(attend_merge<T>, blocks, kMergeWarps * 32, 0, stream, launch, table);
+    auto kernel = launch.window != 0 ? attend_merge<T, true> : attend_merge<T, false>;
+    return cuda::launch(kernel, blocks, kMergeWarps * 32, 0, stream, launch, table);
   });
 }
 
 cudaError_t launch_attend_sequence(cudaStream_t stream, DType type, const AttendLaunch& launch, const Table& table) {
-  return with_width(launch.shape.head_dim, [&]<int D>(Width<D>) {
-    return type == DType::f16 ? issue_sequence<__half, D>(stream, launch, table)
-                              : issue_sequence<__nv_bfloat16, D>(stream, launch, table);
+  return with_kernel(type, launch, [&]<typename T, int D, bool kLimited>(T, Width<D>, Limited<kLimited>) {
+    return issue_sequence<T, D, kLimited>(stream, launch, table);
   });
 }
 

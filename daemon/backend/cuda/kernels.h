@@ -12,6 +12,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "daemon/backend/adjustments.h"
 #include "daemon/backend/backend.h"
 
 namespace iokv::cuda {
@@ -30,6 +31,7 @@ struct EmbedLaunch {
   const void* table = nullptr;      // [vocab, h] of T
   const void* positions = nullptr;  // [contexts, h] of T, or null
   float* hidden = nullptr;          // [rows, h]
+  float scale = 1.0f;               // of the token's row
   uint32_t rows = 0, columns = 0;
 };
 struct EmbedRow {
@@ -41,11 +43,15 @@ cudaError_t launch_norm(cudaStream_t stream, DType type, const NormArgs& args);
 
 cudaError_t launch_activate(cudaStream_t stream, DType type, const ActivateArgs& args);
 
+// The most heads of q and of k together that are normalised each by itself.
+constexpr uint32_t kMostNormedHeads = 1024;
+
 struct RopeLaunch {
   KvShape shape;
   uint32_t half = 0;                    // rotary_dim / 2
   const float* frequencies = nullptr;   // [half], device
   float attention_scale = 1.0f;
+  HeadNorm norm;
   void* q = nullptr;
   const void* k = nullptr;
   const void* v = nullptr;
@@ -60,6 +66,8 @@ struct RopeTableRun {
   uint64_t block_stride_bytes = 0;
 };
 cudaError_t launch_rope(cudaStream_t stream, DType type, const RopeLaunch& launch, const Table& runs);
+
+cudaError_t launch_cap(cudaStream_t stream, const CapArgs& args);
 
 // ---- products (rows.cu) ---------------------------------------------------------------------------------------------
 
@@ -102,7 +110,9 @@ constexpr uint32_t kLargestHeadDim = 256;
 
 struct AttendLaunch {
   KvShape shape;
-  float scale = 1.0f;
+  float scale = 1.0f;          // scores are in powers of two
+  uint32_t window = 0;         // tokens that a row sees; 0: all
+  float cap = 0;               // scores become cap·tanh(score·scale); 0: score·scale
   const void* q = nullptr;
   uint32_t q_stride = 0;
   void* out = nullptr;
@@ -148,12 +158,24 @@ struct Draw {
   float logprob = 0;
 };
 struct SampleTableRow {
-  float temperature = 0, top_p = 1;
-  uint32_t top_k = 0, logits_row = 0;
-  uint64_t seed = 0, position = 0;
+  SampleParams params;
+  uint32_t logits_row = 0;
+  uint64_t position = 0;
+  uint32_t first_adjustment = 0, adjustments = 0;  // in the table's second array
+  uint32_t mask = kNoMask;                         // its first word in the table's third array
+  uint32_t top = 0;
+  static constexpr uint32_t kNoMask = UINT32_MAX;
 };
-// draws: host memory that the device writes.
-cudaError_t launch_sample(cudaStream_t stream, const float* logits, uint32_t vocab, uint32_t rows, Draw* draws,
-                          const Table& table);
+struct SampleLaunch {
+  float* logits = nullptr;          // [.., vocab]; those of a row with adjustments change while it is drawn, and no other row
+                                    // of the launch reads them
+  uint32_t vocab = 0;
+  uint32_t rows = 0, adjustments = 0;  // lengths of the table's first two arrays
+  float* originals = nullptr;       // [adjustments], device
+  Draw* draws = nullptr;            // [rows], host memory that the device writes
+  TokenLogprob* tops = nullptr;     // [rows][kMaxTopLogprobs], likewise
+};
+// The table: rows, Adjustments, words of masks.
+cudaError_t launch_sample(cudaStream_t stream, const SampleLaunch& launch, const Table& table);
 
 }  // namespace iokv::cuda

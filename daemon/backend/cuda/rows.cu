@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads) embed(EmbedLaunch launch, const __gr
   const T* position = static_cast<const T*>(launch.positions) + size_t{row.position} * launch.columns;
   float* hidden = launch.hidden + size_t{blockIdx.x} * launch.columns;
   for (uint32_t i = threadIdx.x; i < launch.columns; i += kThreads) {
-    float value = Element<T>::wide(token[i]);
+    float value = Element<T>::wide(token[i]) * launch.scale;
     if (launch.positions != nullptr) value += Element<T>::wide(position[i]);
     hidden[i] = value;
   }
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kThreads) embed(EmbedLaunch launch, const __gr
 // ---- norm -----------------------------------------------------------------------------------------------------------
 
 // A row's columns are a thread's four at a time, every kThreads · 4th; up to kEach times they stay in registers.
-template <typename T, bool kLayer, int kEach>
+template <typename T, bool kLayer, bool kAdd, int kEach>
 __global__ void __launch_bounds__(kThreads) norm_fours(NormArgs args) {
   let_next_kernel_begin();
   const auto columns = static_cast<float>(args.columns);
@@ -89,15 +89,23 @@ __global__ void __launch_bounds__(kThreads) norm_fours(NormArgs args) {
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     if (!there(i)) continue;
-    uint2 bits;
-    bits.x = pack<T>(x[i].x * factor * weight[i].x + bias[i].x, x[i].y * factor * weight[i].y + bias[i].y);
-    bits.y = pack<T>(x[i].z * factor * weight[i].z + bias[i].z, x[i].w * factor * weight[i].w + bias[i].w);
-    *reinterpret_cast<uint2*>(y + column(i)) = bits;
+    const float4 value = {x[i].x * factor * weight[i].x + bias[i].x, x[i].y * factor * weight[i].y + bias[i].y,
+                          x[i].z * factor * weight[i].z + bias[i].z, x[i].w * factor * weight[i].w + bias[i].w};
+    if constexpr (kAdd) {
+      auto* sum = reinterpret_cast<float4*>(static_cast<float*>(args.y) + size_t{blockIdx.x} * args.columns + column(i));
+      const float4 old = *sum;
+      *sum = {old.x + value.x, old.y + value.y, old.z + value.z, old.w + value.w};
+    } else {
+      uint2 bits;
+      bits.x = pack<T>(value.x, value.y);
+      bits.y = pack<T>(value.z, value.w);
+      *reinterpret_cast<uint2*>(y + column(i)) = bits;
+    }
   }
 }
 
 // Of any width.
-template <typename T, bool kLayer>
+template <typename T, bool kLayer, bool kAdd>
 __global__ void __launch_bounds__(kThreads) norm(NormArgs args) {
   let_next_kernel_begin();
   wait_for_earlier_kernels();
@@ -119,30 +127,44 @@ __global__ void __launch_bounds__(kThreads) norm(NormArgs args) {
   for (uint32_t i = threadIdx.x; i < args.columns; i += kThreads) {
     float value = (x[i] - mean) * factor * args.weight[i];
     if (args.bias != nullptr) value += args.bias[i];
-    y[i] = Element<T>::narrow(value);
+    if constexpr (kAdd) {
+      static_cast<float*>(args.y)[size_t{blockIdx.x} * args.columns + i] += value;
+    } else {
+      y[i] = Element<T>::narrow(value);
+    }
   }
 }
 
 // The way depends on what a row is, not on how many there are.
-template <typename T, bool kLayer>
-cudaError_t issue_norm(cudaStream_t stream, const NormArgs& args) {
+template <typename T, bool kLayer, bool kAdd>
+cudaError_t issue_norm_as(cudaStream_t stream, const NormArgs& args) {
   const uintptr_t sixteens = reinterpret_cast<uintptr_t>(args.x) | reinterpret_cast<uintptr_t>(args.weight) |
                              reinterpret_cast<uintptr_t>(args.bias);
-  const bool fours = args.columns % 4 == 0 && sixteens % 16 == 0 && reinterpret_cast<uintptr_t>(args.y) % 8 == 0;
+  const bool fours = args.columns % 4 == 0 && sixteens % 16 == 0 && reinterpret_cast<uintptr_t>(args.y) % (kAdd ? 16 : 8) == 0;
   constexpr uint32_t kAtOnce = kThreads * 4;
-  if (fours && args.columns <= 4 * kAtOnce) return launch(norm_fours<T, kLayer, 4>, args.rows, kThreads, 0, stream, args);
-  if (fours && args.columns <= 8 * kAtOnce) return launch(norm_fours<T, kLayer, 8>, args.rows, kThreads, 0, stream, args);
-  return launch(norm<T, kLayer>, args.rows, kThreads, 0, stream, args);
+  if (fours && args.columns <= 4 * kAtOnce) return launch(norm_fours<T, kLayer, kAdd, 4>, args.rows, kThreads, 0, stream, args);
+  if (fours && args.columns <= 8 * kAtOnce) return launch(norm_fours<T, kLayer, kAdd, 8>, args.rows, kThreads, 0, stream, args);
+  return launch(norm<T, kLayer, kAdd>, args.rows, kThreads, 0, stream, args);
+}
+
+template <typename T, bool kLayer>
+cudaError_t issue_norm(cudaStream_t stream, const NormArgs& args) {
+  return args.output == NormOutput::add_f32 ? issue_norm_as<T, kLayer, true>(stream, args)
+                                            : issue_norm_as<T, kLayer, false>(stream, args);
 }
 
 // ---- activate -------------------------------------------------------------------------------------------------------
+
+template <Activation kKind>
+constexpr bool kGated = is_gated(kKind);
 
 template <Activation kKind>
 __device__ float activated(float x) {
   switch (kKind) {
     case Activation::relu: return x > 0 ? x : 0.0f;
     case Activation::gelu: return 0.5f * x * erfcf(x * -0.707106781f);
-    case Activation::gelu_tanh: {
+    case Activation::gelu_tanh:
+    case Activation::gelu_tanh_glu: {
       // 0.5·(1 + tanh(u)) = 1 / (1 + e^(-2u)), u = sqrt(2/π)·(x + 0.044715·x³).
       const float u = 0.797884561f * (x + 0.044715f * x * x * x);
       return x / (1.0f + expf(-2.0f * u));
@@ -157,15 +179,14 @@ template <typename T, Activation kKind>
 __global__ void __launch_bounds__(kThreads) activate(ActivateArgs args) {
   let_next_kernel_begin();
   wait_for_earlier_kernels();
-  constexpr bool kGated = kKind == Activation::silu_glu;
   const T* x = static_cast<const T*>(args.x);
   T* y = static_cast<T*>(args.y);
   const size_t total = size_t{args.rows} * args.columns;
   for (size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x; i < total; i += size_t{gridDim.x} * kThreads) {
-    const size_t row = kGated ? i / args.columns : 0;
+    const size_t row = kGated<kKind> ? i / args.columns : 0;
     const size_t at = i + row * args.columns;
     float value = activated<kKind>(Element<T>::wide(x[at]));
-    if (kGated) value *= Element<T>::wide(x[at + args.columns]);
+    if (kGated<kKind>) value *= Element<T>::wide(x[at + args.columns]);
     y[i] = Element<T>::narrow(value);
   }
 }
@@ -175,21 +196,20 @@ template <typename T, Activation kKind>
 __global__ void __launch_bounds__(kThreads) activate_eights(ActivateArgs args) {
   let_next_kernel_begin();
   wait_for_earlier_kernels();
-  constexpr bool kGated = kKind == Activation::silu_glu;
   const T* x = static_cast<const T*>(args.x);
   T* y = static_cast<T*>(args.y);
   const uint32_t eights = args.columns / 8;
   const size_t total = size_t{args.rows} * eights;
   for (size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x; i < total; i += size_t{gridDim.x} * kThreads) {
     const size_t row = i / eights, at = i % eights * 8;
-    const T* from = x + row * args.columns * (kGated ? 2 : 1) + at;
+    const T* from = x + row * args.columns * (kGated<kKind> ? 2 : 1) + at;
     Eight<T> value, up;
     value.load(from);
-    if (kGated) up.load(from + args.columns);
+    if (kGated<kKind>) up.load(from + args.columns);
 #pragma unroll
     for (int e = 0; e < 8; ++e) {
       value.values[e] = activated<kKind>(value.values[e]);
-      if (kGated) value.values[e] *= up.values[e];
+      if (kGated<kKind>) value.values[e] *= up.values[e];
     }
     value.store(y + row * args.columns + at);
   }
@@ -204,6 +224,17 @@ cudaError_t issue_activate(cudaStream_t stream, const ActivateArgs& args) {
     return launch(activate_eights<T, kKind>, striding_blocks(total / 8), kThreads, 0, stream, args);
   }
   return launch(activate<T, kKind>, striding_blocks(total), kThreads, 0, stream, args);
+}
+
+// ---- cap -----------------------------------------------------------------------------------------------------------
+
+__global__ void __launch_bounds__(kThreads) cap(CapArgs args) {
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
+  const size_t total = size_t{args.rows} * args.columns;
+  for (size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x; i < total; i += size_t{gridDim.x} * kThreads) {
+    args.x[i] = args.limit * tanhf(args.x[i] / args.limit);
+  }
 }
 
 // ---- rope -----------------------------------------------------------------------------------------------------------
@@ -226,11 +257,35 @@ __device__ float2 rotated(float low, float high, float cosine, float sine) {
   return {__fmaf_rn(low, cosine, -__fmul_rn(high, sine)), __fmaf_rn(high, cosine, __fmul_rn(low, sine))};
 }
 
+// What each element of a head is multiplied with before it is rotated; nothing without kNormed.
+template <bool kNormed>
+struct HeadFactor {
+  float factor;
+  const float* weight;  // [d]
+  __device__ float of(float value, uint32_t at) const {
+    if constexpr (kNormed) return value * factor * weight[at];
+    return value;
+  }
+};
+
+// 1 / sqrt(mean(head²) + epsilon), for all threads of the warp.
+template <typename T>
+__device__ float norm_factor(const T* head, uint32_t d, float epsilon) {
+  float squares = 0;
+  for (uint32_t i = threadIdx.x % 32; i < d; i += 32) {
+    const float value = Element<T>::wide(head[i]);
+    squares = __fmaf_rn(value, value, squares);
+  }
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) squares += __shfl_xor_sync(kAll, squares, distance);
+  return 1.0f / sqrtf(squares / static_cast<float>(d) + epsilon);
+}
+
 // Unit `index` of to = from with its first 2·half elements rotated: eight pairs or eight elements behind them, or one.
 // Pairs are read before they are written, so that to may be from.
-template <typename T, bool kAligned>
+template <typename T, bool kAligned, bool kNormed>
 __device__ void rotate_head(const T* from, T* to, uint32_t d, uint32_t half, const float* cosines, const float* sines,
-                            uint32_t index) {
+                            uint32_t index, HeadFactor<kNormed> factor) {
   if constexpr (kAligned) {
     const uint32_t i = index * 8;
     if (i < half) {
@@ -239,30 +294,42 @@ __device__ void rotate_head(const T* from, T* to, uint32_t d, uint32_t half, con
       high.load(from + half + i);
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
-        const float2 pair = rotated(low.values[e], high.values[e], cosines[i + e], sines[i + e]);
+        const float2 pair = rotated(factor.of(low.values[e], i + e), factor.of(high.values[e], half + i + e),
+                                    cosines[i + e], sines[i + e]);
         a.values[e] = pair.x;
         b.values[e] = pair.y;
       }
       a.store(to + i);
       b.store(to + half + i);
     } else {
-      const uint32_t behind = i + half;  // elements 2·half and on are as they are
+      const uint32_t behind = i + half;  // elements 2·half and on are not rotated
+      if constexpr (kNormed) {
+        if (behind >= d) return;
+        Eight<T> value;
+        value.load(from + behind);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) value.values[e] = factor.of(value.values[e], behind + e);
+        value.store(to + behind);
+        return;
+      }
       if (behind < d && to != from) *reinterpret_cast<uint4*>(to + behind) = *reinterpret_cast<const uint4*>(from + behind);
     }
   } else {
     if (index < half) {
-      const float2 pair = rotated(Element<T>::wide(from[index]), Element<T>::wide(from[half + index]), cosines[index],
+      const float2 pair = rotated(factor.of(Element<T>::wide(from[index]), index),
+                                  factor.of(Element<T>::wide(from[half + index]), half + index), cosines[index],
                                   sines[index]);
       to[index] = Element<T>::narrow(pair.x);
       to[half + index] = Element<T>::narrow(pair.y);
-    } else if (index + half < d && to != from) {
-      to[index + half] = from[index + half];
+    } else if (index + half < d && (kNormed || to != from)) {
+      const T value = from[index + half];
+      to[index + half] = kNormed ? Element<T>::narrow(factor.of(Element<T>::wide(value), index + half)) : value;
     }
   }
 }
 
 // A block of threads a row: its angles once, then its heads.
-template <typename T, bool kAligned>
+template <typename T, bool kAligned, bool kNormed>
 __global__ void __launch_bounds__(kThreads) rope(RopeLaunch launch, const __grid_constant__ Table table) {
   let_next_kernel_begin();
   wait_for_earlier_kernels();
@@ -279,28 +346,41 @@ __global__ void __launch_bounds__(kThreads) rope(RopeLaunch launch, const __grid
     cosines[i] = cosine * launch.attention_scale;
     sines[i] = sine * launch.attention_scale;
   }
+  const bool stores = launch.k != nullptr && run.block != nullptr;
+  const T* k = static_cast<const T*>(launch.k) + size_t{row} * launch.kv_stride;
+  __shared__ float factors[kNormed ? kMostNormedHeads : 1];  // of the heads of q, then of k
+  if constexpr (kNormed) {
+    const T* q = static_cast<const T*>(launch.q) + size_t{row} * launch.q_stride;
+    const uint32_t first = launch.q != nullptr ? 0 : launch.shape.heads;
+    const uint32_t end = launch.shape.heads + (stores ? launch.shape.kv_heads : 0);
+    for (uint32_t head = first + threadIdx.x / 32; head < end; head += kThreads / 32) {
+      const T* from = head < launch.shape.heads ? q + head * d : k + (head - launch.shape.heads) * d;
+      factors[head] = norm_factor(from, d, launch.norm.epsilon);
+    }
+  }
   __syncthreads();
 
   // Units of a head: pairs that are rotated, then what is copied, 8 or 1 elements at a time.
   constexpr uint32_t kElements = kAligned ? 8 : 1;
   const uint32_t units = (d - half) / kElements, copied = d / kElements;
-  if (launch.q != nullptr && half != 0) {
+  if (launch.q != nullptr && (half != 0 || kNormed)) {
     T* q = static_cast<T*>(launch.q) + size_t{row} * launch.q_stride;
     for (uint32_t i = threadIdx.x; i < launch.shape.heads * units; i += kThreads) {
       T* head = q + i / units * d;
-      rotate_head<T, kAligned>(head, head, d, half, cosines, sines, i % units);
+      const HeadFactor<kNormed> factor{factors[kNormed ? i / units : 0], launch.norm.q_weight};
+      rotate_head<T, kAligned>(head, head, d, half, cosines, sines, i % units, factor);
     }
   }
-  if (launch.k == nullptr || run.block == nullptr) return;
-  const T* k = static_cast<const T*>(launch.k) + size_t{row} * launch.kv_stride;
+  if (!stores) return;
   const T* v = static_cast<const T*>(launch.v) + size_t{row} * launch.kv_stride;
   const uint32_t further = position / kBlockTokens - run.first_position / kBlockTokens;
   T* block = reinterpret_cast<T*>(static_cast<char*>(run.block) + further * run.block_stride_bytes);
   const uint32_t slot = position % kBlockTokens;
   for (uint32_t i = threadIdx.x; i < launch.shape.kv_heads * units; i += kThreads) {
     const uint32_t head = i / units;
+    const HeadFactor<kNormed> factor{factors[kNormed ? launch.shape.heads + head : 0], launch.norm.k_weight};
     rotate_head<T, kAligned>(k + head * d, block + (size_t{head} * 2 * kBlockTokens + slot) * d, d, half, cosines, sines,
-                             i % units);
+                             i % units, factor);
   }
   for (uint32_t i = threadIdx.x; i < launch.shape.kv_heads * copied; i += kThreads) {
     const uint32_t head = i / copied, at = i % copied * kElements;
@@ -400,6 +480,7 @@ cudaError_t launch_activate(cudaStream_t stream, DType type, const ActivateArgs&
       case Activation::gelu: return issue_activate<T, Activation::gelu>(stream, args);
       case Activation::gelu_tanh: return issue_activate<T, Activation::gelu_tanh>(stream, args);
       case Activation::silu_glu: return issue_activate<T, Activation::silu_glu>(stream, args);
+      case Activation::gelu_tanh_glu: return issue_activate<T, Activation::gelu_tanh_glu>(stream, args);
     }
     return cudaErrorInvalidValue;
   });
@@ -407,8 +488,15 @@ cudaError_t launch_activate(cudaStream_t stream, DType type, const ActivateArgs&
 
 cudaError_t launch_rope(cudaStream_t stream, DType type, const RopeLaunch& launch, const Table& runs) {
   return with_type(type, [&]<typename T>(T) {
-    return cuda::launch(launch.aligned ? rope<T, true> : rope<T, false>, launch.items, kThreads, 0, stream, launch, runs);
+    auto kernel = launch.norm.q_weight != nullptr ? (launch.aligned ? rope<T, true, true> : rope<T, false, true>)
+                                                  : (launch.aligned ? rope<T, true, false> : rope<T, false, false>);
+    return cuda::launch(kernel, launch.items, kThreads, 0, stream, launch, runs);
   });
+}
+
+cudaError_t launch_cap(cudaStream_t stream, const CapArgs& args) {
+  const size_t total = size_t{args.rows} * args.columns;
+  return cuda::launch(cap, striding_blocks(total), kThreads, 0, stream, args);
 }
 
 cudaError_t launch_convert(cudaStream_t stream, DType type, const float* from, void* to, size_t count) {

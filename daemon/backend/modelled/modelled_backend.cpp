@@ -64,6 +64,21 @@ SpanTokens tokens_of(const AttendSpan& span) {
   return tokens;
 }
 
+// Without what lies before the rows' windows, which is what the rows would see that much earlier in the sequence.
+SpanTokens tokens_of(const AttendSpan& span, uint32_t window) {
+  SpanTokens tokens = tokens_of(span);
+  if (window == 0 || span.first_position + span.rows <= window) return tokens;
+  AttendSpan hidden = span;
+  const uint32_t whole_rows = window > span.first_position ? window - span.first_position : 0;
+  hidden.rows -= whole_rows;
+  hidden.first_position = std::max(span.first_position, window) - window;
+  tokens.attended -= tokens_of(hidden).attended;
+  if (whole_rows != 0) return tokens;
+  hidden.rows = 1;  // what no row sees
+  tokens.read -= std::min(tokens.read, tokens_of(hidden).read);
+  return tokens;
+}
+
 }  // namespace
 
 // Address space that counts as device memory.
@@ -216,7 +231,8 @@ void ModelledBackend::norm(Queue queue, const NormArgs& args) {
     check_device(args.y);
   }
   const double elements = static_cast<double>(args.rows) * args.columns;
-  issue_operation(queue, elements * static_cast<double>(sizeof(float) + element_bytes_), 0);
+  const size_t written = args.output == NormOutput::store ? element_bytes_ : 2 * sizeof(float);
+  issue_operation(queue, elements * static_cast<double>(sizeof(float) + written), 0);
 }
 
 void ModelledBackend::gemm(Queue queue, const GemmArgs& args) {
@@ -251,7 +267,7 @@ void ModelledBackend::activate(Queue queue, const ActivateArgs& args) {
 void ModelledBackend::attend(Queue queue, const AttendArgs& args) {
   uint64_t read = 0, attended = 0;
   for (const AttendSpan& span : args.spans) {
-    const SpanTokens tokens = tokens_of(span);
+    const SpanTokens tokens = tokens_of(span, args.window);
     read += tokens.read;
     attended += tokens.attended;
     if (!options_.strict) continue;
@@ -268,12 +284,20 @@ void ModelledBackend::attend(Queue queue, const AttendArgs& args) {
                   static_cast<double>(attended) * flop);
 }
 
+void ModelledBackend::cap(Queue queue, const CapArgs& args) {
+  if (options_.strict) check_device(args.x);
+  const double elements = static_cast<double>(args.rows) * args.columns;
+  issue_operation(queue, 2.0 * elements * sizeof(float), 0);
+}
+
 void ModelledBackend::sample(Queue queue, const SampleArgs& args) {
   if (options_.strict) check_device(args.logits);
   const float logprob = -std::log(static_cast<float>(args.vocab));
+  TokenLogprob* tops = args.tops;
   for (size_t i = 0; i < args.rows.size(); ++i) {
     args.tokens[i] = token_at(args.rows[i].position, args.vocab);
     if (args.logprobs != nullptr) args.logprobs[i] = logprob;
+    for (uint32_t k = 0; k < args.rows[i].top; ++k) *tops++ = {static_cast<int32_t>(k), logprob};
   }
   issue_operation(queue, static_cast<double>(args.rows.size()) * args.vocab * sizeof(float), 0);
 }

@@ -7,8 +7,8 @@
 //   copy on h2d, d2h        copy_ns + further pieces · piece_ns + bytes / the direction's rate
 //   copy on dense, recompute  max(L, 2·bytes/B)
 //   gemm                    max(L, bytes of the named rows of W / B, 2·rows·columns·k/F)
-//   attend                  max(L, bytes of K,V of each span's pieces / B, 4·heads·d·attended tokens/F)
-//   embed, norm, sample     max(L, bytes of rows/B)
+//   attend                  max(L, bytes of K,V of each span's pieces / B, 4·heads·d·attended tokens/F), within windows
+//   embed, norm, cap, sample  max(L, bytes of rows/B)
 //   rope, activate          nothing
 // A piece is a run of bytes that is contiguous on both sides. Spans that name the same block read it each; a span reads
 // its K,V once, however many rows it has. An operation is launched while the one before it runs, so that L shows only
@@ -92,6 +92,7 @@ class ModelledBackend final : public Backend {
   void rope(Queue queue, const RopeArgs& args) override;
   void activate(Queue queue, const ActivateArgs& args) override;
   void attend(Queue queue, const AttendArgs& args) override;
+  void cap(Queue queue, const CapArgs& args) override;
   void sample(Queue queue, const SampleArgs& args) override;
 
  private:

@@ -74,7 +74,16 @@ class Info(Structure):
         ("tokenizer_digest", c_uint8 * 32),
         ("model_name", c_char * 64),
         ("daemon_version", c_char * 32),
+        ("features", c_uint64),
     ]
+
+
+class LogitBias(Structure):
+    _fields_ = [("token", c_int32), ("bias", c_float)]
+
+
+class TokenLogprob(Structure):
+    _fields_ = [("token", c_int32), ("logprob", c_float)]
 
 
 class Sampling(Structure):
@@ -84,6 +93,15 @@ class Sampling(Structure):
         ("top_p", c_float),
         ("top_k", c_uint32),
         ("seed", c_uint64),
+        ("min_p", c_float),
+        ("typical_p", c_float),
+        ("repetition_penalty", c_float),
+        ("presence_penalty", c_float),
+        ("frequency_penalty", c_float),
+        ("repetition_from", c_uint32),
+        ("frequency_from", c_uint32),
+        ("logit_bias_count", c_uint32),
+        ("logit_bias", POINTER(LogitBias)),
     ]
 
 
@@ -113,6 +131,13 @@ class StepOptions(Structure):
         ("priority", c_int32),
         ("sampling", POINTER(Sampling)),
         ("deadline_ns", c_uint64),
+        ("stop_sequences", POINTER(c_int32)),
+        ("stop_sequence_lengths", POINTER(c_uint32)),
+        ("stop_sequence_count", c_uint32),
+        ("top_logprobs", c_uint32),
+        ("masks", POINTER(c_uint32)),
+        ("mask_words", c_uint32),
+        ("mask_count", c_uint32),
     ]
 
 
@@ -162,6 +187,8 @@ STRUCTURES: dict[str, type[Structure]] = {
     "iokv_error_detail": ErrorDetail,
     "iokv_connect_options": ConnectOptions,
     "iokv_info": Info,
+    "iokv_logit_bias": LogitBias,
+    "iokv_token_logprob": TokenLogprob,
     "iokv_sampling": Sampling,
     "iokv_open_options": OpenOptions,
     "iokv_step_options": StepOptions,
@@ -172,7 +199,7 @@ STRUCTURES: dict[str, type[Structure]] = {
 }
 
 STEP_EACH, STEP_LOGITS = 1, 2
-MORE, TOKEN, PREDICTED, LOGITS, STOPPED = 1, 2, 4, 8, 16
+MORE, TOKEN, PREDICTED, LOGITS, STOPPED, TOP = 1, 2, 4, 8, 16, 32
 TEXT_TOKENIZER, TEXT_CHAT_TEMPLATE = 1, 2
 F32 = 0
 WHOLE_SEQUENCE = 0xFFFFFFFF
@@ -198,6 +225,7 @@ PROTOTYPES: dict[str, tuple[object, list[object]]] = {
     "iokv_disconnect": (None, [_client]),
     "iokv_get_info": (c_int, [_client, POINTER(Info)]),
     "iokv_end_reason": (c_int, [_client, POINTER(ErrorDetail)]),
+    "iokv_last_failure": (c_int, [_client, POINTER(ErrorDetail)]),
     "iokv_open": (c_int, [_client, POINTER(OpenOptions), POINTER(_sequence), _operation]),
     "iokv_step": (c_int, [_client, _sequence, POINTER(StepOptions), _operation]),
     "iokv_fork": (c_int, [_client, _sequence, c_uint32, c_uint64, POINTER(_sequence), _operation]),
@@ -210,6 +238,10 @@ PROTOTYPES: dict[str, tuple[object, list[object]]] = {
     "iokv_fd": (c_int, [_client]),
     "iokv_wake": (c_int, [_client]),
     "iokv_logits": (c_int, [_client, POINTER(Completion), POINTER(LogitsView)]),
+    "iokv_top_logprobs": (
+        c_int,
+        [_client, POINTER(Completion), POINTER(POINTER(TokenLogprob)), POINTER(c_uint32)],
+    ),
     "iokv_release": (c_int, [_client, POINTER(Completion)]),
     "iokv_completion_times": (c_int, [POINTER(Completion), POINTER(Times)]),
     "iokv_outstanding": (c_uint32, [_client]),

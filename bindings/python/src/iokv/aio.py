@@ -100,6 +100,9 @@ class AsyncSequence:
         priority: int = 0,
         deadline_ns: int = 0,
         user_data: int = 0,
+        stop_sequences: TokenList[TokenList[int]] = (),
+        top_logprobs: int = 0,
+        masks: TokenList[TokenList[int]] = (),
     ) -> AsyncOperation:
         """Submits a step: append `tokens`, then sample up to `max_tokens`. Waits only for room in the ring."""
         return await self.client._place(
@@ -114,6 +117,9 @@ class AsyncSequence:
                 priority=priority,
                 deadline_ns=deadline_ns,
                 user_data=user_data,
+                stop_sequences=stop_sequences,
+                top_logprobs=top_logprobs,
+                masks=masks,
             )
         )
 
@@ -171,6 +177,7 @@ class AsyncClient:
         completion_entries: int = 0,
         arena_bytes: int = 0,
         result_bytes: int = 0,
+        borrow_logits: bool = False,
     ) -> None:
         self._connect: Callable[[], Connection] = lambda: Connection(
             socket_path,
@@ -180,6 +187,7 @@ class AsyncClient:
             completion_entries=completion_entries,
             arena_bytes=arena_bytes,
             result_bytes=result_bytes,
+            borrow_logits=borrow_logits,
         )
         self._connection: Connection | None = None
         self._operations: dict[int, AsyncOperation] = {}

@@ -84,6 +84,9 @@ class Sequence:
         priority: int = 0,
         deadline_ns: int = 0,
         user_data: int = 0,
+        stop_sequences: TokenList[TokenList[int]] = (),
+        top_logprobs: int = 0,
+        masks: TokenList[TokenList[int]] = (),
     ) -> Operation:
         """Appends `tokens`, then samples up to `max_tokens`; does not wait. Options as iokv_step_options."""
         return self.client._place(
@@ -98,6 +101,9 @@ class Sequence:
                 priority=priority,
                 deadline_ns=deadline_ns,
                 user_data=user_data,
+                stop_sequences=stop_sequences,
+                top_logprobs=top_logprobs,
+                masks=masks,
             )
         )
 
@@ -160,6 +166,7 @@ class Client:
         completion_entries: int = 0,
         arena_bytes: int = 0,
         result_bytes: int = 0,
+        borrow_logits: bool = False,
     ) -> None:
         self.connection = Connection(
             socket_path,
@@ -170,6 +177,7 @@ class Client:
             completion_entries=completion_entries,
             arena_bytes=arena_bytes,
             result_bytes=result_bytes,
+            borrow_logits=borrow_logits,
         )
         self._operations: dict[int, Operation] = {}
         self._batching = 0

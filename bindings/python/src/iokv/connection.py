@@ -4,7 +4,8 @@ for full control of when entries are submitted and completions reaped.
 
 Invariants
  1. A method raises what the C call returned and then has had no effect.
- 2. Logits are copied out and released when their completion is reaped; nothing points into shared memory afterwards.
+ 2. Logits are copied out and released when their completion is reaped; nothing points into shared memory afterwards,
+    unless the connection was made with borrow_logits (logits.py).
  3. Threads as in iokv.h: one submitting and one reaping at a time, `wake` and `outstanding` from any.
 """
 
@@ -17,6 +18,7 @@ from typing import Self
 
 from iokv import abi
 from iokv.errors import error_for
+from iokv.logits import BorrowedLogits
 
 _library: ctypes.CDLL | None = None
 
@@ -37,6 +39,22 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_from: int = 0
+    frequency_from: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One of the most probable tokens; `logprob` is natural, of the unmodified distribution."""
+
+    token: int
+    logprob: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +84,7 @@ class Info:
     tokenizer_digest: bytes
     model_name: str
     daemon_version: str
+    features: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +99,8 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One completion. `logits` is a private copy as floats (numpy.asarray takes it without another copy)."""
+    """One completion. `logits` is a private copy as floats (numpy.asarray takes it without another copy), `borrowed` the
+    same in shared memory, where the connection was made with borrow_logits."""
 
     user_data: int
     operation: int
@@ -93,6 +113,8 @@ class Completion:
     length: int
     logits: memoryview[float] | None = field(default=None, repr=False)
     packed_times: int = field(default=0, repr=False)
+    top: tuple[TokenLogprob, ...] = ()
+    borrowed: BorrowedLogits | None = field(default=None, repr=False)
 
     @property
     def final(self) -> bool:
@@ -111,7 +133,7 @@ class Completion:
 
     @property
     def stopped(self) -> bool:
-        """`token` is one of the step's stop tokens."""
+        """`token` is one of the step's stop tokens, or ends one of its stop sequences."""
         return bool(self.flags & abi.STOPPED)
 
     @property
@@ -162,6 +184,21 @@ def _sampling(sampling: Sampling | None) -> ctypes._Pointer[abi.Sampling] | None
     value.top_p = sampling.top_p
     value.top_k = sampling.top_k
     value.seed = sampling.seed & 0xFFFFFFFFFFFFFFFF
+    value.min_p = sampling.min_p
+    value.typical_p = sampling.typical_p
+    value.repetition_penalty = 0.0 if sampling.repetition_penalty == 1.0 else sampling.repetition_penalty
+    value.presence_penalty = sampling.presence_penalty
+    value.frequency_penalty = sampling.frequency_penalty
+    value.repetition_from = sampling.repetition_from
+    value.frequency_from = sampling.frequency_from
+    # What says nothing is left at zero, which every daemon takes.
+    if value.typical_p == 1.0:
+        value.typical_p = 0.0
+    if sampling.logit_bias:
+        value.logit_bias = (abi.LogitBias * len(sampling.logit_bias))(
+            *(abi.LogitBias(token, bias) for token, bias in sampling.logit_bias)
+        )
+        value.logit_bias_count = len(sampling.logit_bias)
     return ctypes.pointer(value)
 
 
@@ -184,7 +221,9 @@ class Connection:
         completion_entries: int = 0,
         arena_bytes: int = 0,
         result_bytes: int = 0,
+        borrow_logits: bool = False,
     ) -> None:
+        self._borrows = borrow_logits
         self._handle: ctypes.c_void_p | None = None
         self._library = library()
         options = abi.sized(abi.ConnectOptions)
@@ -260,7 +299,7 @@ class Connection:
         options.adapter = adapter
         options.priority = priority
         sequence, operation = ctypes.c_uint64(), ctypes.c_uint64()
-        _check(
+        self._check_placed(
             self._library.iokv_open(self.handle, ctypes.byref(options), ctypes.byref(sequence), ctypes.byref(operation))
         )
         return sequence.value, operation.value
@@ -276,6 +315,9 @@ class Connection:
         priority: int,
         deadline_ns: int,
         user_data: int,
+        stop_sequences: TokenList[TokenList[int]] = (),
+        top_logprobs: int = 0,
+        masks: TokenList[TokenList[int]] = (),
     ) -> abi.StepOptions:
         options = abi.sized(abi.StepOptions)
         options.flags = (abi.STEP_EACH if each else 0) | (abi.STEP_LOGITS if logits else 0)
@@ -288,7 +330,25 @@ class Connection:
         options.priority = priority
         options.sampling = _sampling(sampling)
         options.deadline_ns = deadline_ns
+        options.top_logprobs = top_logprobs
+        if stop_sequences:
+            options.stop_sequences = _tokens([token for stop in stop_sequences for token in stop])
+            options.stop_sequence_lengths = (ctypes.c_uint32 * len(stop_sequences))(*map(len, stop_sequences))
+            options.stop_sequence_count = len(stop_sequences)
+        if masks:
+            options.mask_words = len(masks[0])
+            if any(len(mask) != len(masks[0]) for mask in masks):
+                raise error_for(-24, "the masks of a step have different lengths")
+            options.masks = (ctypes.c_uint32 * (len(masks) * len(masks[0])))(*(word for mask in masks for word in mask))
+            options.mask_count = len(masks)
         return options
+
+    def _check_placed(self, result: int) -> None:
+        """Raises what an open or step returned, with the argument and its range."""
+        if result < 0:
+            detail = abi.sized(abi.ErrorDetail)
+            self._library.iokv_last_failure(self.handle, ctypes.byref(detail))
+            _check(result, detail.message.decode(errors="replace"))
 
     def step(
         self,
@@ -303,13 +363,30 @@ class Connection:
         priority: int = 0,
         deadline_ns: int = 0,
         user_data: int = 0,
+        stop_sequences: TokenList[TokenList[int]] = (),
+        top_logprobs: int = 0,
+        masks: TokenList[TokenList[int]] = (),
     ) -> int:
-        """Places STEP: append `tokens`, then sample up to `max_tokens`; returns the operation."""
+        """Places STEP: append `tokens`, then sample up to `max_tokens`; returns the operation. A mask is a list of
+        (vocabulary + 31) // 32 words: token t may be drawn where bit t % 32 of word t // 32 is set."""
         options = self._step_options(
-            tokens, max_tokens, stop_tokens, sampling, each, logits, priority, deadline_ns, user_data
+            tokens,
+            max_tokens,
+            stop_tokens,
+            sampling,
+            each,
+            logits,
+            priority,
+            deadline_ns,
+            user_data,
+            stop_sequences,
+            top_logprobs,
+            masks,
         )
         operation = ctypes.c_uint64()
-        _check(self._library.iokv_step(self.handle, sequence, ctypes.byref(options), ctypes.byref(operation)))
+        self._check_placed(
+            self._library.iokv_step(self.handle, sequence, ctypes.byref(options), ctypes.byref(operation))
+        )
         return operation.value
 
     def fork(self, parent: int, tokens: int | None = None, *, user_data: int = 0) -> tuple[int, int]:
@@ -356,6 +433,18 @@ class Connection:
         return [self._take(self._buffer[i]) for i in range(count)]
 
     def _take(self, raw: abi.Completion) -> Completion:
+        top: tuple[TokenLogprob, ...] = ()
+        logits: memoryview[float] | None = None
+        borrowed: BorrowedLogits | None = None
+        if raw.flags & (abi.LOGITS | abi.TOP):
+            if raw.flags & abi.TOP:
+                top = self._take_top(raw)
+            if raw.flags & abi.LOGITS and self._borrows:
+                borrowed = self._borrow_logits(raw)
+            elif raw.flags & abi.LOGITS:
+                logits = self._copy_logits(raw)
+            if borrowed is None:
+                self.release(raw)
         return Completion(
             raw.user_data,
             raw.operation,
@@ -366,18 +455,40 @@ class Connection:
             raw.logprob,
             raw.index,
             raw.length,
-            self._take_logits(raw) if raw.flags & abi.LOGITS else None,
+            logits,
             raw.times,
+            top,
+            borrowed,
         )
 
-    def _take_logits(self, raw: abi.Completion) -> memoryview[float]:
+    def _logits_view(self, raw: abi.Completion) -> abi.LogitsView:
         view = abi.sized(abi.LogitsView)
         _check(self._library.iokv_logits(self.handle, ctypes.byref(raw), ctypes.byref(view)))
         if view.dtype != abi.F32:
             raise error_for(-23, f"logits of dtype {view.dtype}: this package reads float32")
-        copy = ctypes.string_at(view.data, 4 * view.count)
-        _check(self._library.iokv_release(self.handle, ctypes.byref(raw)))
-        return memoryview(copy).cast("f")
+        return view
+
+    def _copy_logits(self, raw: abi.Completion) -> memoryview[float]:
+        view = self._logits_view(raw)
+        return memoryview(ctypes.string_at(view.data, 4 * view.count)).cast("f")
+
+    def _borrow_logits(self, raw: abi.Completion) -> BorrowedLogits:
+        view = self._logits_view(raw)
+        return BorrowedLogits(self, abi.Completion.from_buffer_copy(raw), view.data, view.count)
+
+    def _take_top(self, raw: abi.Completion) -> tuple[TokenLogprob, ...]:
+        entries, count = ctypes.POINTER(abi.TokenLogprob)(), ctypes.c_uint32()
+        _check(
+            self._library.iokv_top_logprobs(
+                self.handle, ctypes.byref(raw), ctypes.byref(entries), ctypes.byref(count)
+            )
+        )
+        return tuple(TokenLogprob(entry.token, entry.logprob) for entry in entries[: count.value])
+
+    def release(self, raw: abi.Completion) -> None:
+        """Gives a completion's result back; after the connection's end there is nothing to give back."""
+        if self._handle is not None:
+            _check(self._library.iokv_release(self._handle, ctypes.byref(raw)))
 
     def fileno(self) -> int:
         """The descriptor to poll; readable when completions may have come or the daemon has gone."""
