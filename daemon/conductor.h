@@ -227,8 +227,8 @@ class Conductor {
   int32_t start_step(Sequence& sequence, Request& request);
   int32_t run_truncate(Sequence& sequence, const Request& request);
   int32_t add_child(Client& client, ClientId id, Request& request);
-  iokv_reached_limit sequence_limit(const Client& client) const;
-  iokv_reached_limit queue_limit(const Client& client, uint64_t tokens) const;
+  iokv_limit sequence_limit(const Client& client) const;
+  iokv_limit queue_limit(const Client& client, uint64_t tokens) const;
   int32_t run_fork(Sequence& parent, const Request& request);
   void disown(Client& client, const Request& fork);
   int32_t refusal_by_length(const Client& client, uint64_t length) const;
@@ -242,7 +242,7 @@ class Conductor {
   void fail_append(Sequence& sequence, uint64_t operation, int32_t code);
   void drop(Sequence& sequence, size_t index, int32_t code);
   void answer(Client& client, ClientId id, const Request& request, int32_t result, uint32_t length,
-              iokv_reached_limit limit = IOKV_LIMIT_NONE);
+              iokv_limit limit = IOKV_LIMIT_NONE);
   Outcome outcome_of(const Sequence& sequence, const Request& request, int32_t result) const;
   Sequence* add_sequence(Client& client, ClientId owner, uint64_t id);
   void remove_sequence(Sequence& sequence);

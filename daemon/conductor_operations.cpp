@@ -45,7 +45,7 @@ bool Conductor::admit(Client& client, ClientId id, const Request& request) {
 void Conductor::open(Client& client, ClientId id, const Request& request) {
   int32_t code = request.refuse;
   if (stopping_) code = IOKV_ESHUTDOWN;
-  const iokv_reached_limit limit = sequence_limit(client);
+  const iokv_limit limit = sequence_limit(client);
   if (code == 0 && limit != IOKV_LIMIT_NONE) code = IOKV_ELIMIT;
   if (code == 0 && client.sequences.contains(request.sequence)) code = IOKV_EINVAL;
   if (code == 0) {
@@ -58,14 +58,14 @@ void Conductor::open(Client& client, ClientId id, const Request& request) {
 }
 
 // The one that keeps the client from another sequence.
-iokv_reached_limit Conductor::sequence_limit(const Client& client) const {
+iokv_limit Conductor::sequence_limit(const Client& client) const {
   if (client.sequences.size() >= config_.max_sequences) return IOKV_LIMIT_SEQUENCES;
   const uint32_t most = client.user->limits.sequences;
   return most != 0 && client.user->sequences >= most ? IOKV_LIMIT_USER_SEQUENCES : IOKV_LIMIT_NONE;
 }
 
 // The one that keeps the client from queueing so many tokens more.
-iokv_reached_limit Conductor::queue_limit(const Client& client, uint64_t tokens) const {
+iokv_limit Conductor::queue_limit(const Client& client, uint64_t tokens) const {
   if (client.queued_tokens + tokens > config_.max_queued_tokens) return IOKV_LIMIT_QUEUED_TOKENS;
   const uint64_t most = client.user->limits.queued_tokens;
   return most != 0 && client.user->queued_tokens + tokens > most ? IOKV_LIMIT_USER_QUEUED_TOKENS : IOKV_LIMIT_NONE;
@@ -376,7 +376,7 @@ void Conductor::end_front(Sequence& sequence) {
 
 // The completion of an operation that never became a front operation.
 void Conductor::answer(Client& client, ClientId id, const Request& request, int32_t result, uint32_t length,
-                       iokv_reached_limit limit) {
+                       iokv_limit limit) {
   Outcome outcome;
   outcome.user_data = request.user_data;
   outcome.operation = request.operation;

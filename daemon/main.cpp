@@ -101,6 +101,7 @@ Status serve(int argc, const char* const* argv, Config config, uint64_t start_ns
   options.conductor.device_units = plan.resident_units;
   options.conductor.refit = config.refit;
   options.conductor.step_model.shape = cache_shape_of(spec, static_cast<uint32_t>(size_of(compute)));
+  options.conductor.step_model.batch_rows = plan.pipeline.staging.batch_rows;
   options.conductor.step_model.weight_bytes = plan.pipeline.staging.weights.mean_layer_bytes();
   options.conductor.audit.share = config.audit;
   options.conductor.audit.tolerance = backend->info().batch_invariant ? 0 : rounding_tolerance(compute);

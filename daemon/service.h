@@ -65,8 +65,8 @@ class Service final : private ExchangePorts {
  private:
   Service(ServiceOptions options, Supervisor supervisor, Listener listener, Offer offer, BlockPool& blocks, HostPool& memory);
   Status start(DeviceThread::Load load);
-  bool is_over() const;
   Status watch(uv_signal_t& watch, int number, uv_signal_cb act);
+  bool is_over() const;
   void turn();
   void take_from_device();
   void become_ready();

@@ -32,6 +32,7 @@ void PinnedFloats::release() {
 Result<std::unique_ptr<Executor>> Executor::make(Backend& backend, std::unique_ptr<Model> model,
                                                  const PipelineOptions& options, const ExecutorLimits& limits) {
   IOKV_ASSERT(limits.max_rows <= model->limits().max_rows && limits.max_draws <= limits.max_rows);
+  IOKV_ASSERT(limits.max_draws <= model->limits().batch_rows && options.staging.batch_rows <= model->limits().batch_rows);
   std::unique_ptr<Executor> executor(new Executor(backend, std::move(model), limits));
   IOKV_TRY_ASSIGN(executor->pipeline_, Pipeline::make(backend, *executor->model_, options));
   const size_t bytes = size_t{limits.max_draws} * executor->model_->spec().vocab * sizeof(float);

@@ -30,7 +30,7 @@ struct Request {
   bool logits = false;          // STEP: completions carry logits
   int32_t refuse = 0;           // a negative code: the entry was well-formed but asks for what cannot be (ETOKEN, EINVAL,
                                 // ELIMIT ...); the operation completes with it and does nothing else
-  iokv_reached_limit limit = IOKV_LIMIT_NONE;  // with ELIMIT: which
+  iokv_limit limit = IOKV_LIMIT_NONE;  // with ELIMIT: which
   int16_t priority = 0;
   uint64_t operation = 0;
   uint64_t user_data = 0;

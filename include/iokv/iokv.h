@@ -63,7 +63,7 @@ enum iokv_error {
   IOKV_EWOKEN = -13,      /* iokv_wake ended the wait */
   IOKV_ECONTEXT = -14,    /* the sequence would be longer than the model's context */
   IOKV_EPOOL = -15,       /* the sequence could never fit the daemon's KV pool, or its user's share of it, even alone */
-  IOKV_ELIMIT = -16,      /* a limit of this client or its user: see iokv_info, and enum iokv_reached_limit */
+  IOKV_ELIMIT = -16,      /* a limit of this client or its user: see iokv_info, and enum iokv_limit */
   IOKV_ESEQUENCE = -17,   /* no such sequence: never opened, closed, or of another generation */
   IOKV_ETOKEN = -18,      /* a token is negative or not below the vocabulary */
   IOKV_ECANCELED = -19,   /* cancelled by CANCEL or CLOSE, or an earlier operation of the sequence failed */
@@ -165,7 +165,7 @@ typedef struct iokv_logit_bias {
   float bias; /* -10000..10000; OpenAI's -100 all but forbids a token, 100 all but forces it */
 } iokv_logit_bias;
 
-enum iokv_limit {
+enum iokv_sampling_limit {
   IOKV_MAX_LOGIT_BIAS = 1024, /* 1.1: tokens with a bias */
   IOKV_MAX_TOP_LOGPROBS = 64, /* 1.1 */
   IOKV_MAX_STOP_SEQUENCES = 64, /* 1.1 */
@@ -315,7 +315,7 @@ enum iokv_completion_flags {
 
 /* `index` of a completion whose result is ELIMIT: which limit it was. Of a client they are in iokv_info; of a user, all of
  * whose processes count, whoever runs the daemon sets them (iokvd.toml(5)). Later versions may add some. */
-enum iokv_reached_limit {
+enum iokv_limit {
   IOKV_LIMIT_NONE = 0,               /* none of these: what the daemon could not do */
   IOKV_LIMIT_SEQUENCES = 1,          /* max_sequences of a client are open */
   IOKV_LIMIT_QUEUED_TOKENS = 2,      /* more tokens would wait in operations of this client that have not started */
@@ -331,7 +331,7 @@ typedef struct iokv_completion {
   uint32_t flags;     /* iokv_completion_flags */
   int32_t token;
   float logprob;      /* natural logarithm, of the unmodified distribution */
-  uint32_t index;     /* TOKEN: of the sampled token in its step; PREDICTED: of the appended one; ELIMIT: iokv_reached_limit */
+  uint32_t index;     /* TOKEN: of the sampled token in its step; PREDICTED: of the appended one; ELIMIT: iokv_limit */
   uint32_t length;    /* tokens in the sequence after this */
   uint32_t view[2];   /* for iokv_logits and iokv_top_logprobs */
   uint64_t times;     /* for iokv_completion_times */

@@ -40,6 +40,7 @@ from iokv.errors import (
     WokenError,
 )
 from iokv.logits import BorrowedLogits
+from iokv.text import Decoder
 
 __all__ = [
     "AccessDeniedError",
@@ -56,6 +57,7 @@ __all__ = [
     "ConnectionClosedError",
     "ContextFullError",
     "Counter",
+    "Decoder",
     "DeadlinePassedError",
     "DeviceError",
     "Error",

@@ -16,8 +16,12 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as TokenList
 from typing import Self
 
+from iokv.abi import MORE, PREDICTED, TOKEN
 from iokv.connection import Completion, Connection, Counter, Info, Sampling
 from iokv.errors import ConnectionClosedError, TryAgainError, WaitTimeoutError, error_for
+
+
+_WITH_TOKEN = TOKEN | PREDICTED
 
 
 class Operation:
@@ -28,12 +32,6 @@ class Operation:
         self._arrived: deque[Completion] = deque()
         self.id = identity
         self.final: Completion | None = None
-
-    def _deliver(self, completion: Completion) -> None:
-        if completion.sampled or completion.predicted:
-            self._arrived.append(completion)
-        if completion.final:
-            self.final = completion
 
     def __iter__(self) -> Iterator[Completion]:
         """Each completion that carries a token, as it arrives; then raises the operation's failure, if it failed."""
@@ -245,13 +243,18 @@ class Client:
             self._operations.clear()
             code, reason = self.connection.end_reason()
             raise ConnectionClosedError(reason) from (error_for(code, reason) if code != -8 else None)
+        # This loop is what a token costs: flags are looked at without the properties that name them.
+        operations = self._operations
         for completion in completions:
-            operation = self._operations.get(completion.operation)
+            operation = operations.get(completion.operation)
             if operation is None:
                 continue
-            if completion.final:
-                del self._operations[completion.operation]
-            operation._deliver(completion)
+            flags = completion.flags
+            if flags & _WITH_TOKEN:
+                operation._arrived.append(completion)
+            if not flags & MORE:
+                del operations[completion.operation]
+                operation.final = completion
 
     def _place(self, place: Callable[[Connection], int]) -> Operation:
         while True:
