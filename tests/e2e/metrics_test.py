@@ -157,10 +157,14 @@ class Metrics(unittest.TestCase):
         with Daemon() as daemon:
             self.serve(daemon.socket)
             ask(self.over_unix())
-            before = daemon.context_switches()
-            for _ in range(50):
-                self.assertEqual(ask(self.over_unix())[0], 200)
-            self.assertEqual(daemon.context_switches(), before)
+            costs = []
+            # The daemon may still be on its way to sleep from the connection: then the first round sees that.
+            while len(costs) < 5 and 0 not in costs:
+                before = daemon.context_switches()
+                for _ in range(50):
+                    self.assertEqual(ask(self.over_unix())[0], 200)
+                costs.append(daemon.context_switches() - before)
+            self.assertEqual(costs[-1], 0, costs)
 
     def test_a_socket_of_another_kind_is_refused(self) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wrong:
