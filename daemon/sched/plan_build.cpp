@@ -52,8 +52,10 @@ void PlanBuilder::build(Plan& plan) {
 // All rows in as few micro-batches as there can be, spans cut at the ends of blocks.
 void PlanBuilder::cut_batches() {
   PlanBatch open;
+  batch_spans_.assign(1, {});
   uint32_t span_index = 0;
   for (const PlanSpan& span : plan_->spans) {
+    IOKV_ASSERT(span.rows > 0 && span.runs > 0);
     for (uint32_t done = 0; done < span.rows;) {
       const uint32_t room = shape_.batch_rows - open.rows, left = span.rows - done;
       uint32_t rows = std::min(left, room);
@@ -67,11 +69,14 @@ void PlanBuilder::cut_batches() {
       IOKV_ASSERT(open.rows > 0);  // batch_rows hold a block
       plan_->batches.push_back(open);
       open = {open.first_row + open.rows, 0};
+      batch_spans_.back().end = span_index + (done > 0 ? 1 : 0);
+      batch_spans_.push_back({span_index, 0});
       if (done > 0) kept_of(span_index).blocks = (span.first_position + done) / kBlockTokens;  // up to the latest cut
     }
     ++span_index;
   }
   if (open.rows > 0) plan_->batches.push_back(open);
+  batch_spans_.back().end = span_index;
   // From the first whole block of new rows on, as many as there are areas for.
   for (auto& [index, kept] : kept_) {
     kept.first_block = blocks_for(Tokens(plan_->spans[index].first_position)).value;
@@ -98,10 +103,7 @@ void PlanBuilder::build_batch(uint32_t index) {
   projects_ = false;
   if (index > 0 || !shape_.weights.used()) add_project();
   LayerWork& work = plan_->work;
-  const uint32_t end_row = batch.first_row + batch.rows;
-  uint32_t end_span = first_span_;
-  while (end_span < plan_->spans.size() && plan_->spans[end_span].first_row < end_row) ++end_span;
-  order_spans(first_span_, end_span);
+  order_spans(batch_spans_[index].first, batch_spans_[index].end);
   for (uint32_t i : order_) {
     const PlanSpan& span = plan_->spans[i];
     const SpanPart here = part_of(span, batch);
@@ -116,9 +118,6 @@ void PlanBuilder::build_batch(uint32_t index) {
       emit_part(part, i);
     }
   }
-  // The next micro-batch begins with what this one has left of its last span, or behind it.
-  const PlanSpan& last = plan_->spans[end_span - 1];
-  first_span_ = last.first_row + last.rows == end_row ? end_span : end_span - 1;
   close_round();
   add(OpKind::finish, Queue::dense);
 }
@@ -138,10 +137,9 @@ void PlanBuilder::begin(Plan& plan) {
   lane(Source::kv).parts = &plan.parts;
   recomputes_ = false;
   kept_.clear();
-  kept_areas_ = first_span_ = 0;
+  kept_areas_ = 0;
   batch_ = 0;
   earlier_append_ = latest_append_ = kNoBlock;
-  for (const PlanSpan& span : plan.spans) IOKV_ASSERT(span.rows > 0 && span.runs > 0);
   if (!shape_.weights.used()) return;
   add(OpKind::fetch_kv_weights, Queue::h2d).after[0] = wait_for(PlanWait::For::weight_slot);
   plan.work.weight_bytes = shape_.weights.mean_layer_bytes();

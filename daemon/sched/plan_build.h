@@ -174,11 +174,14 @@ class PlanBuilder {
   // The micro-batch.
   uint16_t batch_ = 0;
   uint32_t first_round_ = 0;
-  uint32_t first_span_ = 0;           // with rows in it
   uint32_t earlier_append_ = kNoBlock, latest_append_ = kNoBlock;  // operations; of earlier micro-batches, and of all
   bool fetches_again_ = false;        // what an earlier one has written back, for which h2d or recomputation ...
   bool fetch_waited_ = false, recompute_waited_ = false;  // ... has waited
   // Of the layer.
+  struct SpanRange {
+    uint32_t first = 0, end = 0;
+  };
+  std::vector<SpanRange> batch_spans_;  // of each micro-batch: with rows in it
   std::vector<std::pair<uint32_t, Kept>> kept_;  // by span, rising; of those that are cut
   uint32_t kept_areas_ = 0;           // taken
   // The open round.
