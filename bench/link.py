@@ -83,9 +83,10 @@ def decode(daemon: Daemon, sequences: list[iokv.Sequence], client: iokv.Client, 
     return {name: after[name] - before[name] for name in after}
 
 
-def measure(model: Path, gbps: float, mode: str, batch: int, contexts: list[int], rounds: int, steps: int) -> list[Case]:
+def measure(model: Path, gbps: float, mode: str, batch: int, contexts: list[int], rounds: int, steps: int,
+            *more: str) -> list[Case]:
     cases = []
-    with daemon_of(model, gbps, mode) as daemon, iokv.Client(daemon.socket) as client:
+    with daemon_of(model, gbps, mode, *more) as daemon, iokv.Client(daemon.socket) as client:
         sequences = [client.open() for _ in range(batch)]
         length = 0
         for context in contexts:
@@ -176,6 +177,38 @@ def search(model: Path, crossing: float, json_file: Path | None) -> None:
            figures | {"cases": [dataclasses.asdict(case) for case in cases]}, json_file)
 
 
+def weights(model: Path, crossing: float, quick: bool, json_file: Path | None) -> None:
+    """Decode steps with the weights of no layer, of half of them and of all on the link."""
+    layer = 2 * (4 * HIDDEN * HIDDEN + 3 * HIDDEN * FFN)
+    fixed = 2 * random_model.VOCABULARY * HIDDEN
+    # Half a layer less than all need: with two slots, as many stay as stream.
+    half = fixed + LAYERS * layer - layer // 2
+    places = {"device": ("--weights", "device"), "half": ("--device-weights-budget", str(half)), "host": ("--weights", "host")}
+    grid = [(2.0, 4, 256)] if quick else [(gbps, batch, context) for gbps in (crossing, 2.0) for batch in (1, 16)
+                                          for context in (256, 1024)]
+    rows, cases = [], []
+    for gbps, batch, context in grid:
+        if not state_directory(model, gbps).exists():
+            with daemon_of(model, gbps, "never", "--profile", "measure"):
+                pass
+        for place, options in places.items():
+            (case,) = measure(model, gbps, "auto", batch, [context], 1 if quick else 3, 3 if quick else 6, *options)
+            streamed = {"device": 0, "half": LAYERS // 2, "host": LAYERS}[place]
+            weights_ms = streamed * layer / (gbps * 1e9) * 1e3
+            rows.append([f"{gbps:g}", str(batch), str(context), place, f"{case.measured_ms:.1f}", f"{case.predicted_ms:.1f}",
+                         f"{weights_ms:.1f}", f"{case.x_share:.0%}", f"{1 - case.link_idle:.1%}"])
+            print("  " + " | ".join(rows[-1]), flush=True)
+            cases.append(case)
+    figures: Figures = {
+        "worst_prediction": max(abs(case.error) for case in cases),
+        "median_prediction": median([abs(case.error) for case in cases]),
+        "link_idle_when_bound_worst": max((case.link_idle for case in cases if case.link_bound), default=math.nan),
+    }
+    report("A step with weights on the link", ["GB/s", "batch", "context", "weights", "measured, ms", "predicted, ms",
+           "of them weights on the link", "from X", "link busy"], rows,
+           figures | {"cases": [dataclasses.asdict(case) for case in cases]}, json_file)
+
+
 def main() -> None:
     values = arguments(__doc__, model=False)
     with tempfile.TemporaryDirectory(prefix="iokv-link-") as work:
@@ -186,6 +219,8 @@ def main() -> None:
               f"one with all recomputed at about {crossing:g} GB/s", flush=True)
         if values.search:
             return search(model, crossing, values.json)
+        if values.weights:
+            return weights(model, crossing, values.quick, values.json)
         rates, batches, contexts, rounds, steps = [crossing, 0.5, 2.0, 8.0], [1, 4, 16], [256, 1024, 4096], 3, 6
         if values.demo:
             rates, batches, contexts = [crossing], [4], [1024]

@@ -30,6 +30,7 @@ def arguments(description: str | None, *, model: bool = True) -> argparse.Namesp
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures by name")
     parser.add_argument("--demo", action="store_true", help="what scripts/demo shows, where there is such a thing")
     parser.add_argument("--search", action="store_true", help="of link: auto beside every tenth share as X")
+    parser.add_argument("--weights", action="store_true", help="of link: with the weights of some layers and of all on it")
     parser.add_argument("--quick", action="store_true", help="few and short rounds: shows that it runs, not how fast")
     return parser.parse_args()
 
@@ -47,14 +48,24 @@ def start_daemon(model: str, *options: str) -> Daemon:
 
 
 class Load:
-    """A bench_load process, ready to run."""
+    """A bench_load process, or another command that does the same, ready to run."""
 
-    def __init__(self, daemon: Daemon, sequences: int, prompt: int, tokens: int, seed: int = 1) -> None:
+    def __init__(
+        self,
+        daemon: Daemon,
+        sequences: int,
+        prompt: int,
+        tokens: int,
+        seed: int = 1,
+        command: list[str] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.process = subprocess.Popen(
-            program("load", daemon.socket, sequences, prompt, tokens, seed),
+            [*(command or program("load")), *map(str, (daemon.socket, sequences, prompt, tokens, seed))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, **(environment or {})},
         )
 
     def __enter__(self) -> Self:

@@ -260,6 +260,7 @@ class Conductor {
   void add_span(Plan& plan, Sequence& sequence, uint32_t rows);
   static void add_runs(Plan& plan, PlanSpan& span, const BlockTable& table);
   void add_draws(Plan& plan, PlanSpan& span, Sequence& sequence);
+  void add_adjustments(Plan& plan, PlanSpan& span, const Sequence& sequence, PlanDraw& draw) const;
   static void note_times(Sequence& sequence, const Plan& plan);
   void count_time(const wire::TokenTimes& times, uint64_t ns);
   void accept(Sequence& sequence, const PlanSpan& span, Plan& plan);

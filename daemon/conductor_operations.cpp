@@ -51,6 +51,7 @@ void Conductor::open(Client& client, ClientId id, const Request& request) {
   if (code == 0) {
     Sequence* sequence = add_sequence(client, id, request.sequence);
     sequence->sampling = request.sampling.value_or(SampleParams{});
+    sequence->biases = request.biases;
     sequence->priority = request.priority;
   }
   answer(client, id, request, code, 0, limit);
@@ -195,6 +196,7 @@ int32_t Conductor::run_fork(Sequence& parent, const Request& request) {
   Sequence& child = *sequences_[found->second];
   child.awaits_fork = false;
   child.sampling = parent.sampling;
+  child.biases = parent.biases;
   child.priority = parent.priority;
   child.tokens.assign(parent.tokens.begin(), parent.tokens.begin() + shared);
   const uint32_t full_blocks = std::min(parent.cached, shared) / kBlockTokens;
@@ -344,7 +346,7 @@ void Conductor::flush_parked(Sequence& sequence) {
   bool ended = false;
   while (!sequence.parked.empty() && !ended) {
     Outcome& outcome = sequence.parked.front();
-    uint32_t bytes = static_cast<uint32_t>(outcome.logits.size() * sizeof(float));
+    const uint32_t bytes = result_bytes(outcome);
     bool more = (outcome.flags & IOKV_COMPLETION_MORE) != 0;
     if (more ? !client.credits->can_post_more(bytes) : !client.credits->can_post_final(bytes)) return;
     more ? client.credits->post_more(bytes) : client.credits->post_final(bytes);

@@ -2,6 +2,7 @@
 // Blocks and Plans: who computes what next, on which blocks, and what is made of the draws when a Plan retires.
 #include <algorithm>
 #include <climits>
+#include <span>
 #include <tuple>
 #include <utility>
 
@@ -17,6 +18,19 @@ namespace {
 
 // Sequences whose tables are on their way while one is read, 20 ns each: as long as memory takes.
 constexpr size_t kAhead = 16;
+
+// Whether the last of the tokens that a step has sampled is a stop token, or ends a stop sequence.
+bool ends_step(const Request& request, std::span<const int32_t> sampled) {
+  const auto& stops = request.stop_tokens;
+  if (std::find(stops.begin(), stops.end(), sampled.back()) != stops.end()) return true;
+  std::span<const int32_t> left = request.stop_sequences;
+  for (uint32_t length : request.stop_sequence_lengths) {
+    const auto sequence = left.first(length);
+    left = left.subspan(length);
+    if (length <= sampled.size() && std::ranges::equal(sequence, sampled.last(length))) return true;
+  }
+  return false;
+}
 
 }  // namespace
 
@@ -221,12 +235,21 @@ void Conductor::add_draws(Plan& plan, PlanSpan& span, Sequence& sequence) {
   uint32_t length = static_cast<uint32_t>(sequence.tokens.size()) + sequence.draws_in_flight;
   uint32_t end = span.first_position + span.rows;
   span.first_draw = static_cast<uint32_t>(plan.draws.size());
-  auto draw_at = [&](uint32_t position) {
+  // The index of a draw within the step is that of its mask.
+  auto draw_at = [&](uint32_t position, uint32_t index) {
     PlanDraw draw;
     draw.row = span.first_row + position - span.first_position;
     draw.position = position + 1;
     draw.params = request.sampling.value_or(sequence.sampling);
     draw.keep_logits = request.logits;
+    draw.top = std::min(request.top_logprobs, config_.vocabulary);
+    add_adjustments(plan, span, sequence, draw);
+    if (!request.masks.empty()) {
+      const size_t words = mask_words(config_.vocabulary);
+      const auto mask = std::span(request.masks).subspan(index * words, words);
+      draw.mask = static_cast<uint32_t>(plan.masks.size());
+      plan.masks.insert(plan.masks.end(), mask.begin(), mask.end());
+    }
     plan.draws.push_back(std::move(draw));
     span.draws++;
   };
@@ -234,13 +257,41 @@ void Conductor::add_draws(Plan& plan, PlanSpan& span, Sequence& sequence) {
     uint32_t each_end = sequence.length_before + request.n - (request.max_tokens > 0 ? 1 : 0);
     uint32_t first = std::max(span.first_position, sequence.length_before + sequence.predicted);
     for (uint32_t position = first; position < std::min(end, each_end); position++, sequence.predicted++) {
-      draw_at(position);
+      draw_at(position, position - sequence.length_before);
     }
   }
   if (request.max_tokens > 0 && end == length) {
-    draw_at(end - 1);
+    const uint32_t predicted = request.each ? request.n - 1 : 0;
+    draw_at(end - 1, predicted + sequence.sampled + sequence.draws_in_flight);
     sequence.draws_in_flight++;
   }
+}
+
+// Biases, and the tokens that penalties are about. The draws of a span share both: what precedes a row of the history of
+// all is a beginning of it.
+void Conductor::add_adjustments(Plan& plan, PlanSpan& span, const Sequence& sequence, PlanDraw& draw) const {
+  const SampleParams& params = draw.params;
+  const std::vector<TokenBias>& biases =
+      sequence.operations.front().sampling ? sequence.operations.front().biases : sequence.biases;
+  const bool first = span.draws == 0;
+  if (first) plan.biases.insert(plan.biases.end(), biases.begin(), biases.end());
+  draw.biases = {static_cast<uint32_t>(plan.biases.size() - biases.size()), static_cast<uint32_t>(biases.size())};
+  if (!params.repeats() && !params.counts()) return;
+  const uint32_t from = std::min(params.repeats() ? params.repetition_from : UINT32_MAX,
+                                 params.counts() ? params.frequency_from : UINT32_MAX);
+  const uint32_t end = span.first_position + span.rows, known = static_cast<uint32_t>(sequence.tokens.size());
+  if (first && from < end) {
+    span.history = {static_cast<uint32_t>(plan.history.size()), end - from};
+    plan.history.insert(plan.history.end(), sequence.tokens.begin() + std::min(from, known),
+                        sequence.tokens.begin() + std::min(end, known));
+    plan.history.resize(span.history.first + span.history.count);  // one more where the last is being drawn
+  }
+  auto since = [&](uint32_t position) -> PlanSlice {
+    const auto until = static_cast<uint32_t>(draw.position);
+    return position < until ? PlanSlice{span.history.first + position - from, until - position} : PlanSlice{};
+  };
+  if (params.repeats()) draw.repeated = since(params.repetition_from);
+  if (params.counts()) draw.counted = since(params.frequency_from);
 }
 
 void Conductor::on(const PlanRetired& event) {
@@ -344,6 +395,8 @@ void Conductor::accept(Sequence& sequence, const PlanSpan& span, Plan& plan) {
     outcome.logprob = draw.logprob;
     outcome.logits = std::move(draw.logits);
     if (!outcome.logits.empty()) outcome.flags |= IOKV_COMPLETION_LOGITS;
+    outcome.top = std::move(draw.tops);
+    if (!outcome.top.empty()) outcome.flags |= IOKV_COMPLETION_TOP;
     bool final = false;
     if (sampled) {
       IOKV_ASSERT(draw.position == sequence.tokens.size() && sequence.draws_in_flight > 0);
@@ -352,8 +405,7 @@ void Conductor::accept(Sequence& sequence, const PlanSpan& span, Plan& plan) {
       outcome.index = sequence.sampled++;
       count_time(outcome.index == 0 ? wire::kFirstToken : wire::kTokenGap, now_ns_ - std::exchange(sequence.token_ns, now_ns_));
       outcome.length++;
-      bool stopped = std::find(request.stop_tokens.begin(), request.stop_tokens.end(), draw.token) !=
-                     request.stop_tokens.end();
+      const bool stopped = ends_step(request, std::span(sequence.tokens).last(sequence.sampled));
       outcome.flags |= IOKV_COMPLETION_TOKEN | (stopped ? IOKV_COMPLETION_STOPPED : 0);
       final = stopped || sequence.sampled == request.max_tokens;
     } else {

@@ -166,7 +166,7 @@ void Connections::set_ready() {
 }
 
 void Connections::welcome(Connection& connection) {
-  wire::Welcome message = offer_.welcome(connection.version);
+  wire::Welcome message = offer_.welcome(connection.version, connection.hello.features);
   message.client_id = connection.id = next_client_id_++;
   if (connection.stage == Connection::Stage::observing) {
     if (connection.peer->send_message(bytes_of(message)) != Peer::Sent::sent) hang_up(connection);

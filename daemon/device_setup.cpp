@@ -10,6 +10,7 @@
 #include <spdlog/spdlog.h>
 
 #include "daemon/base/monotonic.h"
+#include "daemon/base/units.h"
 #include "daemon/load_bar.h"
 #include "daemon/pool/free_memory.h"
 
@@ -21,12 +22,38 @@ constexpr size_t kProbedCacheBytes = size_t{1} << 30;
 // Logits that are made at once: as many as fit so many bytes, within bounds.
 constexpr uint64_t kLogitsBytes = uint64_t{64} << 20;
 constexpr uint32_t kFewestDraws = 64, kMostDraws = 256;
+// Where weights cross the link in every step it computes for as long: an H200 needs 12,000 rows for a layer's products to
+// take as long as its weights on the link. As many micro-batches as that takes, while their hidden states fit.
+constexpr uint32_t kColumnBatches = 8;
+constexpr uint64_t kHiddenBytes = uint64_t{512} << 20;
 
-ExecutorLimits limits_for(const Config& config, const ModelSpec& spec, const DeviceInfo& device) {
+// Rows of a micro-batch: more would not make products faster.
+uint32_t batch_rows_for(const Config& config, const DeviceInfo& device) {
+  return config.max_rows > 0 ? std::min(config.max_rows, device.step_rows) : device.step_rows;
+}
+
+// Rows of a step. Row by row, a micro-batch's, where weights are on the device and a smaller step makes everybody wait
+// less; column by column where its weights have to be brought for each step.
+uint32_t step_rows_for(const Config& config, const ModelSpec& spec, uint32_t batch_rows, bool weights_stream) {
+  if (config.max_rows > 0) return config.max_rows;
+  if (!weights_stream) return batch_rows;
+  const uint64_t fit = kHiddenBytes / (uint64_t{spec.hidden} * sizeof(float));
+  return static_cast<uint32_t>(std::clamp<uint64_t>(fit, batch_rows, uint64_t{kColumnBatches} * batch_rows));
+}
+
+// K,V that a layer keeps of a step's new rows for its later micro-batches: of all of them, but no more than the staging ring
+// takes. What is not kept comes back through that.
+uint32_t kept_blocks_for(const ModelSpec& spec, DType compute, const StagingShape& shape, uint32_t step_rows) {
+  if (step_rows <= shape.batch_rows) return 0;
+  const uint64_t fit = staging_bytes(spec, compute, shape) / block_bytes(spec, compute, BlockForm::kv);
+  return static_cast<uint32_t>(std::min<uint64_t>(blocks_for(Tokens(step_rows)).value, fit));
+}
+
+ExecutorLimits limits_for(const ModelSpec& spec, uint32_t step_rows, uint32_t batch_rows) {
   ExecutorLimits limits;
-  limits.max_rows = config.max_rows > 0 ? config.max_rows : device.step_rows;
+  limits.max_rows = step_rows;
   const uint64_t fit = kLogitsBytes / (uint64_t{spec.vocab} * sizeof(float));
-  limits.max_draws = std::min(limits.max_rows, static_cast<uint32_t>(std::clamp<uint64_t>(fit, kFewestDraws, kMostDraws)));
+  limits.max_draws = std::min(batch_rows, static_cast<uint32_t>(std::clamp<uint64_t>(fit, kFewestDraws, kMostDraws)));
   return limits;
 }
 
@@ -73,12 +100,16 @@ constexpr double kGiB = 1 << 30;
 constexpr uint64_t kReservedBytes = uint64_t{3} << 29;
 
 // What there is for weights where nobody says: on a device with memory of its own, what nothing else takes.
+// With the rows of a step whose weights stream, since that is when it matters.
 uint64_t weights_budget(const Config& config, const ModelSpec& spec, const DeviceInfo& device, const DevicePlan& plan) {
   if (config.device_weights_budget > 0 || device.memory_bytes == 0) return config.device_weights_budget;
+  StagingShape staging = plan.pipeline.staging;
   ModelLimits limits;
-  limits.max_rows = plan.limits.max_rows;
-  limits.recompute_rows = plan.pipeline.staging.tile_tokens;
-  const uint64_t others = config.device_kv_budget + staging_bytes(spec, device.compute, plan.pipeline.staging) +
+  limits.batch_rows = staging.batch_rows;
+  limits.max_rows = step_rows_for(config, spec, staging.batch_rows, true);
+  limits.recompute_rows = staging.tile_tokens;
+  staging.kept_blocks = kept_blocks_for(spec, device.compute, staging, limits.max_rows);
+  const uint64_t others = config.device_kv_budget + staging_bytes(spec, device.compute, staging) +
                           Model::buffer_bytes(spec, device.compute, limits) + kReservedBytes;
   return device.memory_bytes - std::min(device.memory_bytes - 1, others);
 }
@@ -179,10 +210,14 @@ Result<DevicePlan> plan_device(const Config& config, const ModelSpec& spec, cons
   plan.pipeline.trace = config.trace_steps > 0;
   plan.pipeline.host = plan.pipeline.device = {memory.base(), memory.layer_stride_bytes(), memory.unit_bytes()};
   IOKV_TRY_ASSIGN(plan.resident_units, resident_units(config, spec, device, memory));
-  plan.limits = limits_for(config, spec, device);
+  StagingShape& shape = plan.pipeline.staging;
+  shape.batch_rows = batch_rows_for(config, device);
   IOKV_TRY(choose_weights(config, spec, backend, plan));
+  const uint32_t step_rows = step_rows_for(config, spec, shape.batch_rows, shape.weights.used());
+  shape.kept_blocks = kept_blocks_for(spec, device.compute, shape, step_rows);
+  plan.limits = limits_for(spec, step_rows, shape.batch_rows);
   plan.profile = {config.profile, config.state_directory, {}};
-  plan.profile.limits.probe.max_rows = plan.limits.max_rows;
+  plan.profile.limits.probe.max_rows = shape.batch_rows;
   plan.profile.limits.probe.max_draws = plan.limits.max_draws;
   // A GPU's second-level cache holds tens of megabytes: attention is to be measured over what does not fit it.
   if (device.memory_bytes > 0) plan.profile.limits.probe.max_cache_bytes = kProbedCacheBytes;
@@ -193,7 +228,13 @@ Result<LoadedDevice> load_device(Backend& backend, const ModelFiles& files, cons
                                  const PoolMemory* host_weights, const LoadProgress& progress) {
   LoadedDevice loaded;
   PipelineOptions pipeline = plan.pipeline;
+  uint64_t begun_ns = monotonic_ns();
+  auto spent = [&begun_ns] {
+    const uint64_t now_ns = monotonic_ns();
+    return now_ns - std::exchange(begun_ns, now_ns);
+  };
   IOKV_TRY(pin_pool(backend, memory, progress));
+  loaded.times.pool_ns = spent();
   if (plan.resident_units > 0) {
     pipeline.device.layer_stride_bytes = plan.resident_units * memory.unit_bytes();
     IOKV_TRY_ASSIGN(loaded.resident, backend.alloc(pipeline.device.layer_stride_bytes * files.spec().layers));
@@ -205,9 +246,12 @@ Result<LoadedDevice> load_device(Backend& backend, const ModelFiles& files, cons
     placement.host = host_weights->base();
   }
   IOKV_TRY_ASSIGN(Weights weights, load_weights_visibly(backend, files, progress, placement));
+  loaded.times.weights_ns = spent();
   IOKV_TRY_ASSIGN(loaded.profile, profile_for(backend, files.spec(), weights, plan.profile));
+  loaded.times.profile_ns = spent();
   ModelLimits limits;
   limits.max_rows = plan.limits.max_rows;
+  limits.batch_rows = plan.pipeline.staging.batch_rows;
   limits.recompute_rows = plan.recomputes() ? plan.pipeline.staging.tile_tokens : 0;
   IOKV_TRY_ASSIGN(auto model, Model::make(backend, files.spec(), std::move(weights), limits));
   IOKV_TRY_ASSIGN(loaded.executor, Executor::make(backend, std::move(model), pipeline, plan.limits));

@@ -9,6 +9,7 @@
 #include <spdlog/spdlog.h>
 
 #include "daemon/base/difference.h"
+#include "daemon/base/monotonic.h"
 #include "daemon/base/passed_socket.h"
 #include "daemon/config.h"
 #include "daemon/core_dumps.h"
@@ -65,7 +66,7 @@ Result<Listener> listen(const Config& config) {
   return Listener::open(choose_socket_path(config.socket));
 }
 
-Status serve(int argc, const char* const* argv, Config config) {
+Status serve(int argc, const char* const* argv, Config config, uint64_t start_ns) {
   if (!config.core_dumps) IOKV_TRY(forbid_core_dumps());
   IOKV_TRY_ASSIGN(Supervisor supervisor, Supervisor::from_environment());
   IOKV_TRY_ASSIGN(ModelFiles opened, open_model(config.model));
@@ -90,6 +91,7 @@ Status serve(int argc, const char* const* argv, Config config) {
   options.tuning = tuning_of(config);
   options.reload = [&] { return reload(argc, argv, config); };
   options.trace_steps = config.trace_steps;
+  options.start_ns = start_ns;
   options.conductor.vocabulary = spec.vocab;
   options.conductor.max_context = max_context;
   options.conductor.max_clients = config.max_clients;
@@ -99,6 +101,7 @@ Status serve(int argc, const char* const* argv, Config config) {
   options.conductor.device_units = plan.resident_units;
   options.conductor.refit = config.refit;
   options.conductor.step_model.shape = cache_shape_of(spec, static_cast<uint32_t>(size_of(compute)));
+  options.conductor.step_model.batch_rows = plan.pipeline.staging.batch_rows;
   options.conductor.step_model.weight_bytes = plan.pipeline.staging.weights.mean_layer_bytes();
   options.conductor.audit.share = config.audit;
   options.conductor.audit.tolerance = backend->info().batch_invariant ? 0 : rounding_tolerance(compute);
@@ -125,6 +128,7 @@ Status serve(int argc, const char* const* argv, Config config) {
 }
 
 int run(int argc, const char* const* argv) {
+  const uint64_t start_ns = monotonic_ns();
   start_log("info");
   auto command_line = read_command_line(argc, argv);
   if (!command_line) {
@@ -133,7 +137,7 @@ int run(int argc, const char* const* argv) {
   }
   if (command_line->exit) return *command_line->exit;
   set_log_level(command_line->config.log_level);
-  Status served = serve(argc, argv, command_line->config);
+  Status served = serve(argc, argv, command_line->config, start_ns);
   if (!served) {
     log_failure(served.failure().message);
     return 1;

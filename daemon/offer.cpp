@@ -8,7 +8,6 @@
 #include <bit>
 #include <cstring>
 
-#include "daemon/base/monotonic.h"
 #include "daemon/model/digest.h"
 #include "iokv/iokv.h"
 
@@ -37,8 +36,7 @@ Result<Offer> Offer::make(const ModelFiles& files, const OfferLimits& limits) {
   const ModelSpec& spec = files.spec();
   IOKV_TRY_ASSIGN(CountersPage counters, CountersPage::create());
   Offer offer(std::move(counters));
-  const uint64_t two_rows = std::bit_ceil(uint64_t{spec.vocab} * sizeof(float) * 2);
-  if (two_rows > offer.geometry_limits_.result_bytes.largest) {
+  if (least_result_bytes(spec.vocab) > offer.geometry_limits_.result_bytes.largest) {
     return error(files.path() + ": a vocabulary of " + std::to_string(spec.vocab) +
                  " tokens: logits of more than half of the largest result buffer cannot be handed out");
   }
@@ -79,7 +77,6 @@ Result<Offer> Offer::make(const ModelFiles& files, const OfferLimits& limits) {
   CountersPage& page = offer.counters_;
   page.set(wire::Counter::instance, facts.daemon_instance);
   page.set(wire::Counter::pid, static_cast<uint64_t>(::getpid()));
-  page.set(wire::Counter::start_ns, monotonic_ns());
   page.set(wire::Counter::model_file_bytes, files.stored_bytes());
   return offer;
 }
@@ -88,10 +85,11 @@ wire::Geometry Offer::grant(const wire::Geometry& wanted) const {
   return iokv::grant(wanted, geometry_limits_, session_limits_.vocabulary);
 }
 
-wire::Welcome Offer::welcome(uint16_t version) const {
+wire::Welcome Offer::welcome(uint16_t version, uint64_t features) const {
   wire::Welcome message = facts_;
   message.header = make_welcome(version).header;
   message.version = version;
+  message.features = features & wire::kFeatures;
   return message;
 }
 

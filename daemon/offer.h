@@ -30,7 +30,7 @@ class Offer {
   // The buffers that a client gets which asks for `wanted`.
   wire::Geometry grant(const wire::Geometry& wanted) const;
   // Complete but for geometry and client_id, which an observer does not have.
-  wire::Welcome welcome(uint16_t version) const;
+  wire::Welcome welcome(uint16_t version, uint64_t features) const;
   // The answer to FETCH, and the descriptor to attach or -1.
   wire::Blob answer(wire::BlobKind kind, int& descriptor) const;
 

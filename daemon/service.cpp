@@ -55,6 +55,7 @@ Status require(int status, const char* what) {
 }  // namespace
 
 Status Service::start(DeviceThread::Load load) {
+  offer_.counters().set(wire::Counter::start_ns, options_.start_ns);
   IOKV_TRY(require(uv_loop_init(&loop_), "event loop"));
   IOKV_ASSERT(uv_timer_init(&loop_, &timer_) == 0 && uv_timer_init(&loop_, &supervisor_timer_) == 0);
   IOKV_TRY(require(uv_async_init(&loop_, &device_watch_, [](uv_async_t*) {}), "wake-up of the event loop"));
@@ -69,8 +70,10 @@ Status Service::start(DeviceThread::Load load) {
                                                options_.tuning.conductor.access);
   supervisor_.loading(0);
   supervisor_timer_.data = this;
-  uv_timer_start(&supervisor_timer_, [](uv_timer_t* timer) { static_cast<Service*>(timer->data)->note_progress(); },
-                 kLoadReportMs, kLoadReportMs);
+  if (supervisor_.present()) {
+    uv_timer_start(&supervisor_timer_, [](uv_timer_t* timer) { static_cast<Service*>(timer->data)->note_progress(); },
+                   kLoadReportMs, kLoadReportMs);
+  }
   DeviceThread::Load counted = [this, load = std::move(load)](const LoadProgress& progress) {
     return load([&](uint32_t percent) {
       load_reports_.fetch_add(1, std::memory_order_relaxed);
@@ -172,9 +175,19 @@ void Service::take_from_device() {
 void Service::become_ready() {
   loaded_ = true;
   exchange_.know_device(device_->profile());
-  offer_.counters().set(wire::Counter::weights_bytes, device_->model().weight_bytes());
-  offer_.counters().set(wire::Counter::loading_percent, 100);
-  offer_.counters().set(wire::Counter::ready, 1);
+  CountersPage& page = offer_.counters();
+  const LoadTimes& times = device_->load_times();
+  const uint64_t ready_after_ns = monotonic_ns() - options_.start_ns;
+  page.set(wire::Counter::ready_after_ns, ready_after_ns);
+  page.set(wire::Counter::pool_prepared_ns, times.pool_ns);
+  page.set(wire::Counter::weights_loaded_ns, times.weights_ns);
+  page.set(wire::Counter::profiled_ns, times.profile_ns);
+  page.set(wire::Counter::weights_bytes, device_->model().weight_bytes());
+  page.set(wire::Counter::loading_percent, 100);
+  page.set(wire::Counter::ready, 1);
+  spdlog::info("ready after {:.1f} s, of which the pool took {:.1f}, the weights {:.1f} and the profile {:.1f}",
+               static_cast<double>(ready_after_ns) / 1e9, static_cast<double>(times.pool_ns) / 1e9,
+               static_cast<double>(times.weights_ns) / 1e9, static_cast<double>(times.profile_ns) / 1e9);
   fmt::print("iokvd ready on {}\n", listener_.path());
   std::fflush(stdout);
   uv_timer_stop(&supervisor_timer_);

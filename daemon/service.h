@@ -21,6 +21,7 @@
 
 #include <uv.h>
 
+#include "daemon/base/monotonic.h"
 #include "daemon/base/result.h"
 #include "daemon/connections.h"
 #include "daemon/exchange.h"
@@ -45,6 +46,7 @@ struct ServiceOptions {
   ConductorConfig conductor;
   Tuning tuning;
   uint32_t trace_steps = 0;  // that are kept for iokv trace
+  uint64_t start_ns = monotonic_ns();  // when the process began
   // On SIGHUP: what the configuration says now; nothing: it cannot be taken, and whoever reads the log knows why.
   std::function<std::optional<Tuning>()> reload;
 };
@@ -63,8 +65,8 @@ class Service final : private ExchangePorts {
  private:
   Service(ServiceOptions options, Supervisor supervisor, Listener listener, Offer offer, BlockPool& blocks, HostPool& memory);
   Status start(DeviceThread::Load load);
-  bool is_over() const;
   Status watch(uv_signal_t& watch, int number, uv_signal_cb act);
+  bool is_over() const;
   void turn();
   void take_from_device();
   void become_ready();

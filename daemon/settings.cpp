@@ -255,8 +255,8 @@ std::vector<Setting> make_settings() {
       size({"Memory", "device-kv-budget", false, "device memory that keeps copies of cached tokens; 0: none"},
            &Config::device_kv_budget),
       choice<WeightSetting>({"Memory", "weights", false,
-                             "where they live: auto keeps on the device what fits and has the other layers' cross the link in "
-                             "every step; device, all of them; host, none of the layers'"},
+                             "where they live. auto keeps on the device what fits and has the other layers' cross the link in every "
+                             "step; device: all of them; host: none of the layers'"},
                             &Config::weights,
                             {{"auto", WeightSetting::automatic}, {"device", WeightSetting::device}, {"host", WeightSetting::host}}),
       size({"Memory", "device-weights-budget", false, "device memory for weights; 0: what is left"},
@@ -281,7 +281,8 @@ std::vector<Setting> make_settings() {
             "of cached tokens keep activations and recompute K,V from them; auto: of as many as make steps shortest"},
            SettingType::text, "never, always, auto, or a fraction from 0 to 1", &Config::recompute, set_recompute, get_recompute),
       number<uint32_t>({"Planning", "max-rows", false,
-                        "tokens that a step computes at most, prompts' and decoded ones; 0: 256 on a CPU, 2048 on a GPU"},
+                        "tokens that a step computes at most, prompts' and decoded ones; beyond 256 on a CPU and 2048 on a GPU in "
+                        "micro-batches of as many, layer by layer; 0: as many, eight times that where weights cross the link"},
                        &Config::max_rows, 0, 1u << 16),
       number<uint32_t>({"Planning", "prefill-delay-percent", true, "how much longer prompts may make a step, beyond what is idle in it"},
                        &Config::prefill_delay_percent, 0, 1000),

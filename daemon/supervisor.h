@@ -20,6 +20,9 @@ class Supervisor {
   // Before other threads start. Error: the socket that is named cannot be spoken to.
   static Result<Supervisor> from_environment();
 
+  // Whether anybody listens.
+  bool present() const { return static_cast<bool>(socket_); }
+
   // Start-up goes on, and may take kLoadGrace more without another word: the longest that a step of loading takes which
   // reports nothing, such as pinning a terabyte at 9 GiB/s.
   void loading(uint32_t percent);

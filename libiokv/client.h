@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "include/iokv/iokv.h"
+#include "libiokv/arguments.h"
 #include "libiokv/channel.h"
 #include "libiokv/completion_ring.h"
 #include "libiokv/fork_guard.h"
@@ -43,6 +44,9 @@ struct iokv_client {
 
   // Submitting thread, or whoever feeds `append`.
   iokv::SubmissionRing submissions;
+
+  // Submitting thread.
+  iokv::Refusal refusal;  // of the latest iokv_open or iokv_step
 
   // Reaping thread.
   iokv::CompletionRing completions;

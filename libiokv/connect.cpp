@@ -34,6 +34,7 @@ wire::Hello hello_of(const iokv_connect_options& options) {
   hello.header = header_of<wire::Hello>(wire::MessageType::hello);
   hello.version_min = wire::kVersionMin;
   hello.version_max = wire::kVersionMax;
+  hello.features = wire::kFeatures;
   hello.wanted.submission_entries = checked_size(options.submission_entries, "submission_entries");
   hello.wanted.completion_entries = checked_size(options.completion_entries, "completion_entries");
   hello.wanted.arena_bytes = checked_size(options.arena_bytes, "arena_bytes");

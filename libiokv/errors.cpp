@@ -28,6 +28,8 @@ const char* iokv_strerror(int code) {
     case IOKV_ESHUTDOWN: return "the daemon is stopping";
     case IOKV_EDEVICE: return "the compute device failed";
     case IOKV_EUNSUPPORTED: return "this daemon does not offer that";
+    case IOKV_EMASK: return "a mask does not fit the vocabulary or the step, or permits nothing";
+    case IOKV_ESTOP: return "the stop tokens and stop sequences are too many or too long";
     default: return "unknown error code";
   }
 }

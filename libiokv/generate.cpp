@@ -54,7 +54,7 @@ int iokv_generate(iokv_client* client, iokv_sequence sequence, const iokv_step_o
   if (int code = iokv::check_handle(client); code != 0) return code;
   iokv_step_options checked{};
   if (count == nullptr || options == nullptr || !iokv::read_struct(options, checked)) return IOKV_EINVAL;
-  if (checked.flags != 0 || capacity < checked.max_tokens || (tokens == nullptr && checked.max_tokens != 0)) {
+  if (checked.flags != 0 || checked.top_logprobs != 0 || capacity < checked.max_tokens || (tokens == nullptr && checked.max_tokens != 0)) {
     return IOKV_EINVAL;
   }
   *count = 0;

@@ -29,7 +29,8 @@ bool power_of_two(uint32_t value, uint32_t least, uint32_t most) {
 const char* fault(const wire::Welcome& welcome) {
   const wire::Geometry& geometry = welcome.geometry;
   if (welcome.version < wire::kVersionMin || welcome.version > wire::kVersionMax) return "version";
-  if (welcome.flags != 0 || welcome.features != 0 || welcome.reserved0 != 0 || welcome.reserved1 != 0) return "reserved";
+  if ((welcome.features & ~wire::kFeatures) != 0) return "features";
+  if (welcome.flags != 0 || welcome.reserved0 != 0 || welcome.reserved1 != 0) return "reserved";
   if (!power_of_two(geometry.submission_entries, 1, kMaxEntries)) return "submission_entries";
   if (!power_of_two(geometry.completion_entries, 1, kMaxEntries)) return "completion_entries";
   if (!power_of_two(geometry.arena_bytes, kMinArenaBytes, kMaxBufferBytes)) return "arena_bytes";

@@ -34,6 +34,7 @@ iokv_info info_of(const iokv::wire::Welcome& facts) {
   static_assert(sizeof info.model_name == sizeof facts.model_name);
   std::memcpy(info.model_name, facts.model_name, sizeof info.model_name);
   std::memcpy(info.daemon_version, facts.daemon_version, sizeof info.daemon_version);
+  info.features = facts.features;
   return info;
 }
 
@@ -53,6 +54,13 @@ int iokv_end_reason(const iokv_client* client, iokv_error_detail* detail) {
   if (detail == nullptr || !iokv::detail_is_usable(detail)) return IOKV_EINVAL;
   bool ended = client->channel.ended();
   iokv::write_detail(detail, ended ? client->channel.end_code() : 0, ended ? client->channel.end_reason() : "");
+  return 0;
+}
+
+int iokv_last_failure(const iokv_client* client, iokv_error_detail* detail) {
+  if (int code = iokv::check_handle(client); code != 0) return code;
+  if (detail == nullptr || !iokv::detail_is_usable(detail)) return IOKV_EINVAL;
+  iokv::write_detail(detail, client->refusal.code(), client->refusal.line());
   return 0;
 }
 

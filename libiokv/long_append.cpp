@@ -2,41 +2,29 @@
 // See long_append.h; docs/protocol.md, "Long appends".
 #include "libiokv/long_append.h"
 
-#include <cstring>
+#include <algorithm>
 
 #include "libiokv/shared_index.h"
 
 namespace iokv {
 namespace {
 
-// A quarter of the arena: the daemon copies one part while the next ones are written. With the stop tokens, which are at
-// most half of the arena (handshake.cpp), the last one fits as well.
+// A quarter of the arena: the daemon copies one part while the next ones are written. With what is behind the tokens, which
+// is at most half of the arena (arguments.h), the last one fits as well.
 uint32_t part_tokens(uint32_t arena_bytes) {
   return (arena_bytes / 4 - static_cast<uint32_t>(sizeof(wire::StepPayload))) / static_cast<uint32_t>(sizeof(int32_t));
 }
 
 }  // namespace
 
-void write_payload(const Payload& payload, std::byte* out) {
-  wire::StepPayload header = payload.header;
-  header.struct_bytes = sizeof header;
-  header.stop_tokens = payload.stop_token_count;
-  std::memcpy(out, &header, sizeof header);
-  out += sizeof header;
-  if (payload.token_count != 0) std::memcpy(out, payload.tokens, payload.token_count * sizeof(int32_t));
-  out += payload.token_count * sizeof(int32_t);
-  if (payload.stop_token_count != 0) {
-    std::memcpy(out, payload.stop_tokens, payload.stop_token_count * sizeof(int32_t));
-  }
-}
-
 void LongAppend::prepare(const wire::Submission& step, const Payload& payload) {
-  std::vector<int32_t> tokens(payload.tokens, payload.tokens + payload.token_count);
-  std::vector<int32_t> stop_tokens(payload.stop_tokens, payload.stop_tokens + payload.stop_token_count);
+  std::vector<int32_t> tokens(payload.tokens.begin(), payload.tokens.end());
+  std::vector<std::byte> behind;
+  for (const auto& part : payload.behind) behind.insert(behind.end(), part.begin(), part.end());
   step_ = step;
   header_ = payload.header;
   tokens_ = std::move(tokens);
-  stop_tokens_ = std::move(stop_tokens);
+  behind_ = std::move(behind);
   passed_ = 0;
 }
 
@@ -69,8 +57,8 @@ LongAppend::Fed LongAppend::feed(SubmissionRing& ring, std::byte* up) {
 uint32_t LongAppend::next_bytes(uint32_t arena_bytes) const {
   uint32_t part = part_tokens(arena_bytes);
   size_t left = tokens_.size() - passed_;
-  size_t words = left > part ? part : left + stop_tokens_.size();
-  return static_cast<uint32_t>(sizeof(wire::StepPayload) + words * sizeof(int32_t));
+  size_t behind = left > part ? 0 : behind_.size();
+  return static_cast<uint32_t>(sizeof(wire::StepPayload) + std::min<size_t>(left, part) * sizeof(int32_t) + behind);
 }
 
 bool LongAppend::place_next(SubmissionRing& ring) {
@@ -79,19 +67,17 @@ bool LongAppend::place_next(SubmissionRing& ring) {
   bool last = left <= part;
   wire::Submission entry = step_;
   Payload payload;
-  payload.tokens = tokens_.data() + passed_;
-  payload.token_count = last ? static_cast<uint32_t>(left) : part;
+  payload.tokens = std::span(tokens_).subspan(passed_, last ? left : part);
   if (last) {
     payload.header = header_;
-    payload.stop_tokens = stop_tokens_.data();
-    payload.stop_token_count = static_cast<uint32_t>(stop_tokens_.size());
+    payload.behind[0] = behind_;
   } else {
     entry.flags = wire::kSubmissionPart;
     entry.m = 0;
   }
-  entry.n = payload.token_count;
+  entry.n = static_cast<uint32_t>(payload.tokens.size());
   write_payload(payload, ring.place(entry, static_cast<uint32_t>(payload.bytes())));
-  passed_ += payload.token_count;
+  passed_ += payload.tokens.size();
   return last;
 }
 

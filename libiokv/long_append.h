@@ -14,25 +14,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "libiokv/arguments.h"
 #include "libiokv/submission_ring.h"
 
 namespace iokv {
-
-// A payload as it is written to the arena.
-struct Payload {
-  wire::StepPayload header{};  // struct_bytes and stop_tokens are set by write_payload
-  const int32_t* tokens = nullptr;
-  uint32_t token_count = 0;
-  const int32_t* stop_tokens = nullptr;
-  uint32_t stop_token_count = 0;
-
-  // 64 bits: the counts come from a caller.
-  uint64_t bytes() const {
-    return sizeof header + (uint64_t{token_count} + stop_token_count) * sizeof(int32_t);
-  }
-};
-
-void write_payload(const Payload& payload, std::byte* out);
 
 class LongAppend {
  public:
@@ -61,7 +46,8 @@ class LongAppend {
   std::atomic_flag feeding_;
   wire::Submission step_{};
   wire::StepPayload header_{};
-  std::vector<int32_t> tokens_, stop_tokens_;
+  std::vector<int32_t> tokens_;
+  std::vector<std::byte> behind_;  // the tokens, in the payload: one part of it
   size_t passed_ = 0;  // tokens
 };
 

@@ -5,10 +5,7 @@
 //  1. A call that returns a negative code has placed nothing and changed nothing.
 //  2. No more than max_operations are outstanding; the daemon ends a client that exceeds it.
 //  3. No call blocks, and none makes a system call unless the daemon sleeps.
-#include <cmath>
-
 #include "libiokv/client.h"
-#include "libiokv/struct_size.h"
 
 namespace iokv {
 
@@ -20,10 +17,6 @@ uint32_t feed(iokv_client& client) {
 }
 
 namespace {
-
-constexpr int32_t kMaxPriority = 100;
-constexpr uint32_t kStepFlags = IOKV_STEP_EACH | IOKV_STEP_LOGITS;
-static_assert(kStepFlags == (wire::kSubmissionEach | wire::kSubmissionLogits));
 
 // Whether another operation can be outstanding, and the ring is not taken by a long append.
 int check_turn(iokv_client* client) {
@@ -72,52 +65,22 @@ int place_simple(iokv_client* client, const wire::Submission& entry, iokv_operat
 
 bool is_sequence(iokv_sequence sequence) { return sequence >> 32 != 0; }
 
-bool read_sampling(const iokv_sampling* given, wire::StepPayload& out) {
-  if (given == nullptr) return true;
-  iokv_sampling sampling{};
-  if (!read_struct(given, sampling)) return false;
-  if (!std::isfinite(sampling.temperature) || sampling.temperature < 0) return false;
-  if (!(sampling.top_p >= 0 && sampling.top_p <= 1)) return false;
-  out.has_sampling = 1;
-  out.temperature = sampling.temperature;
-  out.top_p = sampling.top_p;
-  out.top_k = sampling.top_k;
-  out.seed = sampling.seed;
-  return true;
-}
-
-bool valid_priority(int32_t priority) { return priority >= -kMaxPriority && priority <= kMaxPriority; }
-
 // Whether another sequence can be opened.
 int check_sequence_free(const iokv_client& client) {
   if (client.sequences.has_free()) return 0;
   return client.sequences.frees_soon() ? IOKV_EAGAIN : IOKV_ELIMIT;
 }
 
-bool valid_step(const iokv_step_options& options, const wire::Welcome& facts) {
-  if ((options.flags & ~kStepFlags) != 0 || !valid_priority(options.priority)) return false;
-  if (options.token_count > facts.max_step_tokens || (options.token_count != 0 && options.tokens == nullptr)) return false;
-  return options.stop_token_count <= facts.max_stop_tokens &&
-         (options.stop_token_count == 0 || options.stop_tokens != nullptr);
-}
-
-}  // namespace
-}  // namespace iokv
-
-using namespace iokv;
-
-int iokv_open(iokv_client* client, const iokv_open_options* given, iokv_sequence* sequence,
-              iokv_operation* operation) {
-  if (int code = check_handle(client); code != 0) return code;
-  iokv_open_options options{};
+int open(iokv_client& client, const iokv_open_options* given, iokv_sequence* sequence, iokv_operation* operation) {
+  iokv_open_options options;
   Payload payload;
-  if (sequence == nullptr || (given != nullptr && !read_struct(given, options))) return IOKV_EINVAL;
-  if (options.flags != 0 || options.reserved != 0 || options.model > UINT16_MAX) return IOKV_EINVAL;
-  if (!valid_priority(options.priority) || !read_sampling(options.sampling, payload.header)) return IOKV_EINVAL;
+  client.refusal.clear();
+  if (sequence == nullptr) return client.refusal.refuse(IOKV_EINVAL, "sequence is NULL");
+  if (int code = read_open(given, client.facts, options, payload, client.refusal); code != 0) return code;
   bool has_payload = payload.header.has_sampling != 0;
-  if (int code = check_turn(client); code != 0) return code;
-  if (int code = check_sequence_free(*client); code != 0) return code;
-  if (int code = check_room(*client, has_payload ? static_cast<uint32_t>(payload.bytes()) : 0); code != 0) return code;
+  if (int code = check_turn(&client); code != 0) return code;
+  if (int code = check_sequence_free(client); code != 0) return code;
+  if (int code = check_room(client, has_payload ? static_cast<uint32_t>(payload.bytes()) : 0); code != 0) return code;
 
   wire::Submission entry{};
   entry.opcode = wire::Opcode::open;
@@ -125,26 +88,20 @@ int iokv_open(iokv_client* client, const iokv_open_options* given, iokv_sequence
   entry.model = static_cast<uint16_t>(options.model);
   entry.adapter = options.adapter;
   entry.user_data = options.user_data;
-  entry.sequence = *sequence = client->sequences.open(next_operation(*client));
-  place(*client, entry, has_payload ? &payload : nullptr, operation);
+  entry.sequence = *sequence = client.sequences.open(next_operation(client));
+  place(client, entry, has_payload ? &payload : nullptr, operation);
   return 0;
 }
 
-int iokv_step(iokv_client* client, iokv_sequence sequence, const iokv_step_options* given,
-              iokv_operation* operation) {
-  if (int code = check_handle(client); code != 0) return code;
-  iokv_step_options options{};
+int step(iokv_client& client, iokv_sequence sequence, const iokv_step_options* given, iokv_operation* operation) {
+  iokv_step_options options;
   Payload payload;
-  if (!is_sequence(sequence) || given == nullptr || !read_struct(given, options)) return IOKV_EINVAL;
-  if (!valid_step(options, client->facts) || !read_sampling(options.sampling, payload.header)) return IOKV_EINVAL;
-  payload.tokens = options.tokens;
-  payload.token_count = options.token_count;
-  payload.stop_tokens = options.stop_tokens;
-  payload.stop_token_count = options.stop_token_count;
-  bool is_long = payload.bytes() > client->submissions.arena_bytes();
-  if (is_long && (options.flags & IOKV_STEP_EACH) != 0) return IOKV_EINVAL;
-  if (int code = check_turn(client); code != 0) return code;
-  if (int code = check_room(*client, is_long ? 0 : static_cast<uint32_t>(payload.bytes())); code != 0) return code;
+  client.refusal.clear();
+  if (!is_sequence(sequence)) return client.refusal.refuse(IOKV_EINVAL, "sequence is none that iokv_open or iokv_fork gave");
+  if (int code = read_step(given, client.facts, options, payload, client.refusal); code != 0) return code;
+  bool is_long = payload.bytes() > client.submissions.arena_bytes();
+  if (int code = check_turn(&client); code != 0) return code;
+  if (int code = check_room(client, is_long ? 0 : static_cast<uint32_t>(payload.bytes())); code != 0) return code;
 
   wire::Submission entry{};
   entry.opcode = wire::Opcode::step;
@@ -156,17 +113,34 @@ int iokv_step(iokv_client* client, iokv_sequence sequence, const iokv_step_optio
   entry.n = options.token_count;
   entry.m = options.max_tokens;
   if (!is_long) {
-    place(*client, entry, &payload, operation);
+    place(client, entry, &payload, operation);
     return 0;
   }
   return guarded([&] {
-    entry.operation = next_operation(*client);
-    client->append.prepare(entry, payload);
-    count_operation(*client, operation);
-    client->append.start();
-    feed(*client);
+    entry.operation = next_operation(client);
+    client.append.prepare(entry, payload);
+    count_operation(client, operation);
+    client.append.start();
+    feed(client);
     return 0;
   });
+}
+
+}  // namespace
+}  // namespace iokv
+
+using namespace iokv;
+
+int iokv_open(iokv_client* client, const iokv_open_options* given, iokv_sequence* sequence,
+              iokv_operation* operation) {
+  if (int code = check_handle(client); code != 0) return code;
+  return client->refusal.note(open(*client, given, sequence, operation));
+}
+
+int iokv_step(iokv_client* client, iokv_sequence sequence, const iokv_step_options* given,
+              iokv_operation* operation) {
+  if (int code = check_handle(client); code != 0) return code;
+  return client->refusal.note(step(*client, sequence, given, operation));
 }
 
 int iokv_fork(iokv_client* client, iokv_sequence parent, uint32_t tokens, uint64_t user_data, iokv_sequence* child,

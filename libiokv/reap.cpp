@@ -33,9 +33,8 @@ void pause_core() {
 bool accept(iokv_client& client, const wire::Completion& entry, uint64_t finished) {
   const uint64_t placed = client.placed.load(std::memory_order_relaxed);
   if (entry.operation == 0 || entry.operation > placed || finished > placed) return false;
-  if ((entry.flags & IOKV_COMPLETION_LOGITS) != 0 && !client.results.take(entry.result_position, entry.result_bytes)) {
-    return false;
-  }
+  const bool logits = (entry.flags & IOKV_COMPLETION_LOGITS) != 0, top = (entry.flags & IOKV_COMPLETION_TOP) != 0;
+  if ((logits || top) && !client.results.take(entry.result_position, entry.result_bytes, logits, top)) return false;
   if ((entry.flags & IOKV_COMPLETION_MORE) == 0) {
     client.sequences.completed(entry.sequence, entry.operation, entry.result);
   }
@@ -166,16 +165,36 @@ int iokv_logits(iokv_client* client, const iokv_completion* completion, iokv_log
   iokv_logits_view filled{};
   filled.struct_size = view->struct_size;
   filled.dtype = IOKV_F32;
-  filled.count = completion->view[1] / static_cast<uint32_t>(sizeof(float));
+  filled.count = client->facts.vocabulary;
   filled.data = client->results.find(completion->view[0], completion->view[1]);
   if (filled.data == nullptr) return IOKV_EINVAL;
   write_struct(filled, view);
   return 0;
 }
 
+int iokv_top_logprobs(iokv_client* client, const iokv_completion* completion, const iokv_token_logprob** entries,
+                      uint32_t* count) {
+  static_assert(sizeof(iokv_token_logprob) == sizeof(wire::TokenLogprob));
+  if (int code = check_handle(client); code != 0) return code;
+  if (completion == nullptr || entries == nullptr || count == nullptr) return IOKV_EINVAL;
+  if ((completion->flags & IOKV_COMPLETION_TOP) == 0) return IOKV_EINVAL;
+  const std::byte* result = client->results.find(completion->view[0], completion->view[1]);
+  if (result == nullptr) return IOKV_EINVAL;
+  const bool logits = (completion->flags & IOKV_COMPLETION_LOGITS) != 0;
+  const uint32_t offset = ResultFifo::top_offset(client->results.row_bytes(), logits);
+  wire::TopHeader header;
+  std::memcpy(&header, result + offset, sizeof header);
+  // What the daemon says lies in memory that it can still write: bounded by what was reaped.
+  *count = std::min(header.count, (completion->view[1] - offset - static_cast<uint32_t>(sizeof header)) /
+                                      static_cast<uint32_t>(sizeof(wire::TokenLogprob)));
+  *entries = reinterpret_cast<const iokv_token_logprob*>(result + offset + sizeof header);
+  return 0;
+}
+
 int iokv_release(iokv_client* client, const iokv_completion* completion) {
   if (int code = check_handle(client); code != 0) return code;
-  if (completion == nullptr || (completion->flags & IOKV_COMPLETION_LOGITS) == 0) return IOKV_EINVAL;
+  if (completion == nullptr) return IOKV_EINVAL;
+  if ((completion->flags & (IOKV_COMPLETION_LOGITS | IOKV_COMPLETION_TOP)) == 0) return IOKV_EINVAL;
   if (!client->results.release(completion->view[0], completion->view[1])) return IOKV_EINVAL;
   if (client->completions.release_results(client->results.head())) client->channel.ring();
   return 0;

@@ -2,6 +2,7 @@
 // See result_fifo.h; docs/protocol.md, "Results".
 #include "libiokv/result_fifo.h"
 
+#include <algorithm>
 #include <bit>
 
 namespace iokv {
@@ -10,20 +11,26 @@ ResultFifo::ResultFifo(const wire::Geometry& geometry, uint32_t vocabulary, cons
     : results_(down + wire::result_offset(geometry)),
       fifo_bytes_(geometry.result_bytes),
       row_bytes_(vocabulary * static_cast<uint32_t>(sizeof(float))),
-      records_(std::bit_ceil(fifo_bytes_ / wire::padded(row_bytes_) + 1)) {}
+      record_count_(std::bit_ceil(fifo_bytes_ / std::min(wire::padded(row_bytes_), wire::kTopBytes) + 1)),
+      records_(std::make_unique_for_overwrite<Record[]>(record_count_)) {}
 
-bool ResultFifo::take(uint32_t position, uint32_t bytes) {
-  uint32_t padded = wire::padded(bytes);
-  if (bytes != row_bytes_ || padded > fifo_bytes_) return false;
+bool ResultFifo::possible(uint32_t bytes, bool logits, bool top) const {
+  if (!top) return bytes == row_bytes_;
+  const uint32_t offset = top_offset(row_bytes_, logits);
+  return bytes > offset && bytes - offset <= wire::top_bytes(wire::kMaxTopLogprobs) && (bytes - offset) % wire::kTopBytes == 0;
+}
+
+bool ResultFifo::take(uint32_t position, uint32_t bytes, bool logits, bool top) {
+  if (!possible(bytes, logits, top) || wire::padded(bytes) > fifo_bytes_) return false;
+  const uint32_t padded = wire::padded(bytes);
   if (position != wire::place(tail_, padded, fifo_bytes_)) return false;
-  if (position + padded - head() > fifo_bytes_ || last_ - first_ == records_.size()) return false;
-  records_[last_++ & (records_.size() - 1)] = Record{position, false};
+  if (position + padded - head() > fifo_bytes_ || last_ - first_ == record_count_) return false;
+  record(last_++) = Record{position, bytes, false};
   tail_ = position + padded;
   return true;
 }
 
 uint32_t ResultFifo::index_of(uint32_t position, uint32_t bytes) const {
-  if (bytes != row_bytes_) return last_;
   // Positions rise from head(); they may wrap, their distances from it do not.
   uint32_t low = first_, high = last_;
   while (low != high) {
@@ -34,18 +41,18 @@ uint32_t ResultFifo::index_of(uint32_t position, uint32_t bytes) const {
       high = middle;
     }
   }
-  bool held = low != last_ && record(low).position == position && !record(low).released;
+  bool held = low != last_ && record(low).position == position && record(low).bytes == bytes && !record(low).released;
   return held ? low : last_;
 }
 
-const void* ResultFifo::find(uint32_t position, uint32_t bytes) const {
+const std::byte* ResultFifo::find(uint32_t position, uint32_t bytes) const {
   return index_of(position, bytes) == last_ ? nullptr : results_ + (position & (fifo_bytes_ - 1));
 }
 
 bool ResultFifo::release(uint32_t position, uint32_t bytes) {
   uint32_t index = index_of(position, bytes);
   if (index == last_) return false;
-  records_[index & (records_.size() - 1)].released = true;
+  record(index).released = true;
   while (first_ != last_ && record(first_).released) first_++;
   return true;
 }

@@ -1,26 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
-// `iokv`, the administrator's command line. Exit status: 0, 1 when there is no answer (no daemon, no such hardware, no
-// sound profile, or what was verified is not sound), CLI11's code for wrong usage.
+// `iokv`, the command line. Exit status: 0, 1 when there is no answer (no daemon, no such hardware, no sound profile), when
+// what was verified is not sound, a request of a bench failed or the doctor has found something bad, CLI11's code for wrong
+// usage.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <map>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
+#include <iterator>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 
 #include "daemon/model/model_files.h"
 #include "daemon/model/shapes.h"
 #include "daemon/base/passed_socket.h"
+#include "tools/bench.h"
+#include "tools/doctor.h"
 #include "tools/explain.h"
+#include "tools/generate.h"
+#include "tools/inspect.h"
 #include "tools/metrics.h"
 #include "tools/observer.h"
 #include "tools/plan.h"
 #include "tools/profile.h"
 #include "tools/status.h"
+#include "tools/top.h"
 #include "tools/trace.h"
 #include "tools/verify.h"
 
@@ -97,6 +107,33 @@ int verify_daemon(const iokv::VerifyQuestion& question) {
   return answer->sound() ? printed : 1;
 }
 
+int bench_daemon(const iokv::BenchQuestion& question, bool json) {
+  iokv::Result<iokv::BenchAnswer> answer = iokv::bench(question);
+  if (!answer) return fail(answer.failure().message);
+  const int printed = print(json ? iokv::bench_json(question, *answer) : iokv::bench_text(question, *answer));
+  return answer->failures.empty() ? printed : 1;
+}
+
+int doctor(const std::string& socket_path, const std::string& root, bool json) {
+  const std::vector<iokv::Finding> findings = iokv::examine(socket_path, root);
+  const int printed = print(json ? iokv::doctor_json(findings) : iokv::doctor_text(findings));
+  const bool bad = std::any_of(findings.begin(), findings.end(),
+                               [](const iokv::Finding& finding) { return finding.health == iokv::Health::bad; });
+  return bad ? 1 : printed;
+}
+
+int inspect(const std::string& path, bool tensors, bool json) {
+  iokv::Result<iokv::ModelFiles> files = iokv::open_model(path);
+  if (!files) return fail(files.failure().message);
+  return print(json ? iokv::model_json(*files, tensors) : iokv::model_text(*files, tensors));
+}
+
+int generate_text(iokv::GenerateQuestion question) {
+  if (question.prompt == "-") question.prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
+  iokv::Status done = iokv::generate(question);
+  return done ? 0 : fail(done.failure().message);
+}
+
 // A model's shape by its name, or of the files of a path.
 iokv::Result<iokv::ModelSpec> model_of(const std::string& name_or_path) {
   if (name_or_path.find('/') == std::string::npos && !std::filesystem::exists(name_or_path)) {
@@ -145,9 +182,10 @@ int profile(const std::string& path, const std::string& state_directory, bool js
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App application("Looks at a running iokvd and at what it has measured, and plans for hardware that is not here.",
+  CLI::App application("Uses a running iokvd, looks at it and at what it has measured, and plans for hardware that is not here.",
                        "iokv");
   application.require_subcommand(1);
+  application.set_help_all_flag("--help-all", "print this help, and that of every command, and exit");
   std::string socket_path;
   bool json = false;
   auto add_socket = [&socket_path](CLI::App* command) {
@@ -163,6 +201,57 @@ int main(int argc, char** argv) {
       "metrics", "print the counters as Prometheus reads them, or serve them by HTTP on a socket that systemd passes on");
   add_socket(metrics_command);
   metrics_command->add_option("--listen", metrics_path, "serve them (GET /metrics) on a Unix socket at this path");
+
+  double interval_s = 1;
+  uint32_t frames = 0;
+  CLI::App* top_command = application.add_subcommand("top", "show what the daemon does, second by second");
+  add_socket(top_command);
+  top_command->add_option("--interval", interval_s, "seconds (1)")->check(CLI::Range(0.05, 3600.0));
+  top_command->add_option("--frames", frames, "end after so many (0: never)");
+
+  iokv::GenerateQuestion text;
+  CLI::App* generate_command = application.add_subcommand("generate", "print how the model continues a text, as it comes");
+  generate_command->add_option("prompt", text.prompt, "the text; - reads standard input")->required();
+  add_socket(generate_command);
+  generate_command->add_option("--max-tokens", text.max_tokens, "at the most (128)")->check(CLI::Range(1u, 1u << 30));
+  generate_command->add_option("--temperature", text.sampling.temperature, "0 takes the most probable token (0)");
+  generate_command->add_option("--top-p", text.sampling.top_p, "0 to 1; 0: all (0)");
+  generate_command->add_option("--top-k", text.sampling.top_k, "0: all (0)");
+  generate_command->add_option("--min-p", text.sampling.min_p, "0 to 1 (0)");
+  generate_command->add_option("--typical-p", text.sampling.typical_p, "0 to 1; 0: all (0)");
+  generate_command->add_option("--repetition-penalty", text.sampling.repetition_penalty, "0.01 to 100; 0: none (0)");
+  generate_command->add_option("--presence-penalty", text.sampling.presence_penalty, "-100 to 100 (0)");
+  generate_command->add_option("--frequency-penalty", text.sampling.frequency_penalty, "-100 to 100 (0)");
+  generate_command->add_option("--seed", text.sampling.seed, "the same seed gives the same text (0)");
+  generate_command->add_flag("--tokens", text.only_tokens, "print the prompt's tokens instead");
+  generate_command->add_flag("--statistics", text.statistics, "print on standard error how long it took");
+
+  iokv::BenchQuestion load;
+  CLI::App* bench_command = application.add_subcommand(
+      "bench", "load the daemon with requests of random tokens that come as a Poisson process, and print percentiles");
+  add_socket(bench_command);
+  bench_command->add_option("--clients", load.clients, "connections (4)")->check(CLI::Range(1, 1024));
+  bench_command->add_option("--rate", load.rate, "requests a second (4)")->check(CLI::Range(0.001, 1e6));
+  bench_command->add_option("--seconds", load.seconds, "for which they come (10)")->check(CLI::Range(0.01, 1e6));
+  bench_command->add_option("--prompt", load.prompt, "tokens of each (128)")->check(CLI::Range(1, 1'000'000));
+  bench_command->add_option("--generate", load.generate, "tokens of each (64)")->check(CLI::Range(1, 1'000'000));
+  bench_command->add_option("--seed", load.seed, "of arrivals and tokens (1)");
+  bench_command->add_flag("--json", json, "as one JSON object");
+
+  std::string root;
+  CLI::App* doctor_command = application.add_subcommand("doctor", "say what this machine lacks for iokvd, and what mends it");
+  add_socket(doctor_command);
+  doctor_command->add_option("--root", root, "where /proc and /sys are, for looking at another machine's");
+  doctor_command->add_flag("--json", json, "as a JSON array");
+
+  std::string model_path;
+  bool tensors = false;
+  CLI::App* model_command = application.add_subcommand("model", "look at model files");
+  model_command->require_subcommand(1);
+  CLI::App* inspect_command = model_command->add_subcommand("inspect", "print what a model's files hold, without loading it");
+  inspect_command->add_option("file", model_path, "a .gguf file or a directory in Hugging Face's layout")->required();
+  inspect_command->add_flag("--tensors", tensors, "and every tensor");
+  inspect_command->add_flag("--json", json, "as one JSON object");
 
   std::string trace_path;
   CLI::App* trace_command = application.add_subcommand(
@@ -204,7 +293,7 @@ int main(int argc, char** argv) {
                                                           {"host", iokv::WeightSetting::host}};
   plan_command->add_option("--weights", question.weights,
                            "auto: as many layers' on the device as fit; device: all; host: none (auto)")
-      ->transform(CLI::CheckedTransformer(places));
+      ->transform(CLI::CheckedTransformer(places).description("auto, device or host"));
   plan_command->add_option("--device-weights-budget", question.device_weights_bytes,
                            "device memory for weights, such as 8GiB (what is left)")
       ->transform(CLI::AsSizeValue(true));
@@ -225,6 +314,20 @@ int main(int argc, char** argv) {
   CLI11_PARSE(application, argc, argv);
   if (status_command->parsed()) return status(socket_path, json);
   if (metrics_command->parsed()) return metrics(socket_path, metrics_path);
+  if (top_command->parsed()) {
+    iokv::Status shown = iokv::top(socket_path, interval_s, frames);
+    return shown ? 0 : fail(shown.failure().message);
+  }
+  if (generate_command->parsed()) {
+    text.socket_path = socket_path;
+    return generate_text(text);
+  }
+  if (bench_command->parsed()) {
+    load.socket_path = socket_path;
+    return bench_daemon(load, json);
+  }
+  if (doctor_command->parsed()) return doctor(socket_path, root, json);
+  if (inspect_command->parsed()) return inspect(model_path, tensors, json);
   if (verify_command->parsed()) {
     check.socket_path = socket_path;
     return verify_daemon(check);

@@ -8,11 +8,13 @@
 #include <limits>
 #include <random>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
 
 #include "iokv/iokv.h"
+#include "tools/client.h"
 
 namespace iokv {
 namespace {
@@ -20,11 +22,6 @@ namespace {
 constexpr uint32_t kChecks = 4;  // rows of a sequence that are compared: reading each costs a prompt
 
 using Logits = std::vector<float>;
-
-Status check(int result, const char* what) {
-  if (result >= 0) return {};
-  return error(fmt::format("{}: {}", what, iokv_strerror(result)), result);
-}
 
 // What was asked of one sequence, and what came back.
 struct Run {
@@ -38,43 +35,27 @@ struct Run {
 
 class Client {
  public:
-  static Result<Client> connect(const std::string& socket_path) {
-    Client client;
-    iokv_connect_options options{};
-    options.struct_size = sizeof options;
-    options.socket_path = socket_path.empty() ? nullptr : socket_path.c_str();
-    options.name = "iokv verify";
-    iokv_error_detail detail{};
-    detail.struct_size = sizeof detail;
-    if (const int code = iokv_connect(&options, &client.handle_, &detail); code != 0) return error(detail.message, code);
-    client.info_.struct_size = sizeof client.info_;
-    IOKV_TRY(check(iokv_get_info(client.handle_, &client.info_), "iokv_get_info"));
-    return client;
-  }
-  Client(Client&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)), info_(other.info_) {}
-  ~Client() { iokv_disconnect(handle_); }
+  explicit Client(ToolClient client) : client_(std::move(client)) {}
 
-  const iokv_info& info() const { return info_; }
+  const iokv_info& info() const { return client_.info; }
 
   // All of them side by side; their sequences are closed again.
   Status run(std::vector<Run>& runs, uint64_t seed) {
     for (size_t i = 0; i < runs.size(); ++i) IOKV_TRY(place(runs[i], i, seed + i));
     IOKV_TRY(reap(runs));
-    for (Run& run : runs) IOKV_TRY(check(iokv_close(handle_, run.sequence, runs.size(), nullptr), "close"));
+    for (Run& run : runs) IOKV_TRY(check_call(iokv_close(client_.get(), run.sequence, runs.size(), nullptr), "close"));
     return reap(runs);
   }
 
   std::optional<uint64_t> counter(std::string_view name) {
     iokv_counter counter{};
-    for (uint32_t i = 0; iokv_get_counter(handle_, i, &counter) == 0; ++i) {
+    for (uint32_t i = 0; iokv_get_counter(client_.get(), i, &counter) == 0; ++i) {
       if (counter.name == name) return counter.value;
     }
     return std::nullopt;
   }
 
  private:
-  Client() = default;
-
   Status place(Run& run, uint64_t number, uint64_t seed) {
     iokv_sampling sampling{};
     sampling.struct_size = sizeof sampling;
@@ -84,7 +65,7 @@ class Client {
     open.struct_size = sizeof open;
     open.user_data = number;
     open.sampling = &sampling;
-    IOKV_TRY(check(iokv_open(handle_, &open, &run.sequence, nullptr), "open"));
+    IOKV_TRY(check_call(iokv_open(client_.get(), &open, &run.sequence, nullptr), "open"));
     iokv_step_options step{};
     step.struct_size = sizeof step;
     step.flags = IOKV_STEP_LOGITS;
@@ -93,17 +74,17 @@ class Client {
     step.token_count = static_cast<uint32_t>(run.prompt.size());
     step.max_tokens = run.generate;
     run.logits.resize(run.generate);
-    return check(iokv_step(handle_, run.sequence, &step, nullptr), "step");
+    return check_call(iokv_step(client_.get(), run.sequence, &step, nullptr), "step");
   }
 
   Status reap(std::vector<Run>& runs) {
-    IOKV_TRY(check(iokv_submit(handle_), "submit"));
-    while (iokv_outstanding(handle_) > 0) {
+    IOKV_TRY(check_call(iokv_submit(client_.get()), "submit"));
+    while (iokv_outstanding(client_.get()) > 0) {
       iokv_completion completions[64];
-      const int count = iokv_reap(handle_, completions, 64, -1);
-      IOKV_TRY(check(count, "reap"));
+      const int count = iokv_reap(client_.get(), completions, 64, -1);
+      IOKV_TRY(check_call(count, "reap"));
       for (int i = 0; i < count; ++i) {
-        IOKV_TRY(check(completions[i].result, "the daemon's answer"));
+        IOKV_TRY(check_call(completions[i].result, "the daemon's answer"));
         if ((completions[i].flags & IOKV_COMPLETION_TOKEN) != 0) IOKV_TRY(take(runs[completions[i].user_data], completions[i]));
       }
     }
@@ -114,17 +95,16 @@ class Client {
     run.tokens.push_back(completion.token);
     iokv_logits_view view{};
     view.struct_size = sizeof view;
-    IOKV_TRY(check(iokv_logits(handle_, &completion, &view), "iokv_logits"));
+    IOKV_TRY(check_call(iokv_logits(client_.get(), &completion, &view), "iokv_logits"));
     if (view.dtype != IOKV_F32) return error("the daemon's logits are no f32", IOKV_EUNSUPPORTED);
     if (run.keep(completion.index)) {
       const auto* values = static_cast<const float*>(view.data);
       run.logits[completion.index].assign(values, values + view.count);
     }
-    return check(iokv_release(handle_, &completion), "iokv_release");
+    return check_call(iokv_release(client_.get(), &completion), "iokv_release");
   }
 
-  iokv_client* handle_ = nullptr;
-  iokv_info info_{};
+  ToolClient client_;
 };
 
 double difference_of(const Logits& values, const Logits& reference) {
@@ -158,7 +138,8 @@ bool is_checked(uint32_t index, uint32_t generate) {
 }  // namespace
 
 Result<VerifyAnswer> verify(const VerifyQuestion& question) {
-  IOKV_TRY_ASSIGN(Client client, Client::connect(question.socket_path));
+  IOKV_TRY_ASSIGN(ToolClient connected, connect_client(question.socket_path, "iokv verify"));
+  Client client(std::move(connected));
   const iokv_info& info = client.info();
   const uint64_t room = std::min<uint64_t>(info.max_context, info.pool_tokens);
   VerifyAnswer answer;

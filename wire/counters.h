@@ -103,7 +103,11 @@ namespace iokv::wire {
   X(token_gap_to_50s, "1", "later tokens that took up to 50 s, and longer than those above")                  \
   X(token_gap_to_100s, "1", "later tokens that took up to 100 s, and longer than those above")                \
   X(token_gap_beyond, "1", "later tokens that took longer")                                                   \
-  X(token_gap_ns, "ns", "sum of their times; how long their client did not reap is not counted")
+  X(token_gap_ns, "ns", "sum of their times; how long their client did not reap is not counted")              \
+  X(ready_after_ns, "ns", "from the daemon's start until it served")                                          \
+  X(pool_prepared_ns, "ns", "of it, making the pool ready for the device")                                    \
+  X(weights_loaded_ns, "ns", "of it, bringing the weights from their files to the device")                    \
+  X(profiled_ns, "ns", "of it, reading or measuring the device's profile")
 
 enum class Counter : uint32_t {
 #define IOKV_COUNTER_NAME(name, unit, meaning) name,
@@ -120,7 +124,8 @@ constexpr bool is_gauge(Counter counter) {
     case Counter::pool_units: case Counter::pool_units_free: case Counter::pool_bytes: case Counter::weights_bytes:
     case Counter::model_file_bytes: case Counter::x_blocks: case Counter::kv_blocks: case Counter::x_share_ppm:
     case Counter::link_ratio_ppm: case Counter::device_ratio_ppm: case Counter::device_units:
-    case Counter::device_units_free:
+    case Counter::device_units_free: case Counter::ready_after_ns: case Counter::pool_prepared_ns:
+    case Counter::weights_loaded_ns: case Counter::profiled_ns:
       return true;
     default: return false;
   }

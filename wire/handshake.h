@@ -28,12 +28,18 @@ enum HelloFlags : uint32_t {
   kHelloObserver = 1,  // wants counters only: no rings, no descriptors in WELCOME, does not wait for loading
 };
 
+// What came later than 1.0: the client offers what it knows, and what the daemon knows of it holds for the connection.
+enum Features : uint64_t {
+  kFeatureSampling = 1,  // the fields of StepPayload since 1.1
+};
+inline constexpr uint64_t kFeatures = kFeatureSampling;
+
 // Sizes of 0 ask for the daemon's default; the daemon may grant less.
 struct Hello {
   MessageHeader header;
   uint16_t version_min, version_max;
   uint32_t flags;  // HelloFlags
-  uint64_t features;  // 0
+  uint64_t features;  // Features that the client knows; 0 at 1.0
   Geometry wanted;
   char name[32];  // NUL-terminated
 };
@@ -49,7 +55,7 @@ struct Welcome {
   uint16_t version;
   uint16_t reserved0;
   uint32_t flags;  // 0
-  uint64_t features;
+  uint64_t features;  // those of HELLO that hold
   uint64_t daemon_instance;
   uint64_t client_id;
   Geometry geometry;

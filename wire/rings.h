@@ -12,7 +12,7 @@
 //     the buffer's beginning, and the bytes skipped count as used.
 //  5. The daemon stores the submission head before the completion tail of the same pass: a client that has seen a
 //     completion finds the entries taken before it free.
-//  6. The logits of one completion are at most half of the result FIFO: so they fit an empty one at any position.
+//  6. The result of one completion is at most half of the result FIFO: so it fits an empty one at any position.
 //  7. A client advances the completion head before it announces entries that count on it (max_operations), and the daemon
 //     loads the submission tail before the completion head: else it could take an honest client for one that exceeds it.
 #pragma once
@@ -57,7 +57,9 @@ struct Submission {
   uint32_t reserved1;
 };
 
-// What a payload begins with; tokens (n × i32) and then stop tokens (stop_tokens × i32) follow at struct_bytes.
+// What a payload begins with. At struct_bytes follow, without gaps: tokens (n × i32), stop tokens (stop_tokens × i32),
+// lengths of the stop sequences (stop_sequences × u32), their tokens (stop_sequence_tokens × i32), biases
+// (logit_biases × {i32 token, f32 bias}), masks (masks × mask_words(vocabulary) × u32).
 struct StepPayload {
   uint32_t struct_bytes;  // >= sizeof this at 1.0, <= kMaxStepPayloadBytes; a multiple of 8; what the reader does not
                           // know must be zero
@@ -67,7 +69,45 @@ struct StepPayload {
   float top_p;
   uint32_t top_k;
   uint64_t seed;
+  // Since 1.1, with kFeatureSampling only; as iokv_sampling and iokv_step_options say. What of it is of sampling counts
+  // where has_sampling is 1 and is zero elsewhere.
+  float min_p;
+  float typical_p;
+  float repetition_penalty;
+  float presence_penalty;
+  float frequency_penalty;
+  uint32_t repetition_from;
+  uint32_t frequency_from;
+  uint32_t logit_biases;          // <= kMaxLogitBiases
+  uint32_t stop_sequences;        // <= kMaxStopSequences
+  uint32_t stop_sequence_tokens;  // with stop_tokens at most max_stop_tokens
+  uint32_t masks;                 // 0, or as many as the step draws; <= kMaxMasks
+  uint32_t top_logprobs;          // <= kMaxTopLogprobs
 };
+inline constexpr uint32_t kFirstStepPayloadBytes = 32;  // struct_bytes at 1.0, and of whatever uses no more
+inline constexpr uint32_t kMaxLogitBiases = 1024, kMaxStopSequences = 64, kMaxMasks = 64, kMaxTopLogprobs = 64;
+
+struct LogitBias {
+  int32_t token;
+  float bias;
+};
+// u32 of a mask: token t is bit t % 32 of word t / 32, set where it may be drawn.
+constexpr uint32_t mask_words(uint32_t vocabulary) { return vocabulary / 32 + (vocabulary % 32 != 0 ? 1 : 0); }
+
+// A completion's result is its logits (LOGITS), then at the next multiple of 8 its most probable tokens (TOP): the
+// header, `count` TokenLogprob, and up to a multiple of kTopBytes nothing.
+struct TopHeader {
+  uint32_t count;  // 1..kMaxTopLogprobs
+  uint32_t reserved;
+};
+struct TokenLogprob {
+  int32_t token;
+  float logprob;
+};
+inline constexpr uint32_t kTopBytes = 64;
+constexpr uint32_t top_bytes(uint32_t count) {
+  return (static_cast<uint32_t>(sizeof(TopHeader) + count * sizeof(TokenLogprob)) + kTopBytes - 1) / kTopBytes * kTopBytes;
+}
 
 // One entry of the completion ring; the public iokv_completion has the same layout.
 struct Completion {
@@ -80,8 +120,8 @@ struct Completion {
   float logprob;
   uint32_t index;
   uint32_t length;
-  uint32_t result_position;  // LOGITS: position in the result FIFO
-  uint32_t result_bytes;     // LOGITS: bytes of it; count = result_bytes / 4, f32
+  uint32_t result_position;  // LOGITS, TOP: position in the result FIFO
+  uint32_t result_bytes;     // LOGITS, TOP: bytes of it; with LOGITS alone vocabulary · 4, f32
   uint64_t times;            // wire/times.h, of the step that it comes from; 0: of none
 };
 
@@ -147,7 +187,10 @@ static_assert(offsetof(Submission, argument) == 32 && offsetof(Submission, paylo
 static_assert(offsetof(Submission, payload_bytes) == 44 && offsetof(Submission, n) == 48);
 static_assert(offsetof(Submission, m) == 52 && offsetof(Submission, adapter) == 56);
 static_assert(offsetof(Submission, reserved1) == 60);
-static_assert(sizeof(StepPayload) == 32 && offsetof(StepPayload, seed) == 24 && offsetof(StepPayload, top_k) == 20);
+static_assert(sizeof(StepPayload) == 80 && offsetof(StepPayload, seed) == 24 && offsetof(StepPayload, top_k) == 20);
+static_assert(offsetof(StepPayload, min_p) == kFirstStepPayloadBytes && offsetof(StepPayload, top_logprobs) == 76);
+static_assert(sizeof(LogitBias) == 8 && sizeof(TokenLogprob) == 8 && sizeof(TopHeader) == 8);
+static_assert(kTopBytes % kPayloadAlignment == 0);
 static_assert(sizeof(Completion) == kEntryBytes && alignof(Completion) == 8);
 static_assert(offsetof(Completion, result) == 24 && offsetof(Completion, token) == 32);
 static_assert(offsetof(Completion, length) == 44 && offsetof(Completion, result_position) == 48);

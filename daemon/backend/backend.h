@@ -247,14 +247,23 @@ struct SampleRow {
   SampleParams params;
   uint32_t logits_row = 0;
   uint64_t position = 0;  // of the token to be drawn: the counter of the random draw
+  // All host arrays. Tokens of the sequence that repetition_penalty is about, and those that presence_penalty and
+  // frequency_penalty count; either is empty where the parameters do not ask for it.
+  std::span<const int32_t> repeated, counted;
+  std::span<const TokenBias> biases;  // of one token add up
+  const uint32_t* mask = nullptr;     // [mask_words(vocab)], it permits one token at least; null: every token may be drawn
+  uint32_t top = 0;                   // most probable tokens wanted, <= kMaxTopLogprobs and <= vocab
 };
 
 struct SampleArgs {
-  const float* logits = nullptr;       // [rows, vocab] f32
+  const float* logits = nullptr;       // [rows, vocab] f32. Those of a row with biases or penalties may change until the
+                                       // operation is over, and are then as before: no other row of it names them
   uint32_t vocab = 0;
   std::span<const SampleRow> rows;     // host
   int32_t* tokens = nullptr;           // [rows.size()], host
   float* logprobs = nullptr;           // [rows.size()], host: log-softmax of the unmodified logits at the drawn token
+  TokenLogprob* tops = nullptr;        // [sum of the rows' `top`], host: of each row the most probable first, the smaller
+                                       // id first among equals; may be null where no row wants any
 };
 
 class Backend {

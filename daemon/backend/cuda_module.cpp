@@ -27,7 +27,8 @@ Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options) {
     const char* why = ::dlerror();
     return error("CUDA cannot be used: there is no NVIDIA driver (" + std::string(why != nullptr ? why : "libcuda.so.1") + ")");
   }
-  const std::array<std::string, 2> directories = {executable_directory(), IOKV_MODULE_DIRECTORY};
+  const std::array<std::string, 2> directories = {executable_directory(),
+                                                   executable_directory() + "/" IOKV_MODULE_DIRECTORY};
   std::string tried;
   for (const std::string& directory : directories) {
     const std::string path = directory + "/" + kCudaModule;

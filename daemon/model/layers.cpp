@@ -2,6 +2,7 @@
 // See layers.h. In the order of the calls.
 #include "daemon/model/layers.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -41,10 +42,16 @@ uint64_t Model::fetch_weights(uint32_t layer, uint32_t slot, WeightPart part) co
   return weights_.stream->fetch(layer, slot, part);
 }
 
-void Model::project(uint32_t layer, std::span<const RopeRun> rotations) {
+float* Model::hidden() const { return f32(hidden_) + size_t{first_row_} * spec_.hidden; }
+
+void Model::project(uint32_t layer, uint32_t first_row, uint32_t rows, uint32_t keep, std::span<const RopeRun> rotations) {
+  IOKV_ASSERT(rows != 0 && rows <= limits_.batch_rows && first_row + rows <= rows_ && keep < 2);
+  first_row_ = first_row;
+  batch_rows_ = rows;
   const LayerWeights& weights = weights_.layers[layer];
-  norm(weights.attention_norm, f32(hidden_), kept_x_[layer % 2]->data(), rows_);
-  product(*matrices(layer).qkv, weights.qkv, kept_x_[layer % 2]->data(), qkv_->data(), GemmOutput::store);
+  kept_ = kept_x_[keep]->data();
+  norm(weights.attention_norm, hidden(), kept_, batch_rows_);
+  product(*matrices(layer).qkv, weights.qkv, kept_, qkv_->data(), GemmOutput::store);
   if (spec_.positions != PositionKind::rope && weights.q_norm == nullptr) return;
   RopeArgs rope = rope_args(layer);
   rope.q = qkv_->data();
@@ -107,9 +114,9 @@ void Model::finish(uint32_t layer) {
   const void* x = normed_->data();
   auto norm_input = [&] {
     if (weights.mlp_norm.weight == nullptr) {
-      x = kept_x_[layer % 2]->data();
+      x = kept_;
     } else {
-      norm(weights.mlp_norm, f32(hidden_), normed_->data(), rows_);
+      norm(weights.mlp_norm, hidden(), normed_->data(), batch_rows_);
     }
   };
   if (spec_.parallel_residual) norm_input();
@@ -120,7 +127,7 @@ void Model::finish(uint32_t layer) {
   activate.kind = spec_.activation;
   activate.x = gate_up_->data();
   activate.y = activated_ != nullptr ? activated_->data() : gate_up_->data();
-  activate.rows = rows_;
+  activate.rows = batch_rows_;
   activate.columns = spec_.ffn;
   backend_.activate(Queue::dense, activate);
   add_product(*matrices.down, weights.down, activate.y, weights.mlp_out_norm);
@@ -128,15 +135,15 @@ void Model::finish(uint32_t layer) {
 
 // hidden += product, or its norm.
 void Model::add_product(const Matrix& matrix, const LinearWeights& weights, const void* x, const NormWeights& out_norm) {
-  if (out_norm.weight == nullptr) return product(matrix, weights, x, hidden_->data(), GemmOutput::add_f32);
+  if (out_norm.weight == nullptr) return product(matrix, weights, x, hidden(), GemmOutput::add_f32);
   product(matrix, weights, x, added_->data(), GemmOutput::store_f32);
-  norm(out_norm, f32(added_), hidden_->data(), rows_, NormOutput::add_f32);
+  norm(out_norm, f32(added_), hidden(), batch_rows_, NormOutput::add_f32);
 }
 
 // The final norm gathers the wanted rows, a run of neighbours at a time, so that one product makes all logits.
 void Model::logits(std::span<const uint32_t> wanted, float* to) {
   if (wanted.empty()) return;
-  IOKV_ASSERT(wanted.back() < rows_);
+  IOKV_ASSERT(wanted.back() < rows_ && wanted.size() <= limits_.batch_rows);
   for (size_t first = 0, end; first < wanted.size(); first = end) {
     for (end = first + 1; end < wanted.size() && wanted[end] == wanted[end - 1] + 1;) ++end;
     norm(weights_.final_norm, f32(hidden_) + size_t{wanted[first]} * spec_.hidden,
@@ -175,7 +182,7 @@ void Model::product(const Matrix& matrix, const LinearWeights& weights, const vo
   args.bias = f32_or_null(weights.bias);
   args.x = x;
   args.y = y;
-  args.rows = rows_;
+  args.rows = batch_rows_;
   args.output = output;
   backend_.gemm(Queue::dense, args);
 }
@@ -225,11 +232,11 @@ struct Model::BufferSizes {
 };
 
 Model::BufferSizes Model::sizes_of(const ModelSpec& spec, DType compute, const ModelLimits& limits) {
-  const size_t rows = limits.max_rows, element = size_of(compute), row_bytes = rows * element;
+  const size_t rows = std::min(limits.batch_rows, limits.max_rows), element = size_of(compute), row_bytes = rows * element;
   const size_t kv_width = 2 * size_t{spec.kv_width()};
   const bool gated = is_gated(spec.activation);
   BufferSizes sizes;
-  sizes.hidden = rows * spec.hidden * sizeof(float);
+  sizes.hidden = size_t{limits.max_rows} * spec.hidden * sizeof(float);
   sizes.kept_x = sizes.normed = row_bytes * spec.hidden;
   sizes.qkv = row_bytes * (spec.q_width() + kv_width);
   sizes.attend_state = rows * spec.heads * attend_state_floats(spec.head_dim) * sizeof(float);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Model: the parts of a decoder's forward pass over the rows of a step, as backend operations. It owns the weights and
-// the activations of the rows; where K and V lie, and when they come to be there, is its caller's business
-// (daemon/runtime/pipeline.h), who calls begin, then for each layer project, recompute, store and attend as the Plan
-// says, and finish, then logits. The executor's thread runs it.
+// Model: the parts of a decoder's forward pass over the rows of a step, as backend operations. It owns the weights, the
+// hidden states of the step's rows and the activations of a micro-batch of them; where K and V lie, and when they come to
+// be there, is its caller's business (daemon/runtime/pipeline.h), who calls begin, then for each layer and micro-batch
+// project, recompute, store and attend as the Plan says, and finish, then logits. The executor's thread runs it.
 //
 // Invariants
-//  1. No call allocates: activations are sized for ModelLimits::max_rows.
+//  1. No call allocates: memory is sized for ModelLimits.
 //  2. A sequence's logits are the same bits whatever else is in the step, however its tokens were cut into steps,
 //     whichever of its K,V are recomputed, and however its pieces are cut into operations.
 //  3. Everything is issued to Queue::dense but recompute, which needs nothing of this step, and fetch_weights.
@@ -28,6 +28,7 @@ size_t block_bytes(const ModelSpec& spec, DType compute, BlockForm form);
 
 struct ModelLimits {
   uint32_t max_rows = 512;        // of a step
+  uint32_t batch_rows = UINT32_MAX;  // of a micro-batch; more than max_rows are as many as these
   uint32_t recompute_rows = 64;   // of one call of recompute; 0: nothing is ever recomputed
 };
 
@@ -45,16 +46,17 @@ class Model {
   uint64_t fetch_weights(uint32_t layer, uint32_t slot, WeightPart part) const;
   void use_slot(uint32_t slot) { slot_ = slot; }
 
-  // q, k and v of the rows, q rotated. `rotations` are the rows of the step with their positions, without blocks.
-  // Until the call for the layer after the next, kept_x(layer) is the input of the layer's K,V projection, [M, h].
-  void project(uint32_t layer, std::span<const RopeRun> rotations);
-  const std::byte* kept_x(uint32_t layer) const { return static_cast<std::byte*>(kept_x_[layer % 2]->data()); }
+  // The micro-batch begins: rows [first_row, first_row + rows) of the step, 0 < rows <= batch_rows, are rows 0 ... of the
+  // calls up to finish. q, k and v of them, q rotated. `rotations` are the rows with their positions, without blocks. Until
+  // the call after the next one kept_x(keep) is the input of the K,V projection, [rows, h]; keep is 0 and 1 in turn.
+  void project(uint32_t layer, uint32_t first_row, uint32_t rows, uint32_t keep, std::span<const RopeRun> rotations);
+  const std::byte* kept_x(uint32_t keep) const { return static_cast<std::byte*>(kept_x_[keep]->data()); }
 
   // K,V of rows of X, [rows, h] with rows <= recompute_rows, to the blocks of `runs`: the bits that project and store
   // gave when the rows were new. On Queue::recompute.
   void recompute(uint32_t layer, const void* x, uint32_t rows, std::span<const RopeRun> runs);
 
-  // K,V of the layer and of rows of the step to the blocks of `runs`, K rotated.
+  // K,V of the layer and of rows of the micro-batch to the blocks of `runs`, K rotated.
   void store(uint32_t layer, std::span<const RopeRun> runs);
 
   // Attention of the rows of the spans over a run of pieces each; see AttendArgs.
@@ -63,7 +65,7 @@ class Model {
   // The output projection of what was attended, and the rest of the layer.
   void finish(uint32_t layer);
 
-  // Of the step's rows named (ascending, host array), f32 [rows.size(), vocab] in device memory.
+  // Of the step's rows named (ascending, host array, no more than batch_rows), f32 [rows.size(), vocab] in device memory.
   void logits(std::span<const uint32_t> rows, float* to);
 
   // What make takes beside the weights.
@@ -92,11 +94,15 @@ class Model {
   const size_t element_bytes_;      // of the compute type
   const uint32_t qkv_width_;        // (heads + 2·kv_heads)·d
   uint32_t rows_ = 0;               // M of the step
+  uint32_t first_row_ = 0, batch_rows_ = 0;  // of the micro-batch
+  void* kept_ = nullptr;                     // its kept_x
   uint32_t slot_ = 0;               // where the layer's weights are, if it streams
 
-  // Device buffers, M = max_rows; compute type unless f32.
-  std::unique_ptr<DeviceMemory> hidden_;        // [M, h] f32, the residual
-  std::unique_ptr<DeviceMemory> kept_x_[2];     // [M, h] of even and of odd layers
+  float* hidden() const;            // of the micro-batch
+
+  // Device buffers, M = batch_rows; compute type unless f32.
+  std::unique_ptr<DeviceMemory> hidden_;        // [max_rows, h] f32, the residual
+  std::unique_ptr<DeviceMemory> kept_x_[2];     // [M, h] of micro-batches in turn
   std::unique_ptr<DeviceMemory> normed_;        // [M, h]
   std::unique_ptr<DeviceMemory> qkv_;           // [M, qkv_width]
   std::unique_ptr<DeviceMemory> attend_state_;  // [M, heads, attend_state_floats] f32

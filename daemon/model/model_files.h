@@ -42,6 +42,7 @@ class ModelFiles {
   // All tensors' bytes as stored: what a step at batch 1 must read at least once.
   uint64_t stored_bytes() const { return tensors_.stored_bytes(); }
   StoredType main_type() const { return tensors_.main_type(); }
+  const TensorFile& tensors() const { return tensors_; }
 
   // Identifies the model between a daemon and its clients, not against an adversary. Covers config or metadata, every
   // tensor's name, type, shape and size, and 64 bytes at the start, middle and end of each tensor: cheap, because it

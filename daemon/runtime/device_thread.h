@@ -23,10 +23,16 @@
 
 namespace iokv {
 
+// What loading took the time for.
+struct LoadTimes {
+  uint64_t pool_ns = 0, weights_ns = 0, profile_ns = 0;
+};
+
 struct LoadedDevice {
   std::unique_ptr<DeviceMemory> resident;  // cached tokens that stay on the device, or null; the executor reads them
   std::unique_ptr<Executor> executor;
   Profile profile;
+  LoadTimes times;
 };
 
 class DeviceThread {
@@ -47,6 +53,7 @@ class DeviceThread {
   // With State::ready.
   const Model& model() const { return device_.executor->model(); }
   const Profile& profile() const { return device_.profile; }
+  const LoadTimes& load_times() const { return device_.times; }
 
   // Conductor's thread. At most kQueued Plans may be out.
   void issue(Plan* plan);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <span>
 #include <utility>
 
 #include "daemon/base/difference.h"
@@ -31,6 +32,7 @@ void PinnedFloats::release() {
 Result<std::unique_ptr<Executor>> Executor::make(Backend& backend, std::unique_ptr<Model> model,
                                                  const PipelineOptions& options, const ExecutorLimits& limits) {
   IOKV_ASSERT(limits.max_rows <= model->limits().max_rows && limits.max_draws <= limits.max_rows);
+  IOKV_ASSERT(limits.max_draws <= model->limits().batch_rows && options.staging.batch_rows <= model->limits().batch_rows);
   std::unique_ptr<Executor> executor(new Executor(backend, std::move(model), limits));
   IOKV_TRY_ASSIGN(executor->pipeline_, Pipeline::make(backend, *executor->model_, options));
   const size_t bytes = size_t{limits.max_draws} * executor->model_->spec().vocab * sizeof(float);
@@ -78,6 +80,7 @@ void Executor::fill_in_tokens(Plan& plan) {
     if (!span.token_from_draw) continue;
     IOKV_ASSERT(span.rows == 1 && span.slot < latest_draw_.size());
     plan.tokens[span.first_row] = latest_draw_[span.slot];
+    if (span.history.count > 0) plan.history[span.history.first + span.history.count - 1] = latest_draw_[span.slot];
   }
 }
 
@@ -85,24 +88,37 @@ Status Executor::draw(Plan& plan) {
   const uint32_t vocab = model_->spec().vocab;
   const float* logits = static_cast<const float*>(logits_->data());
   sample_rows_.clear();
-  for (uint32_t i = 0; i < plan.draws.size(); i++) {
-    sample_rows_.push_back({plan.draws[i].params, i, plan.draws[i].position});
+  uint32_t tops = 0;
+  for (const PlanDraw& draw : plan.draws) {
+    SampleRow row{draw.params, static_cast<uint32_t>(sample_rows_.size()), draw.position};
+    row.repeated = std::span(plan.history).subspan(draw.repeated.first, draw.repeated.count);
+    row.counted = std::span(plan.history).subspan(draw.counted.first, draw.counted.count);
+    row.biases = std::span(plan.biases).subspan(draw.biases.first, draw.biases.count);
+    if (draw.mask != kNoMask) row.mask = plan.masks.data() + draw.mask;
+    row.top = draw.top;
+    tops += draw.top;
+    sample_rows_.push_back(row);
   }
+  if (tops > tops_.size()) tops_.resize(tops);
   SampleArgs args;
   args.logits = logits;
   args.vocab = vocab;
   args.rows = sample_rows_;
   args.tokens = drawn_tokens_.data();
   args.logprobs = drawn_logprobs_.data();
+  args.tops = tops_.data();
   if (!plan.draws.empty()) backend_.sample(Queue::dense, args);
   const Ticket end = backend_.record(Queue::dense);
   IOKV_TRY(pipeline_->follow());
   IOKV_TRY(backend_.poll(end, true));
   plan.measured.ended_ns = backend_.reached_ns(end);
   IOKV_TRY(keep_logits(plan));
+  auto top = tops_.begin();
   for (uint32_t i = 0; i < plan.draws.size(); i++) {
     plan.draws[i].token = drawn_tokens_[i];
     plan.draws[i].logprob = drawn_logprobs_[i];
+    plan.draws[i].tops.assign(top, top + plan.draws[i].top);
+    top += plan.draws[i].top;
   }
   for (const PlanSpan& span : plan.spans) {
     if (span.draws == 0 || span.slot == kNoSlot) continue;

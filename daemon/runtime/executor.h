@@ -4,7 +4,8 @@
 //
 // Invariants
 //  1. A Plan's results depend on the Plan, the pool's contents and the draws of earlier Plans only.
-//  2. run allocates nothing once the largest step has been seen, except for a Plan's copy of logits that it keeps.
+//  2. run allocates nothing once the largest step has been seen, except for a Plan's copies of logits and of most
+//     probable tokens.
 //  3. When a Plan has run, all that it writes back to the host pool is there.
 #pragma once
 
@@ -80,6 +81,7 @@ class Executor {
   std::vector<SampleRow> sample_rows_;    // [draws]
   std::vector<int32_t> drawn_tokens_;     // [max_draws]
   std::vector<float> drawn_logprobs_;     // [max_draws]
+  std::vector<TokenLogprob> tops_;        // [sum of what the draws want]
 };
 
 }  // namespace iokv

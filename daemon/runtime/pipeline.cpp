@@ -40,8 +40,7 @@ void Pipeline::run(const Plan& plan, const Next& next) {
   Flight& flight = flights_[running_];
   if (flight.plan != &plan) take_off(flight, plan);
   std::copy(appended_.begin(), appended_.end(), appended_before_.begin());
-  rotations_.clear();
-  for (const PlanSpan& span : plan.spans) rotations_.push_back({span.first_row, span.rows, span.first_position, nullptr, 0});
+  list_rotations(plan);
   for (compute_layer_ = 0; compute_layer_ < layers_; ++compute_layer_) {
     model_.use_slot(weight_slot(flight, compute_layer_));
     for (uint32_t index = 0; index < plan.ops.size(); ++index) {
@@ -60,6 +59,7 @@ Status Pipeline::follow() {
     const std::span<const IssuedOp> issued = std::span(flight.issued).subspan(layer * ops, ops);
     IOKV_TRY(backend_.poll(issued.back().end, true));
     for (const IssuedOp& op : issued) {
+      if (op.end.value == 0) continue;  // nothing was issued
       IOKV_TRY_ASSIGN(const bool ended, backend_.poll(op.end, false));
       if (!ended) continue;  // a write-back may be under way
       (void)backend_.reached_ns(op.begin);
@@ -130,7 +130,7 @@ void Pipeline::trace(Plan& plan) {
   Flight& flight = flights_[running_];
   const std::array<uint64_t, kQueues> latest = latest_tickets(flight);
   auto tokens_of = [&](const PlanOp& op) {
-    if (op.kind == OpKind::project || op.kind == OpKind::finish) return static_cast<uint32_t>(plan.tokens.size());
+    if (op.kind == OpKind::project || op.kind == OpKind::finish) return plan.batches[op.batch].rows;
     uint32_t tokens = op.tokens;
     for (uint32_t i = op.first; i < op.first + op.count; ++i) {
       if (op.kind == OpKind::store || op.kind == OpKind::append) tokens += plan.stores[i].rows;
@@ -195,7 +195,7 @@ void Pipeline::take_off(Flight& flight, const Plan& plan) {
     const PlanOp& op = plan.ops[index];
     if (op.kind == OpKind::recompute) flight.last_recompute[op.round] = index;
     flight.appends |= op.kind == OpKind::append;
-    if (op.kind == OpKind::project) flight.project = index;
+    if (op.kind == OpKind::project && op.batch == 0) flight.project = index;
   }
   flight.issued.assign(plan.ops.size() * layers_, {});
   flight.fetch_layer = flight.fetch_op = 0;
@@ -240,6 +240,11 @@ bool Pipeline::may_fetch(const Flight& flight, const PlanOp& op) const {
   // What the running Plan writes back to the layer has to be issued before the next one's wait for it.
   const Flight& running = flights_[running_];
   if (&flight != &running && running.appends && layer >= compute_layer_) return false;
+  // Nor has what an earlier micro-batch writes back, where this one reads it again.
+  for (const PlanWait& wait : op.after) {
+    if (wait.what != PlanWait::For::operation) continue;
+    if (flight.issued[size_t{layer} * flight.plan->ops.size() + wait.op].end.value == 0) return false;
+  }
   if (op.kind == OpKind::fetch_x) return flight.x_round(layer, op.round) < x_released_ + x_free_.size();
   return flight.kv_round(layer, op.round) < kv_released_ + kv_free_.size();
 }
@@ -252,7 +257,7 @@ void Pipeline::issue(Flight& flight, uint32_t layer, uint32_t index) {
   const uint64_t bytes_before = flight.h2d_bytes + flight.d2h_bytes;
   issued.begin = backend_.record(op.queue);
   switch (op.kind) {
-    case OpKind::project: model_.project(layer, rotations_); break;
+    case OpKind::project: project(flight, layer, op); break;
     case OpKind::fetch_x: fetch_x(flight, layer, op); break;
     case OpKind::fetch_kv: fetch_kv(flight, layer, op); break;
     case OpKind::recompute: recompute(flight, layer, op); break;
@@ -286,7 +291,7 @@ void Pipeline::wait_for(Flight& flight, uint32_t layer, const PlanOp& op) {
         wait(op.queue, running ? appended_before_[layer] : appended_[layer]);
         break;
       }
-      case PlanWait::For::kept_x: wait(op.queue, kept_free_[layer % 2]); break;
+      case PlanWait::For::kept_x: wait(op.queue, kept_free_[keep_]); break;
       case PlanWait::For::weight_slot: wait(op.queue, weights_free_[weight_slot(flight, layer)]); break;
     }
   }
@@ -305,13 +310,15 @@ void Pipeline::release(Flight& flight, uint32_t layer, uint32_t index) {
     x_free_[x_slot(flight, layer, op.round)] = end;
     ++x_released_;
   }
-  if (op.kind == OpKind::finish && options_.staging.weights.layers.streams(layer)) {
+  const bool ends_layer = op.kind == OpKind::finish && op.batch + 1u == plan.batches.size();
+  if (ends_layer && options_.staging.weights.layers.streams(layer)) {
     weights_free_[weight_slot(flight, layer)] = end;
     ++weights_released_;
   }
   if (op.kind == OpKind::append) {
-    appended_[layer] = kept_free_[layer % 2] = last_append_ = end;
+    appended_[layer] = kept_free_[keep_] = last_append_ = end;
   }
+  if (op.kind == OpKind::finish) keep_ ^= 1;
   if ((op.kind != OpKind::attend && op.kind != OpKind::append) || plan.rounds[op.round].areas == 0) return;
   KvFree& free = kv_free_[kv_slot(flight, layer, op.round)];
   if (op.kind == OpKind::attend) free = {end, {}};
@@ -401,6 +408,34 @@ uint64_t total_bytes(const std::vector<CopyRun>& runs) {
 
 }  // namespace
 
+void Pipeline::list_rotations(const Plan& plan) {
+  rotations_.clear();
+  first_rotation_.assign(1, 0);
+  size_t first_span = 0;
+  for (const PlanBatch& batch : plan.batches) {
+    for (size_t i = first_span; i < plan.spans.size(); ++i) {
+      const SpanPart part = part_of(plan.spans[i], batch);
+      if (part.rows == 0 && plan.spans[i].first_row >= batch.first_row + batch.rows) break;
+      if (part.rows == 0) continue;
+      first_span = i;
+      rotations_.push_back({part.first_row - batch.first_row, part.rows, part.first_position, nullptr, 0});
+    }
+    first_rotation_.push_back(rotations_.size());
+  }
+}
+
+void Pipeline::project(const Flight& flight, uint32_t layer, const PlanOp& op) {
+  const PlanBatch& batch = flight.plan->batches[op.batch];
+  const size_t first = first_rotation_[op.batch], end = first_rotation_[op.batch + 1u];
+  model_.project(layer, batch.first_row, batch.rows, keep_, std::span(rotations_).subspan(first, end - first));
+}
+
+// Where new rows' K,V are.
+std::byte* Pipeline::area_of(const Flight& flight, uint32_t layer, uint32_t round, const PlanStore& store) const {
+  if (store.device_id != kNoBlock) return options_.device.block(layer, store.device_id);
+  return store.kept ? staging_->kept_area(store.area) : staging_->area(kv_slot(flight, layer, round), store.area);
+}
+
 void Pipeline::fetch_weights(Flight& flight, uint32_t layer, WeightPart part) {
   flight.h2d_bytes += model_.fetch_weights(layer, weight_slot(flight, layer), part);
 }
@@ -474,12 +509,12 @@ void Pipeline::recompute(Flight& flight, uint32_t layer, const PlanOp& op) {
 }
 
 void Pipeline::store(Flight& flight, uint32_t layer, const PlanOp& op) {
+  const uint32_t first_row = flight.plan->batches[op.batch].first_row;
   rope_runs_.clear();
   for (uint32_t i = op.first; i < op.first + op.count; ++i) {
     const PlanStore& store = flight.plan->stores[i];
-    std::byte* to = store.device_id != kNoBlock ? options_.device.block(layer, store.device_id)
-                                                : staging_->area(kv_slot(flight, layer, op.round), store.area);
-    rope_runs_.push_back({store.row, store.rows, store.position, to, 0});
+    std::byte* to = area_of(flight, layer, op.round, store);
+    rope_runs_.push_back({store.row - first_row, store.rows, store.position, to, 0});
   }
   model_.store(layer, rope_runs_);
   copies_.clear();
@@ -488,7 +523,7 @@ void Pipeline::store(Flight& flight, uint32_t layer, const PlanOp& op) {
     if (store.device_x_id == kNoBlock) continue;
     const size_t row_bytes = staging_->x_row_bytes();
     add_run(copies_, options_.device.block(layer, store.device_x_id) + store.position % kBlockTokens * row_bytes,
-            model_.kept_x(layer) + store.row * row_bytes, store.rows * row_bytes);
+            model_.kept_x(keep_) + (store.row - first_row) * row_bytes, store.rows * row_bytes);
   }
   if (!copies_.empty()) backend_.copy(Queue::dense, copies_);
 }
@@ -499,14 +534,16 @@ void Pipeline::attend(Flight& flight, uint32_t layer, const PlanOp& op) {
   for (uint32_t i = op.first; i < op.first + op.count; ++i) {
     const PlanAttend& pieces = plan.attends[i];
     if (i == op.first || plan.attends[i - 1].span != pieces.span) {
-      const PlanSpan& span = plan.spans[pieces.span];
-      attend_spans_.push_back({span.first_row, span.rows, span.first_position, pieces.first_piece, {}});
+      const PlanBatch& batch = plan.batches[op.batch];
+      const SpanPart part = part_of(plan.spans[pieces.span], batch);
+      attend_spans_.push_back({part.first_row - batch.first_row, part.rows, part.first_position, pieces.first_piece, {}});
       first_address_.push_back(addresses_.size());
     }
     for (uint32_t piece = 0; piece < pieces.pieces; ++piece) {
       addresses_.push_back(pieces.device_id != kNoBlock
                                ? options_.device.block(layer, pieces.device_id + piece * options_.staging.kv_units)
-                               : staging_->area(kv_slot(flight, layer, op.round), pieces.area + piece));
+                           : pieces.kept ? staging_->kept_area(pieces.area + piece)
+                                         : staging_->area(kv_slot(flight, layer, op.round), pieces.area + piece));
     }
   }
   for (size_t i = 0; i < attend_spans_.size(); ++i) {
@@ -519,18 +556,16 @@ void Pipeline::attend(Flight& flight, uint32_t layer, const PlanOp& op) {
 // New rows to their blocks: X from what the projection read, K,V from where attention found them.
 void Pipeline::append(Flight& flight, uint32_t layer, const PlanOp& op) {
   const size_t row_bytes = staging_->x_row_bytes();
+  const uint32_t first_row = flight.plan->batches[op.batch].first_row;
   copies_.clear();
   for (uint32_t i = op.first; i < op.first + op.count; ++i) {
     const PlanStore& store = flight.plan->stores[i];
     std::byte* block = options_.host.block(layer, store.id);
     const uint32_t token = store.position % kBlockTokens;
     if (store.form == BlockForm::x) {
-      add_run(copies_, block + token * row_bytes, model_.kept_x(layer) + store.row * row_bytes, store.rows * row_bytes);
+      add_run(copies_, block + token * row_bytes, model_.kept_x(keep_) + (store.row - first_row) * row_bytes, store.rows * row_bytes);
     } else if (!options_.staging.in_place) {
-      const std::byte* from = store.device_id != kNoBlock
-                                  ? options_.device.block(layer, store.device_id)
-                                  : staging_->area(kv_slot(flight, layer, op.round), store.area);
-      add_tokens(block, from, token, store.rows);
+      add_tokens(block, area_of(flight, layer, op.round, store), token, store.rows);
     }
   }
   if (op.queue == Queue::d2h) flight.d2h_bytes += total_bytes(copies_);

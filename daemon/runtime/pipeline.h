@@ -136,6 +136,9 @@ class Pipeline {
   void store(Flight& flight, uint32_t layer, const PlanOp& op);
   void attend(Flight& flight, uint32_t layer, const PlanOp& op);
   void append(Flight& flight, uint32_t layer, const PlanOp& op);
+  void project(const Flight& flight, uint32_t layer, const PlanOp& op);
+  void list_rotations(const Plan& plan);
+  std::byte* area_of(const Flight& flight, uint32_t layer, uint32_t round, const PlanStore& store) const;
   void add_tokens(std::byte* to, const std::byte* from, uint32_t first_token, uint32_t tokens);
   uint32_t x_slot(const Flight& flight, uint32_t layer, uint32_t round) const;
   uint32_t kv_slot(const Flight& flight, uint32_t layer, uint32_t round) const;
@@ -162,6 +165,7 @@ class Pipeline {
   std::vector<Ticket> appended_;       // [layers] the latest write-back to the layer's part of the pool ...
   std::vector<Ticket> appended_before_;  // ... and the latest of those of the Plans ahead of the running one
   std::array<Ticket, 2> kept_free_;    // the latest write-back out of each of the model's kept_x
+  uint32_t keep_ = 0;                  // which of them the micro-batch has
   Ticket last_append_;
   Ticket begun_;                       // before the running Plan's embedding
   std::vector<std::pair<uint64_t, uint64_t>> device_times_;  // of a Plan that has run
@@ -169,7 +173,8 @@ class Pipeline {
   // Arguments of one operation.
   std::vector<CopyRun> copies_;
   std::vector<RopeRun> rope_runs_;
-  std::vector<RopeRun> rotations_;     // of the running Plan
+  std::vector<RopeRun> rotations_;     // of the running Plan's micro-batches, one behind the other
+  std::vector<size_t> first_rotation_; // of each, and the end
   std::vector<const void*> addresses_;
   std::vector<AttendSpan> attend_spans_;
   std::vector<size_t> first_address_;

@@ -30,8 +30,8 @@ Result<StagingShape> choose_staging(const ModelSpec& spec, DType compute, const 
 }
 
 uint64_t staging_bytes(const ModelSpec& spec, DType compute, const StagingShape& shape) {
-  return uint64_t{shape.slot_blocks} * (shape.kv_slots * block_bytes(spec, compute, BlockForm::kv) +
-                                        shape.x_slots * block_bytes(spec, compute, BlockForm::x));
+  const uint64_t kv_bytes = block_bytes(spec, compute, BlockForm::kv), x_bytes = block_bytes(spec, compute, BlockForm::x);
+  return shape.slot_blocks * (shape.kv_slots * kv_bytes + shape.x_slots * x_bytes) + shape.kept_blocks * kv_bytes;
 }
 
 Result<std::unique_ptr<Staging>> Staging::make(Backend& backend, const ModelSpec& spec, const StagingShape& shape) {
@@ -41,6 +41,9 @@ Result<std::unique_ptr<Staging>> Staging::make(Backend& backend, const ModelSpec
   staging->x_row_bytes_ = spec.hidden * size_of(compute);
   staging->x_slot_rows_ = shape.in_place ? 1 : shape.slot_blocks * kBlockTokens;
   IOKV_TRY_ASSIGN(staging->kv_, backend.alloc(size_t{shape.kv_slots} * shape.slot_blocks * staging->kv_block_bytes_));
+  if (shape.kept_blocks > 0) {
+    IOKV_TRY_ASSIGN(staging->kept_, backend.alloc(shape.kept_blocks * staging->kv_block_bytes_));
+  }
   IOKV_TRY_ASSIGN(staging->x_, backend.alloc(size_t{shape.x_slots} * staging->x_slot_rows_ * staging->x_row_bytes_));
   return staging;
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The staging ring: device memory through which cached tokens pass on their way to attention, constant in size whatever
 // the batch and the context. K,V slots hold areas of a block's K,V each, X slots as many tokens' X. Rounds take slots in
-// turn, across layers and Plans. The executor's thread.
+// turn, across layers and Plans. Beside it lies what a layer keeps of new K,V for its later micro-batches. The executor's
+// thread.
 #pragma once
 
 #include <cstddef>
@@ -41,10 +42,13 @@ class Staging {
   std::byte* area(uint32_t slot, uint32_t index) const {
     return static_cast<std::byte*>(kv_->data()) + (size_t{slot} * shape_.slot_blocks + index) * kv_block_bytes_;
   }
+  std::byte* kept_area(uint32_t index) const {
+    return static_cast<std::byte*>(kept_->data()) + size_t{index} * kv_block_bytes_;
+  }
   size_t kv_block_bytes() const { return kv_block_bytes_; }
   size_t x_row_bytes() const { return x_row_bytes_; }
   const StagingShape& shape() const { return shape_; }
-  uint64_t bytes() const { return kv_->size_bytes() + x_->size_bytes(); }
+  uint64_t bytes() const { return kv_->size_bytes() + x_->size_bytes() + (kept_ == nullptr ? 0 : kept_->size_bytes()); }
 
  private:
   explicit Staging(const StagingShape& shape) : shape_(shape) {}
@@ -53,6 +57,7 @@ class Staging {
   uint32_t x_slot_rows_ = 0;
   size_t kv_block_bytes_ = 0, x_row_bytes_ = 0;
   std::unique_ptr<DeviceMemory> kv_;  // [kv_slots][slot_blocks] blocks of K,V
+  std::unique_ptr<DeviceMemory> kept_;  // [kept_blocks] blocks of K,V that a layer keeps for later micro-batches, or null
   std::unique_ptr<DeviceMemory> x_;   // [x_slots][slot_blocks · kBlockTokens, h]
 };
 

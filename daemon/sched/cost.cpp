@@ -29,7 +29,8 @@ LayerTimes times_of(const Profile& profile, const CacheShape& shape, const Layer
   times.weights = h2d(work.weight_bytes);
   times.d2h = profile.d2h.at(static_cast<double>(work.new_x * shape.x_bytes + work.new_kv * shape.kv_bytes));
   times.recompute = profile.recompute.at(static_cast<double>(work.x_host + work.x_device));
-  times.dense = profile.dense.at(static_cast<double>(work.rows)) +
+  const auto batches = static_cast<double>(work.batches);
+  times.dense = batches * profile.dense.at(static_cast<double>(work.rows) / batches) +
                 profile.attention_ns(static_cast<double>(work.attended), static_cast<double>(work.products));
   return times;
 }

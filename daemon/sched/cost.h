@@ -15,7 +15,8 @@ namespace iokv {
 // One layer of a step.
 struct LayerWork {
   uint64_t rows = 0;               // tokens of the step
-  uint64_t attended = 0;           // tokens: over all sequences, the context that a sequence's rows attend to together
+  uint64_t batches = 1;            // micro-batches that they are computed in
+  uint64_t attended = 0;           // tokens: over all sequences, the context that rows of one micro-batch attend to together
   uint64_t products = 0;           // tokens: over all rows, the context that each attends to
   uint64_t x_host = 0;             // tokens whose X crosses the link and whose K,V are recomputed
   uint64_t kv_host = 0;            // tokens whose K,V cross the link

@@ -9,15 +9,22 @@
 // by recomputing them from X, into the areas of a slot of the staging ring, and attention goes over the slot. While one
 // round is attended to, the link fills the slots behind it, those of the next layer and of the next Plan included.
 //
+// Micro-batches. A step of more rows than the device computes at once is cut into several, which go through a layer one
+// behind the other before the next layer begins: its weights are read, or brought, once for all of them. A span may be
+// cut, at the end of a block: later rows attend to K,V of earlier ones where these have been kept for the layer's time,
+// and else fetch what was written back. The program is that of all micro-batches, each with rounds of its own.
+//
 // Invariants
 //  1. Plans run in the order in which they were issued. A span with token_from_draw reads what the latest earlier Plan
 //     with a span of the same slot has drawn.
 //  2. The runs of a span cover the blocks of positions [0, first_position + rows); rows are written to blocks that no
 //     other sequence refers to.
-//  3. Of a span pieces are attended to in position order, and none of them twice in one round's attention.
+//  3. Of a span's rows in a micro-batch pieces are attended to in position order, and none of them twice in one round's
+//     attention.
 //  4. Vectors keep their capacity when a Plan is used again: the steady state does not allocate.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <string>
@@ -33,6 +40,7 @@ namespace iokv {
 inline constexpr uint32_t kNoBlock = UINT32_MAX;
 inline constexpr uint32_t kNoSlot = UINT32_MAX;
 inline constexpr uint32_t kNoDraw = UINT32_MAX;
+inline constexpr uint32_t kNoMask = UINT32_MAX;
 
 // Consecutive blocks of one sequence whose ids follow each other, each a block's units behind the one before it.
 struct BlockRun {
@@ -57,6 +65,11 @@ struct RingLoad {
   bool operator==(const RingLoad&) const = default;
 };
 
+// A part of one of a Plan's arrays.
+struct PlanSlice {
+  uint32_t first = 0, count = 0;
+};
+
 // Consecutive rows of the step that belong to one sequence: positions first_position, first_position + 1, ...
 struct PlanSpan {
   uint32_t slot = 0;             // of the sequence, in the conductor's table; kNoSlot: an audit's rows
@@ -68,7 +81,9 @@ struct PlanSpan {
   uint32_t first_run = 0, runs = 0;    // in Plan::runs
   RingLoad load;                       // of the runs, about; 0 where nobody says
   uint32_t first_draw = 0, draws = 0;  // in Plan::draws; the rows drawn at are the span's last `draws` rows
-  bool token_from_draw = false;  // rows == 1, and its token is what the slot's latest draw gave
+  bool token_from_draw = false;  // rows == 1, and its token is what the slot's latest draw gave; so is then the last of
+                                 // its history
+  PlanSlice history;             // in Plan::history: tokens up to the span's last row that its draws have to know
   bool decode = false;           // its one token was sampled in the step before: counted apart from prefill
 };
 
@@ -76,11 +91,16 @@ struct PlanDraw {
   uint32_t row = 0;
   uint64_t position = 0;         // of the token drawn
   SampleParams params;
+  PlanSlice repeated, counted;   // in Plan::history, as SampleRow has them
+  PlanSlice biases;              // in Plan::biases
+  uint32_t mask = kNoMask;       // its first word in Plan::masks
+  uint32_t top = 0;              // most probable tokens wanted
   bool keep_logits = false;
   // Results
   int32_t token = 0;
   float logprob = 0;
   std::vector<float> logits;     // [vocab] if keep_logits, else empty
+  std::vector<TokenLogprob> tops;  // [top]
 };
 
 // ---- the program ----------------------------------------------------------------------------------------------------
@@ -101,25 +121,45 @@ struct PlanPart {
 struct PlanStore {
   uint32_t row = 0, rows = 0;    // of the step
   uint32_t position = 0;         // of the first row
-  uint32_t area = 0;             // in the round's slot; not used where device_id is a block
+  uint32_t area = 0;             // in the round's slot, or of the kept K,V; not used where device_id is a block
   uint32_t device_id = kNoBlock;
   uint32_t id = 0;               // block of the host pool
   BlockForm form = BlockForm::kv;         // in the host pool
   BlockForm device_form = BlockForm::kv;  // of the copy on the device, if there is one
+  bool kept = false;             // the area is one of those that keep K,V for the layer's later micro-batches
   uint32_t device_x_id = kNoBlock;        // the copy, where it is X and not the host's block itself
 };
 
-// Pieces of a span that lie behind each other, in areas of a round's slot or in resident K,V blocks.
+// Pieces of a span that lie behind each other, in areas of a round's slot, in areas of kept K,V, or in resident K,V
+// blocks; for its rows in the operation's micro-batch.
 struct PlanAttend {
   uint32_t round = 0;
   uint32_t span = 0;
   uint32_t first_piece = 0, pieces = 0;
   uint32_t area = 0;
   uint32_t device_id = kNoBlock;
+  bool kept = false;
 };
 
+// Rows of the step that go through a layer together.
+struct PlanBatch {
+  uint32_t first_row = 0, rows = 0;
+};
+
+// What a span has of a micro-batch; rows == 0: nothing.
+struct SpanPart {
+  uint32_t first_row = 0, rows = 0;  // of the step
+  uint32_t first_position = 0;
+};
+inline SpanPart part_of(const PlanSpan& span, const PlanBatch& batch) {
+  const uint32_t begin = std::max(span.first_row, batch.first_row);
+  const uint32_t end = std::min(span.first_row + span.rows, batch.first_row + batch.rows);
+  if (begin >= end) return {};
+  return {begin, end - begin, span.first_position + (begin - span.first_row)};
+}
+
 enum class OpKind : uint8_t {
-  project,    // norm, q, k and v of the step's rows, q rotated
+  project,    // norm, q, k and v of the micro-batch's rows, q rotated
   fetch_x,    // parts' X into the slot's X                             h2d
   fetch_kv,   // parts' K,V into areas                                  h2d
   recompute,  // K,V of parts from the slot's X, or from resident X     recompute
@@ -128,7 +168,7 @@ enum class OpKind : uint8_t {
   append,     // new rows to the host pool                              d2h
   fetch_kv_weights,  // W_K and W_V of a layer that streams             h2d
   fetch_weights,     // its other matrices                              h2d
-  finish      // output projection and the rest of the layer
+  finish      // output projection and the rest of the layer, of the micro-batch
 };
 const char* name_of(OpKind kind);
 
@@ -140,7 +180,7 @@ struct PlanWait {
     x_slot,     // that recomputation has read what was last in the X slot
     kv_slot,    // that attention and write-back have read what was last in the K,V slot
     appended,   // all that earlier Plans have written back to this layer's part of the host pool
-    kept_x,     // that the X of the layer before the last one has been written back: it shares a buffer with this one's
+    kept_x,     // that the X of the projection before the last one has been written back: it shares a buffer with this one's
     weight_slot // that the layer whose weights were last in the slot of the weight ring has finished
   } what = For::nothing;
   uint32_t op = 0;
@@ -149,7 +189,8 @@ struct PlanWait {
 struct PlanOp {
   OpKind kind = OpKind::project;
   Queue queue = Queue::dense;
-  uint32_t round = 0;            // of no meaning for project and finish
+  uint16_t batch = 0;            // the micro-batch
+  uint32_t round = 0;            // of no meaning for project, finish and weights
   uint32_t first = 0, count = 0; // of parts, stores or attends
   uint32_t tokens = 0;           // of the parts
   std::array<PlanWait, 3> after{};
@@ -190,6 +231,9 @@ struct Plan {
   std::vector<uint32_t> positions;  // [rows]
   std::vector<BlockRun> runs;    // of all spans
   std::vector<PlanDraw> draws;
+  std::vector<int32_t> history;  // of all spans
+  std::vector<TokenBias> biases; // of all draws; those of a span share them
+  std::vector<uint32_t> masks;   // of all draws
   uint32_t clients = 0;          // distinct clients among the spans
   uint32_t audited_draw = kNoDraw;  // whose logits are kept to be compared: daemon/audit.h ...
   bool audited_only = false;        // ... and for nothing else
@@ -197,9 +241,11 @@ struct Plan {
 
   // The program: see plan_build.h.
   std::vector<PlanRound> rounds;
-  // Of a round together, rounds in order; finish last, and project first where no weights stream. Where they do, W_K and
-  // W_V are fetched first of all, for the first round's X to be recomputed while the others are on the wire; these follow
-  // that X, and project follows them. In a layer whose weights stay both fetches do nothing, and end at once.
+  std::vector<PlanBatch> batches;  // all rows, in order
+  // Micro-batches in order; of each project first, finish last, and of a round together, rounds in order. Where weights
+  // stream, W_K and W_V are fetched first of all, for the first round's X to be recomputed while the others are on the
+  // wire; these follow that X, and the first project follows them. In a layer whose weights stay both fetches do nothing,
+  // and end at once.
   std::vector<PlanOp> ops;
   std::vector<PlanPart> parts;
   std::vector<PlanStore> stores;
@@ -217,7 +263,8 @@ struct Plan {
 
   void clear() {
     spans.clear(), tokens.clear(), positions.clear(), runs.clear(), draws.clear();
-    rounds.clear(), ops.clear(), parts.clear(), stores.clear(), attends.clear();
+    history.clear(), biases.clear(), masks.clear();
+    rounds.clear(), ops.clear(), parts.clear(), stores.clear(), attends.clear(), batches.clear();
     clients = 0, taken_ns = started_ns = ended_ns = 0;
     audited_draw = kNoDraw, audited_only = false;
     work = {}, predicted = {}, fit = 0, measured = {};

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <span>
 #include <utility>
 
 #include "daemon/base/assert.h"
@@ -43,15 +44,89 @@ PlanBuilder::PlanBuilder(const StagingShape& shape) : shape_(shape) {
 
 void PlanBuilder::build(Plan& plan) {
   begin(plan);
-  order_spans();
-  for (uint32_t span : order_) emit_span(span);
-  close_round();
+  cut_batches();
+  for (uint32_t batch = 0; batch < plan.batches.size(); ++batch) build_batch(batch);
   finish();
+}
+
+// All rows in as few micro-batches as there can be, spans cut at the ends of blocks.
+void PlanBuilder::cut_batches() {
+  PlanBatch open;
+  uint32_t span_index = 0;
+  for (const PlanSpan& span : plan_->spans) {
+    for (uint32_t done = 0; done < span.rows;) {
+      const uint32_t room = shape_.batch_rows - open.rows, left = span.rows - done;
+      uint32_t rows = std::min(left, room);
+      if (rows < left) {
+        const uint32_t position = span.first_position + done, end = (position + rows) / kBlockTokens * kBlockTokens;
+        rows = end > position ? end - position : 0;
+      }
+      open.rows += rows;
+      done += rows;
+      if (done == span.rows) break;
+      IOKV_ASSERT(open.rows > 0);  // batch_rows hold a block
+      plan_->batches.push_back(open);
+      open = {open.first_row + open.rows, 0};
+      if (done > 0) kept_of(span_index).blocks = (span.first_position + done) / kBlockTokens;  // up to the latest cut
+    }
+    ++span_index;
+  }
+  if (open.rows > 0) plan_->batches.push_back(open);
+  // From the first whole block of new rows on, as many as there are areas for.
+  for (auto& [index, kept] : kept_) {
+    kept.first_block = blocks_for(Tokens(plan_->spans[index].first_position)).value;
+    const uint32_t wanted = kept.blocks - std::min(kept.blocks, kept.first_block);
+    kept.blocks = std::min(wanted, shape_.kept_blocks - kept_areas_);
+    kept.area = kept_areas_;
+    kept_areas_ += kept.blocks;
+  }
+  plan_->work.batches = std::max<size_t>(1, plan_->batches.size());
+}
+
+PlanBuilder::Kept& PlanBuilder::kept_of(uint32_t span_index) {
+  if (kept_.empty() || kept_.back().first != span_index) kept_.push_back({span_index, {}});
+  return kept_.back().second;
+}
+
+void PlanBuilder::build_batch(uint32_t index) {
+  const PlanBatch& batch = plan_->batches[index];
+  batch_ = static_cast<uint16_t>(index);
+  first_round_ = static_cast<uint32_t>(plan_->rounds.size());
+  fetches_again_ = fetch_waited_ = recompute_waited_ = false;
+  earlier_append_ = latest_append_;
+  if (index > 0) std::fill(span_round_.begin(), span_round_.end(), first_round_);
+  projects_ = false;
+  if (index > 0 || !shape_.weights.used()) add_project();
+  LayerWork& work = plan_->work;
+  const uint32_t end_row = batch.first_row + batch.rows;
+  uint32_t end_span = first_span_;
+  while (end_span < plan_->spans.size() && plan_->spans[end_span].first_row < end_row) ++end_span;
+  order_spans(first_span_, end_span);
+  for (uint32_t i : order_) {
+    const PlanSpan& span = plan_->spans[i];
+    const SpanPart here = part_of(span, batch);
+    work.rows += here.rows;
+    work.attended += uint64_t{here.first_position} + here.rows;
+    work.products += uint64_t{here.rows} * here.first_position + uint64_t{here.rows} * (here.rows + 1) / 2;
+    if (here.rows == span.rows) {
+      emit_span(span, i);
+    } else {
+      PlanSpan part = span;
+      part.first_row = here.first_row, part.rows = here.rows, part.first_position = here.first_position;
+      emit_part(part, i);
+    }
+  }
+  // The next micro-batch begins with what this one has left of its last span, or behind it.
+  const PlanSpan& last = plan_->spans[end_span - 1];
+  first_span_ = last.first_row + last.rows == end_row ? end_span : end_span - 1;
+  close_round();
+  add(OpKind::finish, Queue::dense);
 }
 
 void PlanBuilder::begin(Plan& plan) {
   plan_ = &plan;
   plan.rounds.clear(), plan.ops.clear(), plan.parts.clear(), plan.stores.clear(), plan.attends.clear();
+  plan.batches.clear();
   plan.work = {};
   span_round_.assign(plan.spans.size(), 0);
   round_open_ = attached_ = fetches_ = reads_in_place_ = false;
@@ -61,42 +136,38 @@ void PlanBuilder::begin(Plan& plan) {
   found_ = {};
   for (Lane& lane : lanes_) lane.parts = &lane.own;
   lane(Source::kv).parts = &plan.parts;
-  projects_ = recomputes_ = false;
-  if (shape_.weights.used()) {
-    add(OpKind::fetch_kv_weights, Queue::h2d).after[0] = wait_for(PlanWait::For::weight_slot);
-    plan.work.weight_bytes = shape_.weights.mean_layer_bytes();
-  } else {
-    add_project();
-  }
-  LayerWork& work = plan.work;
-  for (const PlanSpan& span : plan.spans) {
-    IOKV_ASSERT(span.rows > 0 && span.runs > 0);
-    work.rows += span.rows;
-    work.attended += uint64_t{span.first_position} + span.rows;
-    work.products += uint64_t{span.rows} * span.first_position + uint64_t{span.rows} * (span.rows + 1) / 2;
-  }
+  recomputes_ = false;
+  kept_.clear();
+  kept_areas_ = first_span_ = 0;
+  batch_ = 0;
+  earlier_append_ = latest_append_ = kNoBlock;
+  for (const PlanSpan& span : plan.spans) IOKV_ASSERT(span.rows > 0 && span.runs > 0);
+  if (!shape_.weights.used()) return;
+  add(OpKind::fetch_kv_weights, Queue::h2d).after[0] = wait_for(PlanWait::For::weight_slot);
+  plan.work.weight_bytes = shape_.weights.mean_layer_bytes();
 }
 
 // Where weights stream, behind the first round's X. A ring that is shorter than the batch's X goes on only when attention
 // does, which needs q: so they cannot follow all X.
 void PlanBuilder::add_project() {
   projects_ = true;
-  if (shape_.weights.used()) add(OpKind::fetch_weights, Queue::h2d);
+  const bool brings = shape_.weights.used() && batch_ == 0;
+  if (brings) add(OpKind::fetch_weights, Queue::h2d);
   const uint32_t weights = next_op() - 1;
   PlanOp& project = add(OpKind::project, Queue::dense);
   project.after[0] = wait_for(PlanWait::For::kept_x);
-  if (shape_.weights.used()) project.after[1] = wait_for(PlanWait::For::operation, weights);
+  if (brings) project.after[1] = wait_for(PlanWait::For::operation, weights);
 }
 
 void PlanBuilder::finish() {
-  add(OpKind::finish, Queue::dense);
   if (attached_) sort_attends();
   plan_ = nullptr;
 }
 
 // By a counting sort and from both of its ends, so that what has been emitted always has about the batch's share.
-void PlanBuilder::order_spans() {
-  const std::vector<PlanSpan>& spans = plan_->spans;
+// Those of [first, end).
+void PlanBuilder::order_spans(uint32_t first, uint32_t end) {
+  const std::span<const PlanSpan> spans = std::span(plan_->spans).subspan(first, end - first);
   const auto steps = static_cast<float>(kShares - 1) / static_cast<float>(std::max(shape_.kv_units, shape_.x_units));
   std::array<uint32_t, kShares> counts{};
   uint64_t link_units = 0, areas = 0;
@@ -110,7 +181,7 @@ void PlanBuilder::order_spans() {
   }
   order_.resize(spans.size());
   if (std::ranges::find(counts, spans.size()) != counts.end()) {
-    std::iota(order_.begin(), order_.end(), 0u);
+    std::iota(order_.begin(), order_.end(), first);
     return;
   }
   std::array<uint32_t, kShares> next{}, ends{};  // in by_share_
@@ -126,9 +197,10 @@ void PlanBuilder::order_spans() {
     while (next[least] == ends[least]) ++least;
     while (next[most] == ends[most]) --most;
     const bool behind = emitted_units * areas <= link_units * emitted_areas;
-    span = by_share_[next[behind ? most : least]++];
-    emitted_units += spans[span].load.link_units;
-    emitted_areas += spans[span].load.areas;
+    const uint32_t chosen = by_share_[next[behind ? most : least]++];
+    emitted_units += spans[chosen].load.link_units;
+    emitted_areas += spans[chosen].load.areas;
+    span = first + chosen;
   }
 }
 
@@ -139,8 +211,7 @@ void PlanBuilder::choose_direct_lane() {
   lane(Source::kv).parts = x ? &lane(Source::kv).own : &plan_->parts;
 }
 
-void PlanBuilder::emit_span(uint32_t span_index) {
-  const PlanSpan& span = plan_->spans[span_index];
+void PlanBuilder::emit_span(const PlanSpan& span, uint32_t span_index) {
   const uint32_t end = span.first_run + span.runs;
   Cursor cursor{span.first_run, 0};
   while (cursor.run < end) {
@@ -151,6 +222,52 @@ void PlanBuilder::emit_span(uint32_t span_index) {
     ++cursor.run;
   }
   IOKV_ASSERT(cursor.block == blocks_for(Tokens(span.first_position + span.rows)).value);
+}
+
+// A part of a span that is cut: its blocks up to its own rows', those that are kept apart from the others.
+void PlanBuilder::emit_part(const PlanSpan& part, uint32_t span_index) {
+  const auto entry = std::lower_bound(kept_.begin(), kept_.end(), span_index,
+                                      [](const auto& one, uint32_t index) { return one.first < index; });
+  const Kept& kept = entry->second;
+  const uint32_t kept_end = kept.first_block + kept.blocks;
+  const uint32_t end = blocks_for(Tokens(part.first_position + part.rows)).value;
+  const uint32_t written = plan_->spans[span_index].first_position / kBlockTokens;  // blocks from here on by this step
+  uint32_t block = 0;
+  for (uint32_t r = part.first_run; block < end; ++r) {
+    const BlockRun& run = plan_->runs[r];
+    const bool stays = run.resident() && run.device_form == BlockForm::kv;
+    for (uint32_t offset = 0, taken; offset < run.blocks && block < end; offset += taken, block += taken) {
+      const bool is_kept = block >= kept.first_block && block < kept_end;
+      const uint32_t edge = block < kept.first_block ? kept.first_block : is_kept ? kept_end : end;
+      taken = std::min({run.blocks - offset, end - block, stays ? end : edge - block});
+      const BlockRun here = cut(run, offset, taken);
+      if (is_kept && !stays) {
+        emit_kept(part, span_index, here, block, kept.area + block - kept.first_block);
+        continue;
+      }
+      // What earlier micro-batches have written and nothing has kept comes back from the host.
+      fetches_again_ |= !stays && block + taken > written && block * kBlockTokens < part.first_position &&
+                        part.first_row > plan_->spans[span_index].first_row;
+      emit_run(part, span_index, here, block);
+    }
+  }
+}
+
+BlockRun PlanBuilder::cut(const BlockRun& run, uint32_t offset, uint32_t blocks) const {
+  BlockRun part = run;
+  part.id += offset * units_of(run.form);
+  if (run.resident()) part.device_id += offset * units_of(run.device_form);
+  part.blocks = blocks;
+  return part;
+}
+
+// Like resident blocks: where they are, with new rows in the round that stores them.
+void PlanBuilder::emit_kept(const PlanSpan& part, uint32_t span_index, const BlockRun& run, uint32_t first_block,
+                            uint32_t area) {
+  const bool stores = (first_block + run.blocks) * kBlockTokens > part.first_position;
+  const uint32_t in_round = stores || is_first_round() ? round() : span_round_[span_index];
+  attend(in_round, span_index, first_block, run.blocks, area, kNoBlock, true);
+  if (stores) emit_stores(part, run, 0, first_block, run.blocks, area, true);
 }
 
 // Runs that need no thought, at once, as most of a large batch are: cached, in the host pool, of this sequence alone, of
@@ -199,7 +316,7 @@ void PlanBuilder::emit_run(const PlanSpan& span, uint32_t span_index, const Bloc
 // with new rows, in the round that stores them.
 void PlanBuilder::emit_resident(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block) {
   const bool stores = (first_block + run.blocks) * kBlockTokens > span.first_position;
-  const uint32_t in_round = stores || plan_->rounds.empty() ? round() : span_round_[span_index];
+  const uint32_t in_round = stores || is_first_round() ? round() : span_round_[span_index];
   attend(in_round, span_index, first_block, run.blocks, 0, run.device_id);
   if (stores) emit_stores(span, run, 0, first_block, run.blocks, 0);
 }
@@ -289,7 +406,7 @@ void PlanBuilder::emit_tokens(Source source, uint32_t id, uint32_t units, uint32
 }
 
 void PlanBuilder::emit_stores(const PlanSpan& span, const BlockRun& run, uint32_t offset, uint32_t first_block,
-                              uint32_t blocks, uint32_t area) {
+                              uint32_t blocks, uint32_t area, bool kept) {
   const uint32_t end = std::min(span.first_position + span.rows, (first_block + blocks) * kBlockTokens);
   const bool in_device = run.resident() && run.device_form == BlockForm::kv;
   const bool x_copy = run.resident() && !in_device && !shape_.in_place;
@@ -302,6 +419,7 @@ void PlanBuilder::emit_stores(const PlanSpan& span, const BlockRun& run, uint32_
     store.rows = rows;
     store.position = position;
     store.area = area + block;
+    store.kept = kept;
     if (in_device) store.device_id = run.device_id + (offset + block) * shape_.kv_units;
     if (x_copy) store.device_x_id = run.device_id + (offset + block) * shape_.x_units;
     store.id = run.id + (offset + block) * units_of(run.form);
@@ -314,13 +432,13 @@ void PlanBuilder::emit_stores(const PlanSpan& span, const BlockRun& run, uint32_
 
 // Pieces behind the span's latest ones in the same slot are added to them.
 void PlanBuilder::attend(uint32_t round, uint32_t span, uint32_t first_piece, uint32_t pieces, uint32_t area,
-                         uint32_t device_id) {
+                         uint32_t device_id, bool kept) {
   std::vector<PlanAttend>& attends = plan_->attends;
   span_round_[span] = round;
   if (!attends.empty()) {
     PlanAttend& last = attends.back();
     if (last.span == span && last.round == round && device_id == kNoBlock && last.device_id == kNoBlock &&
-        last.area + last.pieces == area) {
+        last.area + last.pieces == area && last.kept == kept) {
       last.pieces += pieces;
       return;
     }
@@ -333,6 +451,7 @@ void PlanBuilder::attend(uint32_t round, uint32_t span, uint32_t first_piece, ui
   attend.pieces = pieces;
   attend.area = area;
   attend.device_id = device_id;
+  attend.kept = kept;
 }
 
 // ---- rounds and tiles -----------------------------------------------------------------------------------------------
@@ -378,6 +497,7 @@ void PlanBuilder::close_round() {
     append.first = first_store_;
     append.count = stores;
     if (!shape_.in_place) append.after[0] = wait_for(For::operation, store_op);
+    latest_append_ = next_op() - 1;
   }
   round_open_ = false;
   choose_direct_lane();
@@ -406,6 +526,7 @@ void PlanBuilder::add_tiles(Source source) {
       if (last_fetch_kv_ == kNoBlock) fetch.after[0] = wait_for(For::kv_slot);
       if (!fetches_) fetch.after[1] = wait_for(For::appended);
       fetches_ = true;
+      wait_for_batches(fetch, fetch_waited_);
       last_fetch_kv_ = next_op() - 1;
       plan_->work.kv_host += tile.tokens;
       continue;
@@ -416,6 +537,7 @@ void PlanBuilder::add_tiles(Source source) {
       if (first_in_slot) fetch.after[0] = wait_for(For::x_slot);
       if (!fetches_) fetch.after[1] = wait_for(For::appended);
       fetches_ = true;
+      wait_for_batches(fetch, fetch_waited_);
       PlanOp& recompute = add_tile(OpKind::recompute, Queue::recompute);
       // The first wait is how the runtime tells staged X from resident X.
       recompute.after[0] = wait_for(For::operation, next_op() - 2);
@@ -426,11 +548,13 @@ void PlanBuilder::add_tiles(Source source) {
       if (first_in_slot) recompute.after[0] = wait_for(For::kv_slot);
       if (!reads_in_place_) recompute.after[1] = wait_for(For::appended);
       reads_in_place_ = true;
+      wait_for_batches(recompute, recompute_waited_);
       plan_->work.x_device += tile.tokens;
     }
-    // X that is fetched comes behind its weights.
-    if (shape_.weights.used() && !recomputes_ && source == Source::resident_x) {
-      plan_->ops.back().after[2] = wait_for(For::operation, 0);
+    // X that is fetched comes behind its weights, and so does what an earlier micro-batch has written back.
+    PlanWait& last = plan_->ops.back().after[2];
+    if (shape_.weights.used() && !recomputes_ && source == Source::resident_x && last.what == For::nothing) {
+      last = wait_for(For::operation, 0);
     }
     recomputes_ = true;
     last_recompute_ = next_op() - 1;
@@ -438,10 +562,18 @@ void PlanBuilder::add_tiles(Source source) {
   from.tiles.clear();
 }
 
+// For what earlier micro-batches of the layer have written back, where some of it is read again.
+void PlanBuilder::wait_for_batches(PlanOp& op, bool& waited) {
+  if (!fetches_again_ || waited || earlier_append_ == kNoBlock) return;
+  op.after[2] = wait_for(PlanWait::For::operation, earlier_append_);
+  waited = true;
+}
+
 PlanOp& PlanBuilder::add(OpKind kind, Queue queue) {
   PlanOp& op = plan_->ops.emplace_back();
   op.kind = kind;
   op.queue = queue;
+  op.batch = batch_;
   op.round = plan_->rounds.empty() ? 0 : static_cast<uint32_t>(plan_->rounds.size()) - 1;
   return op;
 }

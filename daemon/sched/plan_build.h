@@ -10,6 +10,10 @@
 // several spans refer to crosses the link once, where the first of them has it, as long as the others have come no
 // further.
 //
+// Micro-batches are cut at the ends of blocks. Of a span that is cut, whole blocks of new rows up to the last cut are kept,
+// as many as there are areas for. That these are free again in the next layer needs no wait of its own: what is kept is
+// written back by a micro-batch with another one behind it, which the next layer's first projection waits for with its X.
+//
 // Waits are as few as order needs: a queue that has waited for something stays behind it, so that of a round only the
 // first operation in a queue waits for the slot, and of the program only the first for earlier write-backs.
 #pragma once
@@ -17,6 +21,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "daemon/base/streamed_layers.h"
@@ -43,6 +48,8 @@ struct StagingShape {
   uint32_t tile_tokens = 64;     // at most so many tokens are fetched, or recomputed in one product, by one operation
   uint32_t kv_units = 1, x_units = 1;  // between the ids of neighbouring blocks, in either pool
   bool in_place = false;         // the device reads and writes the host pool: nothing is written back
+  uint32_t batch_rows = UINT32_MAX;  // of a micro-batch; kBlockTokens at least where steps are cut
+  uint32_t kept_blocks = 0;      // areas that keep K,V of a layer for its later micro-batches
   WeightRing weights;
 };
 
@@ -50,7 +57,7 @@ class PlanBuilder {
  public:
   explicit PlanBuilder(const StagingShape& shape);
 
-  // Fills in the program and plan.work; spans and runs are there. Takes time in proportion to the runs and rounds, and
+  // Fills in micro-batches, the program and plan.work; spans and runs are there. Takes time in proportion to the runs and rounds, and
   // to the distinct blocks of shared runs; no memory once the largest Plan has been seen. New rows keep a copy on the
   // device up to date if it is K,V; no new row may fall into a block whose copy is X, unless that is in place.
   void build(Plan& plan);
@@ -77,12 +84,24 @@ class PlanBuilder {
     std::vector<Tile> tiles;
   };
 
+  // Blocks of a span that is cut whose K,V later micro-batches find in areas of kept K,V.
+  struct Kept {
+    uint32_t first_block = 0, blocks = 0;
+    uint32_t area = 0;
+  };
+
   void begin(Plan& plan);
   void finish();
-  void order_spans();
+  void order_spans(uint32_t first, uint32_t end);
+  void cut_batches();
+  void build_batch(uint32_t batch);
+  void emit_part(const PlanSpan& part, uint32_t span_index);
+  void emit_kept(const PlanSpan& part, uint32_t span_index, const BlockRun& run, uint32_t first_block, uint32_t area);
+  BlockRun cut(const BlockRun& run, uint32_t offset, uint32_t blocks) const;
+  Kept& kept_of(uint32_t span_index);
   void choose_direct_lane();
   void add_project();
-  void emit_span(uint32_t span_index);
+  void emit_span(const PlanSpan& span, uint32_t span_index);
   bool emit_whole_runs(const PlanSpan& span, uint32_t span_index, Cursor& cursor);
   void emit_run(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block);
   void emit_resident(const PlanSpan& span, uint32_t span_index, const BlockRun& run, uint32_t first_block);
@@ -92,12 +111,15 @@ class PlanBuilder {
   void emit_tokens(Source source, uint32_t id, uint32_t units, uint32_t first_token, uint32_t tokens, uint32_t position,
                    uint32_t area);
   void emit_stores(const PlanSpan& span, const BlockRun& run, uint32_t offset, uint32_t first_block, uint32_t blocks,
-                   uint32_t area);
-  void attend(uint32_t round, uint32_t span, uint32_t first_piece, uint32_t pieces, uint32_t area, uint32_t device_id);
+                   uint32_t area, bool kept = false);
+  void attend(uint32_t round, uint32_t span, uint32_t first_piece, uint32_t pieces, uint32_t area, uint32_t device_id,
+              bool kept = false);
+  bool is_first_round() const { return plan_->rounds.size() == first_round_; }
   uint32_t round();
   void open_round();
   void close_round();
   void add_tiles(Source source);
+  void wait_for_batches(PlanOp& op, bool& waited);
   PlanOp& add(OpKind kind, Queue queue);
   void sort_attends();
 
@@ -149,6 +171,16 @@ class PlanBuilder {
   std::vector<uint32_t> starts_;
 
   bool attached_ = false;             // attends are not in the order of rounds
+  // The micro-batch.
+  uint16_t batch_ = 0;
+  uint32_t first_round_ = 0;
+  uint32_t first_span_ = 0;           // with rows in it
+  uint32_t earlier_append_ = kNoBlock, latest_append_ = kNoBlock;  // operations; of earlier micro-batches, and of all
+  bool fetches_again_ = false;        // what an earlier one has written back, for which h2d or recomputation ...
+  bool fetch_waited_ = false, recompute_waited_ = false;  // ... has waited
+  // Of the layer.
+  std::vector<std::pair<uint32_t, Kept>> kept_;  // by span, rising; of those that are cut
+  uint32_t kept_areas_ = 0;           // taken
   // The open round.
   bool round_open_ = false, writes_ = false;
   uint32_t areas_ = 0, x_rows_ = 0;

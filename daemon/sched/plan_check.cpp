@@ -24,12 +24,13 @@ struct Instance {
 };
 
 // What a location holds: a token of a block of the pool, or of a resident one, and what it was brought for: the position
-// and the layer of a Plan. What an earlier layer has left in a slot is not this one's, be it of the same block.
+// and the micro-batch of a layer, or the whole layer. What an earlier one has left in a slot is not this one's, be it of
+// the same block.
 struct Content {
   uint32_t block = kNoBlock, token = 0;
   bool x = false, device = false;
   uint32_t position = 0;
-  uint64_t layer = 0;
+  uint64_t purpose = 0;
   auto operator<=>(const Content&) const = default;
 };
 
@@ -39,7 +40,7 @@ struct Location {
   std::vector<Instance> readers;
 };
 
-enum class Memory : uint64_t { x_slot, kv_slot, host_x, host_kv, device, kept_x, weights };
+enum class Memory : uint64_t { x_slot, kv_slot, host_x, host_kv, device, kept_x, kept_kv, weights };
 
 // Places in a slot of weights.
 constexpr uint64_t kKeyValue = 0, kRest = 1;
@@ -77,7 +78,7 @@ class Checker {
     const size_t ops = plan_->ops.size();
     for (op_ = 0; op_ < ops; ++op_) {
       const PlanOp& op = plan_->ops[op_];
-      require((op.kind == OpKind::finish) == (op_ + 1 == ops), "finish is not last");
+      require(op.batch < plan_->batches.size(), "is of no micro-batch");
       require(op.queue == queue_of(op.kind), "is on another queue than its kind");
       require(size_t{op.first} + op.count <= things_of(op.kind), "is about more than there is");
       for (const PlanWait& wait : op.after) {
@@ -85,33 +86,70 @@ class Checker {
       }
     }
     require(ops >= 2, "there is no program");
+    rows_of_batches();
+    if (!problem_.empty()) return;
+    order_of_batches();
     order_of_weights();
     order_of_rounds();
     for (const PlanAttend& attend : plan_->attends) require(attend.span < plan_->spans.size(), "attends for no span");
     for (const PlanStore& store : plan_->stores) require(span_of(store) != nullptr, "stores rows of no span");
   }
 
-  bool is_once(OpKind kind) const {
-    return kind == OpKind::project || kind == OpKind::fetch_kv_weights || kind == OpKind::fetch_weights;
+  static bool is_of_weights(OpKind kind) { return kind == OpKind::fetch_kv_weights || kind == OpKind::fetch_weights; }
+  static bool is_of_a_round(OpKind kind) {
+    return !is_of_weights(kind) && kind != OpKind::project && kind != OpKind::finish;
   }
 
-  // Project first; or W_K and W_V, the first round's X, all other weights, project.
+  void rows_of_batches() {
+    uint32_t rows = 0, all = 0;
+    for (const PlanSpan& span : plan_->spans) {
+      require(span.first_row == all, "spans are not behind each other");
+      all += span.rows;
+    }
+    for (const PlanBatch& batch : plan_->batches) {
+      require(batch.first_row == rows && batch.rows > 0, "micro-batches are not all rows, in order");
+      require(batch.rows <= shape_.batch_rows, "a micro-batch has too many rows");
+      rows += batch.rows;
+    }
+    require(rows == all, "micro-batches are not all rows, in order");
+  }
+
+  // Of each micro-batch project is first, but for what weights are waited for in the first one, and finish is last.
+  void order_of_batches() {
+    uint32_t batch = 0;
+    bool projected = false;
+    for (op_ = 0; op_ < plan_->ops.size() && problem_.empty(); ++op_) {
+      const PlanOp& op = plan_->ops[op_];
+      require(op.batch == batch, "micro-batches are not in order");
+      const bool may_precede = batch == 0 && shape_.weights.used() &&
+                               (is_of_weights(op.kind) || op.kind == OpKind::fetch_x || op.kind == OpKind::recompute);
+      if (op.kind == OpKind::project) {
+        require(!projected, "projects twice");
+        projected = true;
+      } else {
+        require(projected || may_precede, "project is not first");
+      }
+      if (op.kind != OpKind::finish) continue;
+      ++batch;
+      projected = false;
+    }
+    require(batch == plan_->batches.size() && !projected && plan_->ops.back().kind == OpKind::finish, "finish is not last");
+  }
+
+  // W_K and W_V, the first round's X, all other weights, project; and nothing else of weights.
   void order_of_weights() {
     const size_t ops = plan_->ops.size();
     size_t kv = ops, rest = ops, project = ops;
     for (op_ = ops; op_-- > 0;) {
       const PlanOp& op = plan_->ops[op_];
-      if (!is_once(op.kind)) continue;
-      size_t& place = op.kind == OpKind::project ? project : op.kind == OpKind::fetch_weights ? rest : kv;
-      require(place == ops, "projects, or fetches weights, twice");
+      if (op.kind == OpKind::project) project = op_;
+      if (!is_of_weights(op.kind)) continue;
+      size_t& place = op.kind == OpKind::fetch_weights ? rest : kv;
+      require(place == ops, "fetches weights twice");
       place = op_;
     }
     op_ = 0;
-    require(project < ops, "projects nothing");
-    if (!shape_.weights.used()) {
-      require(project == 0 && kv == ops && rest == ops, "project is not first, or weights are fetched that are there");
-      return;
-    }
+    if (!shape_.weights.used()) return require(kv == ops && rest == ops, "weights are fetched that are there");
     require(kv == 0 && rest < ops && project == rest + 1, "W_K and W_V are not first, or project does not follow the others");
     for (op_ = 0; op_ < ops && problem_.empty(); ++op_) {
       const PlanOp& op = plan_->ops[op_];
@@ -123,11 +161,13 @@ class Checker {
 
   // Parts, then one store at most, one attend, and behind it one append at most: the runtime gives slots back by that.
   void order_of_rounds() {
-    uint32_t round = 0;
+    uint32_t round = 0, batch = 0;
     OpKind last = OpKind::append;  // as if another round had ended
-    for (op_ = 0; op_ + 1 < plan_->ops.size() && problem_.empty(); ++op_) {
+    for (op_ = 0; op_ < plan_->ops.size() && problem_.empty(); ++op_) {
       const PlanOp& op = plan_->ops[op_];
-      if (is_once(op.kind)) continue;
+      if (!is_of_a_round(op.kind)) continue;
+      require(op.batch == batch || last == OpKind::attend || last == OpKind::append, "a round is of two micro-batches");
+      batch = op.batch;
       const bool ended = last == OpKind::attend || last == OpKind::append;
       if (op.kind == OpKind::append) {
         require(op_ > 1 && last == OpKind::attend && op.round + 1 == round, "an append is not behind its round's attend");
@@ -194,7 +234,7 @@ class Checker {
           for (const Instance& user : kv_free_[kv_slot(op.round)]) wait(clock, user);
           break;
         case PlanWait::For::appended: wait(clock, appended_before_.empty() ? Instance{} : appended_before_[layer_]); break;
-        case PlanWait::For::kept_x: wait(clock, kept_free_[layer_ % 2]); break;
+        case PlanWait::For::kept_x: wait(clock, kept_free_[kept_ % 2]); break;
         case PlanWait::For::weight_slot: wait(clock, weights_free_[weight_slot()]); break;
       }
     }
@@ -245,7 +285,7 @@ class Checker {
 
   bool streams() const { return shape_.weights.layers.streams(layer_); }
   uint64_t weight_slot() const { return streamed_ % shape_.weights.slots; }
-  Content weights() const { return {kNoBlock, 0, false, true, 0, layers_run_}; }
+  Content weights() const { return {kNoBlock, 0, false, true, 0, for_layer()}; }
   void read_weights(uint64_t part) {
     if (streams()) read(at(Memory::weights, weight_slot(), part), weights(), "computes with weights of another layer");
   }
@@ -275,7 +315,6 @@ class Checker {
     }
     for (size_t s = 0; s < plan_->spans.size() && problem_.empty(); ++s) {
       const PlanSpan& span = plan_->spans[s];
-      require(next_piece_[s] == blocks_for(Tokens(span.first_position + span.rows)).value, "a span's last pieces are not attended to");
       for (uint32_t row = 0; row < span.rows; ++row) {
         require(stored_[span.first_row + row] == 1, "a new row is not stored once");
         require(written_back_[span.first_row + row] == (needs_append(span, row) ? 1u : 0u), "a new row is not written back once");
@@ -288,12 +327,17 @@ class Checker {
   }
 
   void check_work() {
+    work_.batches = plan_->batches.size();
     for (const PlanSpan& span : plan_->spans) {
       work_.rows += span.rows;
-      work_.attended += span.first_position + span.rows;
+      for (const PlanBatch& batch : plan_->batches) {
+        const SpanPart part = part_of(span, batch);
+        if (part.rows > 0) work_.attended += part.first_position + part.rows;
+      }
       for (uint32_t row = 0; row < span.rows; ++row) work_.products += span.first_position + row + 1;
     }
     const LayerWork& said = plan_->work;
+    require(said.batches == work_.batches, "the work's micro-batches are others");
     require(said.rows == work_.rows && said.attended == work_.attended && said.products == work_.products,
             "the work's rows are not the spans'");
     require(said.x_host == work_.x_host && said.kv_host == work_.kv_host && said.x_device == work_.x_device,
@@ -324,15 +368,18 @@ class Checker {
     const auto [run, offset] = run_of(span, position / kBlockTokens);
     if (run == nullptr) return {};
     const uint32_t token = position % kBlockTokens;
-    if (run->kv_id != kNoBlock && token >= run->x_tokens) return {run->kv_id, token, false, false, position, layers_run_};
+    if (run->kv_id != kNoBlock && token >= run->x_tokens) return {run->kv_id, token, false, false, position, for_batch()};
     const BlockForm form = run->used_form();
     return {(run->resident() ? run->device_id : run->id) + offset * units(form), token, form == BlockForm::x,
-            run->resident(), position, layers_run_};
+            run->resident(), position, for_batch()};
   }
-  Content kept() const { return {kNoBlock, 0, true, false, 0, layers_run_}; }
+  Content kept() const { return {kNoBlock, 0, true, false, 0, for_batch()}; }
+  uint64_t for_batch() const { return 2 * kept_; }
+  uint64_t for_layer() const { return 2 * layers_run_ + 1; }
   // A new row is told from the block that it is written back to.
   Content new_row(const PlanStore& store, uint32_t i) const {
-    return {store.id, (store.position + i) % kBlockTokens, store.form == BlockForm::x, false, store.position + i, layers_run_};
+    return {store.id, (store.position + i) % kBlockTokens, store.form == BlockForm::x, false, store.position + i,
+            store.kept ? for_layer() : for_batch()};
   }
 
   template <typename Do>
@@ -347,12 +394,12 @@ class Checker {
     switch (op.kind) {
       case OpKind::project:
         for (uint64_t part : {kKeyValue, kRest}) read_weights(part);
-        write(at(Memory::kept_x, 0, layer_ % 2), kept());
+        write(at(Memory::kept_x, 0, kept_ % 2), kept());
         return;
       case OpKind::finish:
         read_weights(kRest);
         if (streams()) weights_free_[weight_slot()] = now_;
-        return;
+        return end_batch(op.batch);
       case OpKind::fetch_kv_weights:
         return write(at(Memory::weights, weight_slot(), kKeyValue), weights());
       case OpKind::fetch_weights:
@@ -371,9 +418,21 @@ class Checker {
       case OpKind::append:
         for (uint32_t i = 0; i < op.count; ++i) append(op, plan_->stores[op.first + i]);
         if (plan_->rounds[op.round].areas > 0) kv_free_[kv_slot(op.round)].push_back(now_);
-        appended_[layer_] = kept_free_[layer_ % 2] = now_;
+        appended_[layer_] = kept_free_[kept_ % 2] = now_;
         return;
     }
+  }
+
+  // Every span with rows in it has been attended for up to its last.
+  void end_batch(uint32_t batch) {
+    for (size_t s = 0; s < plan_->spans.size(); ++s) {
+      const SpanPart part = part_of(plan_->spans[s], plan_->batches[batch]);
+      const uint32_t pieces = part.rows == 0 ? 0 : blocks_for(Tokens(part.first_position + part.rows)).value;
+      require(next_piece_[s] == pieces, "a span's last pieces are not attended to");
+      next_piece_[s] = 0;
+    }
+    fetched_.clear();
+    ++kept_;
   }
 
   void parts_of(const PlanOp& op) {
@@ -395,15 +454,15 @@ class Checker {
           read_pool(Memory::host_kv, block, token);
           fetch_once(block, token, false);
           ++work_.kv_host;
-          return write(in_area, {block, token, false, false, part.position + i, layers_run_});
+          return write(in_area, {block, token, false, false, part.position + i, for_batch()});
         }
         if (op.kind == OpKind::recompute && !staged) {
           read_pool(resident, block, token);
           ++work_.x_device;
-          return write(in_area, {block, token, true, true, part.position + i, layers_run_});
+          return write(in_area, {block, token, true, true, part.position + i, for_batch()});
         }
         const uint32_t row = part.x_row + i;
-        const Content content{block, token, true, false, part.position + i, layers_run_};
+        const Content content{block, token, true, false, part.position + i, for_batch()};
         require(row < round.x_rows, "a part is outside of its round's X");
         Location& in_x = at(Memory::x_slot, x_slot(op.round), row);
         if (op.kind == OpKind::fetch_x) {
@@ -432,6 +491,9 @@ class Checker {
       require(token >= store.position % kBlockTokens, "a store goes beyond its block");
       if (store.device_id != kNoBlock) {
         write_pool(Memory::device, store.device_id, token);
+      } else if (store.kept) {
+        require(store.area < shape_.kept_blocks, "keeps K,V outside of the areas for them");
+        write(at(Memory::kept_kv, 0, uint64_t{store.area} * kBlockTokens + token), new_row(store, i));
       } else {
         require(store.area < plan_->rounds[op.round].areas, "a store is outside of its round's areas");
         write(at(Memory::kv_slot, kv_slot(op.round), uint64_t{store.area} * kBlockTokens + token), new_row(store, i));
@@ -463,7 +525,10 @@ class Checker {
       if (!shape_.in_place) ++(x ? work_.new_x : work_.new_kv);
       const uint32_t token = (store.position + i) % kBlockTokens;
       if (x) {
-        read(at(Memory::kept_x, 0, layer_ % 2), kept(), "writes back other X than the projection's");
+        read(at(Memory::kept_x, 0, kept_ % 2), kept(), "writes back other X than the projection's");
+      } else if (store.kept) {
+        read(at(Memory::kept_kv, 0, uint64_t{store.area} * kBlockTokens + token), new_row(store, i),
+             "writes back something else than the new row");
       } else if (store.device_id == kNoBlock) {
         read(at(Memory::kv_slot, kv_slot(op.round), uint64_t{store.area} * kBlockTokens + token), new_row(store, i),
              "writes back something else than the new row");
@@ -477,9 +542,11 @@ class Checker {
   void attend(const PlanOp& op, const PlanAttend& attend) {
     require(attend.round == op.round, "attends in another round");
     const PlanSpan& span = plan_->spans[attend.span];
+    const SpanPart part = part_of(span, plan_->batches[op.batch]);
+    require(part.rows > 0, "attends for a span without rows in the micro-batch");
     require(attend.first_piece == next_piece_[attend.span], "pieces are not attended to in order");
     next_piece_[attend.span] = attend.first_piece + attend.pieces;
-    const uint32_t end = span.first_position + span.rows;
+    const uint32_t end = part.first_position + part.rows;
     const PlanAttend* before = &attend == &plan_->attends[op.first] ? nullptr : &attend - 1;
     if (before == nullptr || before->span != attend.span) {
       require(attended_.emplace(attend.span, op.round).second, "a span is attended for twice in a round");
@@ -504,12 +571,15 @@ class Checker {
         continue;
       }
       Content expected = source_of(span, position);
-      if (position >= span.first_position) {
-        expected = {run->id + offset * units(run->form), token, run->form == BlockForm::x, false, position, layers_run_};
+      if (position >= part.first_position || attend.kept) {
+        expected = {run->id + offset * units(run->form), token, run->form == BlockForm::x, false, position,
+                    attend.kept ? for_layer() : for_batch()};
       }
-      require(attend.area + i / kBlockTokens < plan_->rounds[op.round].areas, "attends outside of its round's areas");
-      read(at(Memory::kv_slot, kv_slot(op.round), uint64_t{attend.area} * kBlockTokens + i), expected,
-           "attends to something else than the span's token");
+      const uint32_t areas = attend.kept ? shape_.kept_blocks : plan_->rounds[op.round].areas;
+      require(attend.area + i / kBlockTokens < areas, "attends outside of its round's areas, or of those for kept K,V");
+      Location& location = attend.kept ? at(Memory::kept_kv, 0, uint64_t{attend.area} * kBlockTokens + i)
+                                       : at(Memory::kv_slot, kv_slot(op.round), uint64_t{attend.area} * kBlockTokens + i);
+      read(location, expected, "attends to something else than the span's token");
     }
   }
 
@@ -529,6 +599,7 @@ class Checker {
   std::vector<Instance> weights_free_;  // by slot: the layer that had it has finished
   uint64_t streamed_ = 0;               // layers of which weights were fetched
   std::array<Instance, 2> kept_free_;
+  uint64_t kept_ = 0;                   // micro-batches of all layers that have ended
   uint32_t x_rounds_ = 0, kv_rounds_ = 0;
   std::vector<uint32_t> x_before_, kv_before_;
 

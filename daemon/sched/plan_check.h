@@ -25,7 +25,9 @@ namespace iokv {
 //  5. each new row's K,V, or X, is written exactly once to every place that its block's run names;
 //  6. where weights stream, W_K and W_V are the first to cross the link and all others follow the first round's X; nothing
 //     reads weights of a layer before they are there, and they are not overwritten while something may read them;
-//  7. plan.work counts what the operations do.
+//  7. micro-batches are all rows, in order, none larger than the shape says; of each, projection, rounds and the rest of
+//     the layer belong to it, and what 4. says of a span holds for its rows in each;
+//  8. plan.work counts what the operations do.
 // Empty, or the first violation.
 std::string check_plans(std::span<const Plan* const> plans, const StagingShape& shape, uint32_t layers);
 

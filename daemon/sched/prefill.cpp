@@ -19,12 +19,15 @@ uint32_t StepModel::free_rows(uint32_t limit) const {
   return rows < limit ? std::max(1u, static_cast<uint32_t>(rows)) : limit;  // each_ns may be 0
 }
 
-LayerWork with_prompt(LayerWork work, const Prompt& prompt, uint32_t rows) {
+LayerWork with_prompt(LayerWork work, const Prompt& prompt, uint32_t rows, uint32_t batch_rows) {
+  const uint64_t batches = 1 + (rows - 1) / batch_rows;
   work.rows += rows;
-  work.attended += uint64_t{prompt.cached} + rows;
+  work.batches = 1 + (work.rows - 1) / batch_rows;
+  // Each micro-batch reads what is cached, and the rows up to its own last.
+  work.attended += batches * prompt.cached + rows + batches * (batches - 1) / 2 * batch_rows;
   work.products += uint64_t{rows} * prompt.cached + uint64_t{rows} * (rows + 1) / 2;
-  work.x_host += prompt.x_host;
-  work.kv_host += prompt.kv_host;
+  work.x_host += batches * prompt.x_host;
+  work.kv_host += batches * prompt.kv_host;
   if (prompt.new_x) work.new_x += rows;
   if (prompt.new_kv) work.new_kv += rows;
   return work;
@@ -45,7 +48,7 @@ uint32_t PrefillRoom::rows_of(const Prompt& prompt) const {
 }
 
 void PrefillRoom::add(const Prompt& prompt, uint32_t rows) {
-  work_ = with_prompt(work_, prompt, rows);
+  work_ = with_prompt(work_, prompt, rows, model_.batch_rows);
   now_ns_ = streaming_cost(model_.profile, model_.shape, work_).total_ns;
   bound_ns_ = std::max(bound_ns_, now_ns_);
   may_exceed_ = false;
@@ -54,7 +57,7 @@ void PrefillRoom::add(const Prompt& prompt, uint32_t rows) {
 bool PrefillRoom::full() const { return !may_exceed_ && ns_with({.rows = 1}, 1) > bound_ns_ * kRounding; }
 
 double PrefillRoom::ns_with(const Prompt& prompt, uint32_t rows) const {
-  return streaming_cost(model_.profile, model_.shape, with_prompt(work_, prompt, rows)).total_ns;
+  return streaming_cost(model_.profile, model_.shape, with_prompt(work_, prompt, rows, model_.batch_rows)).total_ns;
 }
 
 // At least one. Times rise with rows, so the most that are within a time are found by halving.

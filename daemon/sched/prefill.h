@@ -19,6 +19,7 @@ namespace iokv {
 struct StepModel {
   Profile profile;
   CacheShape shape;
+  uint32_t batch_rows = UINT32_MAX;  // of a micro-batch
   uint64_t weight_bytes = 0;  // of LayerWork: that cross the link whoever is in a step
   // How much longer than its decodes need a step may be for the sake of prompts. With 0.5 decodes go on at 1/(1 + 0.5) =
   // two thirds of their speed at least, and prompts have a third of the device.
@@ -44,8 +45,9 @@ struct Prompt {
   bool new_x = false, new_kv = false;  // its rows are written back to the host as
 };
 
-// The step with so many of the prompt's rows, 0 < rows <= prompt.rows.
-LayerWork with_prompt(LayerWork work, const Prompt& prompt, uint32_t rows);
+// The step with so many of the prompt's rows, 0 < rows <= prompt.rows. What it has cached is brought for each micro-batch
+// of them; its own rows' K,V stay.
+LayerWork with_prompt(LayerWork work, const Prompt& prompt, uint32_t rows, uint32_t batch_rows = UINT32_MAX);
 
 // The room for prompts beside decodes that need the link for `link` and the device for `device` (streaming_cost). Prompts
 // may go in while the step stays within max(link, (1 + prefill_delay)·device): a step that the link binds by more than

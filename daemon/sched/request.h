@@ -42,7 +42,19 @@ struct Request {
   uint32_t max_tokens = 0;      // STEP: m
   std::vector<int32_t> tokens;  // STEP: to append, each within the vocabulary
   std::vector<int32_t> stop_tokens;
+  std::vector<int32_t> stop_sequences;        // tokens of all, one behind the other ...
+  std::vector<uint32_t> stop_sequence_lengths;  // ... and of each, 1 at least
   std::optional<SampleParams> sampling;
+  std::vector<TokenBias> biases;              // of `sampling`
+  std::vector<uint32_t> masks;                // [masks][mask_words(vocabulary)]: bits of tokens that may be drawn; one for
+                                              // each draw, or none at all
+  uint32_t top_logprobs = 0;                  // most probable tokens that come with each draw
+
+  // Of a refused one.
+  void drop_payload() {
+    tokens.clear(), stop_tokens.clear(), stop_sequences.clear(), stop_sequence_lengths.clear();
+    sampling.reset(), biases.clear(), masks.clear(), top_logprobs = 0;
+  }
 };
 
 struct Outcome {
@@ -50,13 +62,14 @@ struct Outcome {
   uint64_t operation = 0;
   uint64_t sequence = 0;
   int32_t result = 0;
-  uint32_t flags = 0;  // enum iokv_completion_flags, LOGITS set exactly when logits is
+  uint32_t flags = 0;  // enum iokv_completion_flags, LOGITS and TOP set exactly when logits and top are
   int32_t token = 0;
   float logprob = 0;
   uint32_t index = 0;
   uint32_t length = 0;
   uint64_t times = 0;         // wire/times.h; 0: it comes from no step
   std::vector<float> logits;  // [vocab], or empty
+  std::vector<TokenLogprob> top;  // the most probable first, or empty
 };
 
 }  // namespace iokv

@@ -30,6 +30,7 @@ struct Sequence {
   ClientId client;
   uint64_t id = 0;                // the client's
   SampleParams sampling;
+  std::vector<TokenBias> biases;  // of `sampling`
   int16_t priority = 0;
 
   std::vector<int32_t> tokens;

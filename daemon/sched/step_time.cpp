@@ -66,6 +66,7 @@ double StepTimer::run(const Plan& plan, uint32_t layers) {
   appended_.assign(layers, {});
   appended_before_.assign(layers, {});
   kept_free_ = {};
+  keep_ = 0;
   step_ended_ = {};
   std::array<uint32_t, kSteps> ends{};
   for (uint32_t step = 0; step < kSteps; ++step) {
@@ -85,7 +86,7 @@ void StepTimer::measure(const Plan& plan) {
     x_rounds_ += round.x_rows > 0 ? 1 : 0;
     kv_rounds_ += round.areas > 0 ? 1 : 0;
   }
-  const double dense_ns = profile_.dense.at(static_cast<double>(plan.work.rows));
+  auto dense_ns = [&](const PlanOp& op) { return profile_.dense.at(static_cast<double>(plan.batches[op.batch].rows)); };
   appends_ = std::any_of(plan.ops.begin(), plan.ops.end(), [](const PlanOp& op) { return op.kind == OpKind::append; });
   op_ns_.assign(plan.ops.size(), 0);
   frees_x_.assign(plan.ops.size(), 0);
@@ -93,7 +94,7 @@ void StepTimer::measure(const Plan& plan) {
   for (size_t i = plan.ops.size(); i-- > 0;) {
     const PlanOp& op = plan.ops[i];
     switch (op.kind) {
-      case OpKind::project: op_ns_[i] = dense_ns * profile_.project_share; break;
+      case OpKind::project: op_ns_[i] = dense_ns(op) * profile_.project_share; break;
       case OpKind::fetch_x:
       case OpKind::fetch_kv: op_ns_[i] = fetch_ns(plan, op); break;
       case OpKind::recompute:
@@ -106,7 +107,7 @@ void StepTimer::measure(const Plan& plan) {
       case OpKind::append: op_ns_[i] = append_ns(plan, op); break;
       case OpKind::fetch_kv_weights: op_ns_[i] = profile_.h2d.at(static_cast<double>(staging_.weights.kv_bytes)); break;
       case OpKind::fetch_weights: op_ns_[i] = profile_.h2d.at(static_cast<double>(staging_.weights.rest_bytes)); break;
-      case OpKind::finish: op_ns_[i] = dense_ns * (1 - profile_.project_share); break;
+      case OpKind::finish: op_ns_[i] = dense_ns(op) * (1 - profile_.project_share); break;
     }
   }
 }
@@ -158,7 +159,7 @@ double StepTimer::attend_ns(const Plan& plan, const PlanOp& op) const {
   uint64_t attended = 0, products = 0;
   for (uint32_t i = op.first; i < op.first + op.count; ++i) {
     const PlanAttend& attend = plan.attends[i];
-    const PlanSpan& span = plan.spans[attend.span];
+    const SpanPart span = part_of(plan.spans[attend.span], plan.batches[op.batch]);
     const uint64_t begin = attend.first_piece * kBlockTokens, end = begin + attend.pieces * kBlockTokens;
     const uint64_t cached = span.first_position, length = cached + span.rows;
     attended += std::min(end, length) - begin;
@@ -245,6 +246,12 @@ bool StepTimer::may_fetch(const Plan& plan, const Place& running) const {
   }
   if (op.kind == OpKind::fetch_weights) return true;
   if (fetch_.step != running.step && appends_ && fetch_.layer >= running.layer) return false;
+  // What an earlier micro-batch of the layer has to write back first.
+  for (const PlanWait& wait : op.after) {
+    const bool reached = fetch_.step < running.step || (fetch_.step == running.step &&
+                         (fetch_.layer < running.layer || (fetch_.layer == running.layer && wait.op < running.op)));
+    if (wait.what == PlanWait::For::operation && !reached) return false;
+  }
   if (op.kind == OpKind::fetch_x) return x_round(fetch_, op.round) < x_released_ + x_free_.size();
   return kv_round(fetch_, op.round) < kv_released_ + kv_free_.size();
 }
@@ -268,7 +275,7 @@ StepTimer::Ended StepTimer::after(const Plan& plan, const Place& place) const {
       case PlanWait::For::appended:
         raise(after, (place.step == running_step_ ? appended_before_ : appended_)[place.layer]);
         break;
-      case PlanWait::For::kept_x: raise(after, kept_free_[place.layer % 2]); break;
+      case PlanWait::For::kept_x: raise(after, kept_free_[keep_]); break;
       case PlanWait::For::weight_slot:
         if (streams(place)) raise(after, weights_free_[weights_number(place) % weights_free_.size()]);
         break;
@@ -283,11 +290,12 @@ void StepTimer::release(const Plan& plan, const Place& place, const Ended& end) 
     x_free_[x_round(place, op.round) % x_free_.size()] = end;
     ++x_released_;
   }
-  if (op.kind == OpKind::finish && streams(place)) {
+  if (op.kind == OpKind::finish) keep_ ^= 1;
+  if (op.kind == OpKind::finish && op.batch + 1u == plan.batches.size() && streams(place)) {
     weights_free_[weights_number(place) % weights_free_.size()] = end;
     ++weights_released_;
   }
-  if (op.kind == OpKind::append) appended_[place.layer] = kept_free_[place.layer % 2] = end;
+  if (op.kind == OpKind::append) appended_[place.layer] = kept_free_[keep_] = end;
   if ((op.kind != OpKind::attend && op.kind != OpKind::append) || plan.rounds[op.round].areas == 0) return;
   Ended& free = kv_free_[kv_round(place, op.round) % kv_free_.size()];
   if (op.kind == OpKind::attend) free = end;

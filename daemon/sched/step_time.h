@@ -99,6 +99,7 @@ class StepTimer {
   std::vector<Ended> appended_before_;          // ... by the steps ahead of the one that runs
   uint32_t running_step_ = 0;
   std::array<Ended, 2> kept_free_{};
+  uint32_t keep_ = 0;
   Ended step_ended_{};
 };
 

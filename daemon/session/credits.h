@@ -14,9 +14,17 @@
 #include <cstdint>
 
 #include "daemon/base/assert.h"
+#include "daemon/sched/request.h"
 #include "wire/rings.h"
 
 namespace iokv {
+
+// What an outcome's logits and most probable tokens take of the result FIFO.
+inline uint32_t result_bytes(const Outcome& outcome) {
+  const auto row = static_cast<uint32_t>(outcome.logits.size() * sizeof(float));
+  if (outcome.top.empty()) return row;
+  return wire::padded(row) + wire::top_bytes(static_cast<uint32_t>(outcome.top.size()));
+}
 
 class Credits {
  public:

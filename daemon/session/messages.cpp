@@ -147,13 +147,18 @@ void put_text(std::span<char> field, std::string_view text) {
   for (size_t i = 0; i < length; i++) field[i] = static_cast<unsigned char>(text[i]) < ' ' ? ' ' : text[i];
 }
 
+uint64_t least_result_bytes(uint32_t vocabulary) {
+  const uint64_t row = (uint64_t{vocabulary} * sizeof(float) + wire::kPayloadAlignment - 1) & ~uint64_t{wire::kPayloadAlignment - 1};
+  return std::bit_ceil(2 * (row + wire::top_bytes(wire::kMaxTopLogprobs)));
+}
+
 wire::Geometry grant(const wire::Geometry& wanted, const GeometryLimits& limits, uint32_t vocabulary) {
   IOKV_ASSERT(valid(limits.submission_entries) && valid(limits.completion_entries) && valid(limits.arena_bytes) &&
               valid(limits.result_bytes));
   GeometryLimits::Bounds result = limits.result_bytes;
-  const uint64_t two_rows = std::bit_ceil(uint64_t{vocabulary} * sizeof(float) * 2);
-  IOKV_ASSERT(two_rows <= result.largest);
-  result.smallest = std::max(result.smallest, static_cast<uint32_t>(two_rows));
+  const uint64_t two_results = least_result_bytes(vocabulary);
+  IOKV_ASSERT(two_results <= result.largest);
+  result.smallest = std::max(result.smallest, static_cast<uint32_t>(two_results));
   result.usual = std::max(result.usual, result.smallest);
   return {grant_one(wanted.submission_entries, limits.submission_entries),
           grant_one(wanted.completion_entries, limits.completion_entries),

@@ -59,9 +59,13 @@ struct GeometryLimits {
   Bounds result_bytes{4u << 10, 8u << 20, 64u << 20};
 };
 
+// A result FIFO that holds two of the largest results: of `vocabulary` logits and as many most probable tokens as there can
+// be. A power of two.
+uint64_t least_result_bytes(uint32_t vocabulary);
+
 // The geometry for a client that asks for `wanted`: powers of two within the limits, at most what was asked for where
-// the limits allow that. Two rows of `vocabulary` logits must fit limits.result_bytes.largest (asserted: the daemon
-// checks its model at start).
+// the limits allow that. least_result_bytes must fit limits.result_bytes.largest (asserted: the daemon checks its model
+// at start).
 wire::Geometry grant(const wire::Geometry& wanted, const GeometryLimits& limits, uint32_t vocabulary);
 
 }  // namespace iokv

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "daemon/base/assert.h"
+#include "daemon/session/credits.h"
 #include "include/iokv/iokv.h"
 
 namespace iokv {
@@ -121,6 +122,7 @@ bool Session::observe_heads() {
 void Session::post(const Outcome& outcome) {
   IOKV_ASSERT(completion_tail_ - completion_head_ < geometry_.completion_entries);
   IOKV_ASSERT(outcome.logits.empty() == ((outcome.flags & IOKV_COMPLETION_LOGITS) == 0));
+  IOKV_ASSERT(outcome.top.empty() == ((outcome.flags & IOKV_COMPLETION_TOP) == 0));
   wire::Completion completion{};
   completion.user_data = outcome.user_data;
   completion.operation = outcome.operation;
@@ -132,23 +134,29 @@ void Session::post(const Outcome& outcome) {
   completion.index = outcome.index;
   completion.length = outcome.length;
   completion.times = outcome.times;
-  if (!outcome.logits.empty()) {
-    completion.result_position = write_logits(outcome.logits);
-    completion.result_bytes = static_cast<uint32_t>(outcome.logits.size() * sizeof(float));
-  }
+  completion.result_bytes = result_bytes(outcome);
+  if (completion.result_bytes != 0) completion.result_position = write_result(outcome);
   const uint32_t slot = completion_tail_ & (geometry_.completion_entries - 1);
   std::memcpy(down_ + wire::kDownEntries + size_t{slot} * wire::kEntryBytes, &completion, sizeof completion);
   completion_tail_++;
 }
 
-uint32_t Session::write_logits(const std::vector<float>& logits) {
-  IOKV_ASSERT(logits.size() <= geometry_.result_bytes / sizeof(float));
-  const uint32_t bytes = static_cast<uint32_t>(logits.size() * sizeof(float));
+uint32_t Session::write_result(const Outcome& outcome) {
+  const uint32_t bytes = result_bytes(outcome);
+  IOKV_ASSERT(bytes <= geometry_.result_bytes);
   const uint32_t position = wire::place(result_tail_, wire::padded(bytes), geometry_.result_bytes);
   result_tail_ = position + wire::padded(bytes);
   IOKV_ASSERT(result_tail_ - result_head_ <= geometry_.result_bytes);
-  const size_t offset = position & (geometry_.result_bytes - 1);
-  std::memcpy(down_ + wire::result_offset(geometry_) + offset, logits.data(), bytes);
+  std::byte* to = down_ + wire::result_offset(geometry_) + (position & (geometry_.result_bytes - 1));
+  const auto row = static_cast<uint32_t>(outcome.logits.size() * sizeof(float));
+  if (row != 0) std::memcpy(to, outcome.logits.data(), row);
+  if (outcome.top.empty()) return position;
+  static_assert(sizeof(TokenLogprob) == sizeof(wire::TokenLogprob));
+  to += wire::padded(row);
+  const wire::TopHeader header{static_cast<uint32_t>(outcome.top.size()), 0};
+  std::memset(to, 0, wire::top_bytes(header.count));
+  std::memcpy(to, &header, sizeof header);
+  std::memcpy(to + sizeof header, outcome.top.data(), outcome.top.size() * sizeof(TokenLogprob));
   return position;
 }
 

@@ -41,7 +41,8 @@ class Session {
   uint32_t completion_head() const { return completion_head_; }
   uint32_t result_head() const { return result_head_; }
 
-  // Writes one completion (and its logits to the result FIFO, placed by wire::place); the caller has checked Credits.
+  // Writes one completion (and its logits and most probable tokens to the result FIFO, placed by
+  // wire::place); the caller has checked Credits.
   // Not visible to the client before publish.
   void post(const Outcome& outcome);
   // Makes posted completions and the submission head visible. true: the client sleeps, ring its doorbell.
@@ -59,7 +60,7 @@ class Session {
  private:
   bool broken(const std::string& reason);
   bool take(const wire::Submission& entry, Request& request);
-  uint32_t write_logits(const std::vector<float>& logits);
+  uint32_t write_result(const Outcome& outcome);
 
   wire::Geometry geometry_;
   std::byte* up_;

@@ -43,6 +43,9 @@ class SubmissionRules {
   uint32_t max_payload_bytes() const { return max_payload_bytes_; }
 
  private:
+  // Refuses what is well-formed and cannot be: 0, or the code.
+  int32_t refusal_of_step(const wire::Submission& entry, const wire::StepPayload& head, const Request& request) const;
+  int32_t refusal_of_values(const Request& request) const;
   const char* check_reserved(const wire::Submission& entry) const;
   const char* check_identity(const wire::Submission& entry);
   const char* check_place(const wire::Submission& entry);

@@ -42,7 +42,7 @@ extern "C" {
 #endif
 
 #define IOKV_VERSION_MAJOR 1
-#define IOKV_VERSION_MINOR 0
+#define IOKV_VERSION_MINOR 1 /* what is marked "1.1" below has come with it */
 
 /* ---- errors ---------------------------------------------------------------------------------------------------- */
 
@@ -70,7 +70,10 @@ enum iokv_error {
   IOKV_EDEADLINE = -20,   /* the operation's deadline passed before it was done */
   IOKV_ESHUTDOWN = -21,   /* the daemon is stopping */
   IOKV_EDEVICE = -22,     /* the compute device failed */
-  IOKV_EUNSUPPORTED = -23 /* this daemon does not offer that (model, adapter or feature) */
+  IOKV_EUNSUPPORTED = -23, /* this daemon does not offer that (model, adapter or feature) */
+  IOKV_EMASK = -24,       /* 1.1: a mask has another length than the vocabulary, or permits nothing, or there are not as many
+                             as the step draws */
+  IOKV_ESTOP = -25        /* 1.1: a step's stop tokens and stop sequences are too many or too long: iokv_info */
 };
 
 /* A fixed sentence for a code ("no daemon listens on the socket"); never NULL, static. Any thread. */
@@ -138,7 +141,12 @@ typedef struct iokv_info {
   uint8_t tokenizer_digest[32];
   char model_name[64];
   char daemon_version[32];
+  uint64_t features;            /* 1.1: enum iokv_feature, what this daemon offers */
 } iokv_info;
+
+enum iokv_feature {
+  IOKV_FEATURE_SAMPLING = 1 /* 1.1: all that is marked 1.1 in iokv_sampling and iokv_step_options; without it EUNSUPPORTED */
+};
 
 /* Any thread. EINVAL, EFORK. */
 IOKV_API int iokv_get_info(const iokv_client* client, iokv_info* info);
@@ -151,11 +159,33 @@ IOKV_API int iokv_end_reason(const iokv_client* client, iokv_error_detail* detai
 typedef uint64_t iokv_sequence;  /* chosen by the library at open or fork; 0 is never a sequence */
 typedef uint64_t iokv_operation; /* chosen by the library at submission; 0 is never an operation */
 
+/* 1.1: what is added to the logit of one token. */
+typedef struct iokv_logit_bias {
+  int32_t token;
+  float bias; /* -10000..10000; OpenAI's -100 all but forbids a token, 100 all but forces it */
+} iokv_logit_bias;
+
+enum iokv_sampling_limit {
+  IOKV_MAX_LOGIT_BIAS = 1024, /* 1.1: tokens with a bias */
+  IOKV_MAX_TOP_LOGPROBS = 64, /* 1.1 */
+  IOKV_MAX_STOP_SEQUENCES = 64, /* 1.1 */
+  IOKV_MAX_MASKS = 64         /* 1.1: of a step */
+};
+
 /*
  * How tokens are drawn. temperature 0 takes the most probable token (the smallest id among equals). Otherwise logits are
  * divided by temperature, cut to the top_k most probable (0: all) and then to the smallest set whose probability
  * reaches top_p (0 or 1: all), and one is drawn by a counter-based generator from (seed, position): the same seed gives
  * the same text, alone or under load.
+ *
+ * 1.1: before that, in this order: logit_bias is added; the logit of a token that the sequence holds from position
+ * repetition_from on is divided by repetition_penalty if it is positive, else multiplied; from the logit of one that it
+ * holds n > 0 times from position frequency_from on presence_penalty + n * frequency_penalty is taken; the step's mask
+ * forbids tokens. Temperature 0 then takes the largest. After top_p, min_p drops what is less probable than min_p times
+ * the most probable, and typical_p keeps those whose -log p is nearest to the entropy, until they have that probability.
+ * Each is what the logits processor of that name in Hugging Face transformers computes; presence and frequency are
+ * OpenAI's (with frequency_from the length of the prompt, as there). Values out of range: IOKV_EINVAL, and
+ * iokv_last_failure names them.
  */
 typedef struct iokv_sampling {
   uint32_t struct_size;
@@ -163,6 +193,16 @@ typedef struct iokv_sampling {
   float top_p;       /* 0..1 */
   uint32_t top_k;
   uint64_t seed;
+  /* 1.1 */
+  float min_p;               /* 0..1; 0: all */
+  float typical_p;           /* 0..1; 0 or 1: all */
+  float repetition_penalty;  /* 0.01..100; 0 or 1: none */
+  float presence_penalty;    /* -100..100 */
+  float frequency_penalty;   /* -100..100 */
+  uint32_t repetition_from;  /* position of the first token that repetition_penalty is about */
+  uint32_t frequency_from;   /* position of the first token that presence_penalty and frequency_penalty count */
+  uint32_t logit_bias_count; /* 0..IOKV_MAX_LOGIT_BIAS */
+  const iokv_logit_bias* logit_bias; /* each token once; copied before the call returns */
 } iokv_sampling;
 
 typedef struct iokv_open_options {
@@ -181,7 +221,8 @@ enum iokv_step_flags {
   IOKV_STEP_EACH = 1,  /* a completion also for each appended token but the last (with max_tokens 0: for the last as
                           well), with the token that would be drawn after it (IOKV_COMPLETION_PREDICTED). Not with
                           tokens beyond max_step_tokens. Verifies drafts. */
-  IOKV_STEP_LOGITS = 2 /* each completion that carries a token also carries the logits it was drawn from */
+  IOKV_STEP_LOGITS = 2 /* each completion that carries a token also carries the model's logits there, before anything that
+                          iokv_sampling says */
 };
 
 typedef struct iokv_step_options {
@@ -196,6 +237,19 @@ typedef struct iokv_step_options {
   int32_t priority;              /* added to the sequence's, the sum clamped to -100..100 */
   const iokv_sampling* sampling; /* for this step only; NULL: the sequence's */
   uint64_t deadline_ns;          /* CLOCK_MONOTONIC; past it the step ends with IOKV_EDEADLINE; 0: none */
+  /* 1.1. Together with stop tokens and biases these must fit half of the arena (IOKV_ELIMIT). All are copied. */
+  const int32_t* stop_sequences; /* tokens of all stop sequences, one behind the other: when the tokens that this step has
+                                    sampled end with one of them, the step ends as with a stop token */
+  const uint32_t* stop_sequence_lengths; /* tokens of each, 1 at least; their sum and stop_token_count together are at
+                                    most max_stop_tokens (IOKV_ESTOP) */
+  uint32_t stop_sequence_count;  /* 0..IOKV_MAX_STOP_SEQUENCES */
+  uint32_t top_logprobs;         /* 0..IOKV_MAX_TOP_LOGPROBS: so many most probable tokens come with each completion that
+                                    carries a token: IOKV_COMPLETION_TOP */
+  const uint32_t* masks;         /* [mask_count][mask_words]: which tokens may be drawn, token t is bit t % 32 of word
+                                    t / 32; bits beyond the vocabulary mean nothing */
+  uint32_t mask_words;           /* (vocabulary + 31) / 32, or 0 without masks; else IOKV_EMASK */
+  uint32_t mask_count;           /* 0, or as many as the step draws: max_tokens, and with IOKV_STEP_EACH as many more as it
+                                    predicts; at most IOKV_MAX_MASKS. Else IOKV_EMASK. A mask that permits nothing: IOKV_EMASK */
 } iokv_step_options;
 
 /*
@@ -203,6 +257,10 @@ typedef struct iokv_step_options {
  * daemon (OPEN and STEP can go together). Common errors: EINVAL, EAGAIN (nothing was placed: submit, reap and try
  * again), EFORK, ECLOSED. `operation` may be NULL. Submitting thread.
  */
+
+/* 1.1. Why the latest iokv_open or iokv_step of this client returned what it returned: the code and one line that names the
+ * argument and its range ("top_p is 1.5: it must be 0 to 1"); code 0 and an empty line when it has not failed. EINVAL, EFORK. */
+IOKV_API int iokv_last_failure(const iokv_client* client, iokv_error_detail* detail);
 
 /* Opens an empty sequence. options may be NULL. Also ELIMIT: max_sequences are open already. Completion result: 0, ELIMIT,
  * EUNSUPPORTED. */
@@ -213,7 +271,8 @@ IOKV_API int iokv_open(iokv_client* client, const iokv_open_options* options, io
  * Appends token_count tokens, then samples up to max_tokens. One completion a sampled token, with IOKV_COMPLETION_MORE on
  * all but the last; with max_tokens 0 one completion in all. With token_count 0 sampling goes on from where the sequence
  * is (it must not be empty: EINVAL). A prompt larger than the arena is passed on in parts, which the caller does not see.
- * Completion result: 0, ECONTEXT, EPOOL, ESEQUENCE, ETOKEN, EINVAL, ECANCELED, EDEADLINE, ELIMIT, EDEVICE, ESHUTDOWN.
+ * Also ESTOP, EMASK, ELIMIT and EUNSUPPORTED, as iokv_step_options says.
+ * Completion result: 0, ECONTEXT, EPOOL, ESEQUENCE, ETOKEN, EINVAL, ECANCELED, EDEADLINE, ELIMIT, EDEVICE, ESHUTDOWN, EMASK.
  * After a failure the sequence holds `length` tokens, as the final completion says.
  */
 IOKV_API int iokv_step(iokv_client* client, iokv_sequence sequence, const iokv_step_options* options,
@@ -250,7 +309,8 @@ enum iokv_completion_flags {
   IOKV_COMPLETION_TOKEN = 2,     /* `token` was sampled and appended, `logprob` is its log-probability */
   IOKV_COMPLETION_PREDICTED = 4, /* `token` is what would follow appended token `index`; it was not appended */
   IOKV_COMPLETION_LOGITS = 8,    /* iokv_logits gives a view, which must be released */
-  IOKV_COMPLETION_STOPPED = 16   /* `token` is one of the step's stop tokens */
+  IOKV_COMPLETION_STOPPED = 16,  /* `token` is one of the step's stop tokens, or (1.1) ends one of its stop sequences */
+  IOKV_COMPLETION_TOP = 32       /* 1.1: iokv_top_logprobs gives a view, which must be released */
 };
 
 /* `index` of a completion whose result is ELIMIT: which limit it was. Of a client they are in iokv_info; of a user, all of
@@ -273,7 +333,7 @@ typedef struct iokv_completion {
   float logprob;      /* natural logarithm, of the unmodified distribution */
   uint32_t index;     /* TOKEN: of the sampled token in its step; PREDICTED: of the appended one; ELIMIT: iokv_limit */
   uint32_t length;    /* tokens in the sequence after this */
-  uint32_t view[2];   /* for iokv_logits */
+  uint32_t view[2];   /* for iokv_logits and iokv_top_logprobs */
   uint64_t times;     /* for iokv_completion_times */
 } iokv_completion;
 
@@ -306,8 +366,19 @@ typedef struct iokv_logits_view {
  * it is full, steps that need it wait. Reaping thread. EINVAL, EFORK. */
 IOKV_API int iokv_logits(iokv_client* client, const iokv_completion* completion, iokv_logits_view* view);
 
-/* Gives a view's space back; in any order, once each. Must be called for every completion with
- * IOKV_COMPLETION_LOGITS, whether viewed or not. Reaping thread. EINVAL, EFORK. */
+typedef struct iokv_token_logprob {
+  int32_t token;
+  float logprob; /* natural logarithm, of the unmodified distribution */
+} iokv_token_logprob;
+
+/* 1.1. The most probable tokens of a completion with IOKV_COMPLETION_TOP, the most probable first, the smaller id first
+ * among equals: *count = min(top_logprobs, vocabulary) entries in shared memory, read-only and valid until released. The
+ * space for them is that of logits. Reaping thread. EINVAL, EFORK. */
+IOKV_API int iokv_top_logprobs(iokv_client* client, const iokv_completion* completion,
+                               const iokv_token_logprob** entries, uint32_t* count);
+
+/* Gives a completion's views back; in any order, once each. Must be called for every completion with
+ * IOKV_COMPLETION_LOGITS or IOKV_COMPLETION_TOP, whether viewed or not. Reaping thread. EINVAL, EFORK. */
 IOKV_API int iokv_release(iokv_client* client, const iokv_completion* completion);
 
 /*
@@ -338,7 +409,7 @@ IOKV_API uint32_t iokv_outstanding(const iokv_client* client);
 /*
  * Blocking: one step, its sampled tokens into `tokens` (capacity >= options->max_tokens) and their number into *count.
  * Returns 0 or the call's or the operation's negative code; tokens sampled before a failure are delivered. EBUSY while
- * operations are outstanding. IOKV_STEP_EACH and IOKV_STEP_LOGITS are EINVAL here. Both threads' role.
+ * operations are outstanding. IOKV_STEP_EACH, IOKV_STEP_LOGITS and top_logprobs are EINVAL here. Both threads' role.
  */
 IOKV_API int iokv_generate(iokv_client* client, iokv_sequence sequence, const iokv_step_options* options,
                            int32_t* tokens, uint32_t capacity, uint32_t* count);

@@ -68,7 +68,8 @@ class Packages(unittest.TestCase):
     def setUpClass(cls) -> None:
         cls.directory = tempfile.TemporaryDirectory(prefix="iokv-abi-")
         cls.prefix = Path(cls.directory.name) / "usr"
-        run("cmake", "--install", BUILD, "--component", "client", "--prefix", cls.prefix)
+        for component in ("runtime", "client"):
+            run("cmake", "--install", BUILD, "--component", component, "--prefix", cls.prefix)
 
     @classmethod
     def tearDownClass(cls) -> None:
@@ -90,27 +91,32 @@ class Packages(unittest.TestCase):
         self.assertIn("/nonexistent-iokv", done.stderr)
 
     def test_pkg_config_is_enough_to_build_a_client(self) -> None:
-        program = self.prefix / "by-pkg-config"
-        flags = run(
-            "pkg-config", "--define-prefix", "--cflags", "--libs", "iokv",
-            PKG_CONFIG_PATH=str(self.library_directory() / "pkgconfig"),
-        ).split()  # fmt: skip
-        run("cc", "-std=c11", EXAMPLE, "-o", program, *flags)
-        self.assert_runs(program)
+        for name in ("iokv", "libiokv"):
+            program = self.prefix / f"by-{name}"
+            flags = run(
+                "pkg-config", "--cflags", "--libs", name,
+                PKG_CONFIG_PATH=str(self.library_directory() / "pkgconfig"),
+            ).split()  # fmt: skip
+            run("cc", "-std=c11", EXAMPLE, "-o", program, *flags)
+            self.assert_runs(program)
 
     def test_find_package_is_enough_to_build_a_client(self) -> None:
         source = Path(self.directory.name) / "user"
         source.mkdir()
         (source / "CMakeLists.txt").write_text(
-            "cmake_minimum_required(VERSION 3.20)\nproject(user C CXX)\nfind_package(iokv 1.0 REQUIRED)\n"
+            "cmake_minimum_required(VERSION 3.20)\nproject(user C)\nfind_package(iokv 1.0 REQUIRED)\n"
             f"add_executable(shared {EXAMPLE})\ntarget_link_libraries(shared iokv::iokv)\n"
             f"add_executable(static {EXAMPLE})\ntarget_link_libraries(static iokv::iokv_static)\n"
-            "set_target_properties(static PROPERTIES LINKER_LANGUAGE CXX)\n"
         )
         run("cmake", "-S", source, "-B", source / "build", f"-DCMAKE_PREFIX_PATH={self.prefix}")
         run("cmake", "--build", source / "build")
         self.assert_runs(source / "build" / "shared")
         self.assert_runs(source / "build" / "static")
+        (source / "CMakeLists.txt").write_text(
+            "cmake_minimum_required(VERSION 3.20)\nproject(user C)\nfind_package(iokv 2.0 REQUIRED)\n"
+        )
+        with self.assertRaisesRegex(AssertionError, "iokvConfig.cmake, version: 1"):
+            run("cmake", "-S", source, "-B", source / "build2", f"-DCMAKE_PREFIX_PATH={self.prefix}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Frozen at 1.0: where every field of every public struct lies on 64-bit machines, and every constant's value. Fields may be
- * added at an end; a line here never changes. Compiled as C11 with -Wpedantic, which the header must bear as well.
+ * Frozen: where every field of every public struct lies on 64-bit machines, and every constant's value. Fields may be added at
+ * an end, and with them a struct's size grows; no other line here ever changes. Compiled as C11 with -Wpedantic, which the header must bear as well.
  */
 #include <iokv/iokv.h>
 
@@ -22,7 +22,7 @@ _Static_assert(offsetof(iokv_connect_options, completion_entries) == 44, "iokv_c
 _Static_assert(offsetof(iokv_connect_options, arena_bytes) == 48, "iokv_connect_options.arena_bytes");
 _Static_assert(offsetof(iokv_connect_options, result_bytes) == 52, "iokv_connect_options.result_bytes");
 
-_Static_assert(sizeof(iokv_info) == 288, "iokv_info");
+_Static_assert(sizeof(iokv_info) == 296, "iokv_info");
 _Static_assert(offsetof(iokv_info, struct_size) == 0, "iokv_info.struct_size");
 _Static_assert(offsetof(iokv_info, protocol_version) == 4, "iokv_info.protocol_version");
 _Static_assert(offsetof(iokv_info, daemon_instance) == 8, "iokv_info.daemon_instance");
@@ -48,13 +48,31 @@ _Static_assert(offsetof(iokv_info, model_digest) == 128, "iokv_info.model_digest
 _Static_assert(offsetof(iokv_info, tokenizer_digest) == 160, "iokv_info.tokenizer_digest");
 _Static_assert(offsetof(iokv_info, model_name) == 192, "iokv_info.model_name");
 _Static_assert(offsetof(iokv_info, daemon_version) == 256, "iokv_info.daemon_version");
+_Static_assert(offsetof(iokv_info, features) == 288, "iokv_info.features");
 
-_Static_assert(sizeof(iokv_sampling) == 24, "iokv_sampling");
+_Static_assert(sizeof(iokv_sampling) == 64, "iokv_sampling");
 _Static_assert(offsetof(iokv_sampling, struct_size) == 0, "iokv_sampling.struct_size");
 _Static_assert(offsetof(iokv_sampling, temperature) == 4, "iokv_sampling.temperature");
 _Static_assert(offsetof(iokv_sampling, top_p) == 8, "iokv_sampling.top_p");
 _Static_assert(offsetof(iokv_sampling, top_k) == 12, "iokv_sampling.top_k");
 _Static_assert(offsetof(iokv_sampling, seed) == 16, "iokv_sampling.seed");
+_Static_assert(offsetof(iokv_sampling, min_p) == 24, "iokv_sampling.min_p");
+_Static_assert(offsetof(iokv_sampling, typical_p) == 28, "iokv_sampling.typical_p");
+_Static_assert(offsetof(iokv_sampling, repetition_penalty) == 32, "iokv_sampling.repetition_penalty");
+_Static_assert(offsetof(iokv_sampling, presence_penalty) == 36, "iokv_sampling.presence_penalty");
+_Static_assert(offsetof(iokv_sampling, frequency_penalty) == 40, "iokv_sampling.frequency_penalty");
+_Static_assert(offsetof(iokv_sampling, repetition_from) == 44, "iokv_sampling.repetition_from");
+_Static_assert(offsetof(iokv_sampling, frequency_from) == 48, "iokv_sampling.frequency_from");
+_Static_assert(offsetof(iokv_sampling, logit_bias_count) == 52, "iokv_sampling.logit_bias_count");
+_Static_assert(offsetof(iokv_sampling, logit_bias) == 56, "iokv_sampling.logit_bias");
+
+_Static_assert(sizeof(iokv_logit_bias) == 8, "iokv_logit_bias");
+_Static_assert(offsetof(iokv_logit_bias, token) == 0, "iokv_logit_bias.token");
+_Static_assert(offsetof(iokv_logit_bias, bias) == 4, "iokv_logit_bias.bias");
+
+_Static_assert(sizeof(iokv_token_logprob) == 8, "iokv_token_logprob");
+_Static_assert(offsetof(iokv_token_logprob, token) == 0, "iokv_token_logprob.token");
+_Static_assert(offsetof(iokv_token_logprob, logprob) == 4, "iokv_token_logprob.logprob");
 
 _Static_assert(sizeof(iokv_open_options) == 40, "iokv_open_options");
 _Static_assert(offsetof(iokv_open_options, struct_size) == 0, "iokv_open_options.struct_size");
@@ -66,7 +84,7 @@ _Static_assert(offsetof(iokv_open_options, adapter) == 28, "iokv_open_options.ad
 _Static_assert(offsetof(iokv_open_options, priority) == 32, "iokv_open_options.priority");
 _Static_assert(offsetof(iokv_open_options, reserved) == 36, "iokv_open_options.reserved");
 
-_Static_assert(sizeof(iokv_step_options) == 64, "iokv_step_options");
+_Static_assert(sizeof(iokv_step_options) == 104, "iokv_step_options");
 _Static_assert(offsetof(iokv_step_options, struct_size) == 0, "iokv_step_options.struct_size");
 _Static_assert(offsetof(iokv_step_options, flags) == 4, "iokv_step_options.flags");
 _Static_assert(offsetof(iokv_step_options, user_data) == 8, "iokv_step_options.user_data");
@@ -78,6 +96,13 @@ _Static_assert(offsetof(iokv_step_options, stop_token_count) == 40, "iokv_step_o
 _Static_assert(offsetof(iokv_step_options, priority) == 44, "iokv_step_options.priority");
 _Static_assert(offsetof(iokv_step_options, sampling) == 48, "iokv_step_options.sampling");
 _Static_assert(offsetof(iokv_step_options, deadline_ns) == 56, "iokv_step_options.deadline_ns");
+_Static_assert(offsetof(iokv_step_options, stop_sequences) == 64, "iokv_step_options.stop_sequences");
+_Static_assert(offsetof(iokv_step_options, stop_sequence_lengths) == 72, "iokv_step_options.stop_sequence_lengths");
+_Static_assert(offsetof(iokv_step_options, stop_sequence_count) == 80, "iokv_step_options.stop_sequence_count");
+_Static_assert(offsetof(iokv_step_options, top_logprobs) == 84, "iokv_step_options.top_logprobs");
+_Static_assert(offsetof(iokv_step_options, masks) == 88, "iokv_step_options.masks");
+_Static_assert(offsetof(iokv_step_options, mask_words) == 96, "iokv_step_options.mask_words");
+_Static_assert(offsetof(iokv_step_options, mask_count) == 100, "iokv_step_options.mask_count");
 
 _Static_assert(sizeof(iokv_completion) == 64, "iokv_completion");
 _Static_assert(offsetof(iokv_completion, user_data) == 0, "iokv_completion.user_data");
@@ -137,6 +162,13 @@ _Static_assert(IOKV_EDEADLINE == -20, "IOKV_EDEADLINE");
 _Static_assert(IOKV_ESHUTDOWN == -21, "IOKV_ESHUTDOWN");
 _Static_assert(IOKV_EDEVICE == -22, "IOKV_EDEVICE");
 _Static_assert(IOKV_EUNSUPPORTED == -23, "IOKV_EUNSUPPORTED");
+_Static_assert(IOKV_EMASK == -24, "IOKV_EMASK");
+_Static_assert(IOKV_ESTOP == -25, "IOKV_ESTOP");
+_Static_assert(IOKV_FEATURE_SAMPLING == 1, "IOKV_FEATURE_SAMPLING");
+_Static_assert(IOKV_MAX_LOGIT_BIAS == 1024, "IOKV_MAX_LOGIT_BIAS");
+_Static_assert(IOKV_MAX_TOP_LOGPROBS == 64, "IOKV_MAX_TOP_LOGPROBS");
+_Static_assert(IOKV_MAX_STOP_SEQUENCES == 64, "IOKV_MAX_STOP_SEQUENCES");
+_Static_assert(IOKV_MAX_MASKS == 64, "IOKV_MAX_MASKS");
 _Static_assert(IOKV_STEP_EACH == 1, "IOKV_STEP_EACH");
 _Static_assert(IOKV_STEP_LOGITS == 2, "IOKV_STEP_LOGITS");
 _Static_assert(IOKV_COMPLETION_MORE == 1, "IOKV_COMPLETION_MORE");
@@ -144,6 +176,7 @@ _Static_assert(IOKV_COMPLETION_TOKEN == 2, "IOKV_COMPLETION_TOKEN");
 _Static_assert(IOKV_COMPLETION_PREDICTED == 4, "IOKV_COMPLETION_PREDICTED");
 _Static_assert(IOKV_COMPLETION_LOGITS == 8, "IOKV_COMPLETION_LOGITS");
 _Static_assert(IOKV_COMPLETION_STOPPED == 16, "IOKV_COMPLETION_STOPPED");
+_Static_assert(IOKV_COMPLETION_TOP == 32, "IOKV_COMPLETION_TOP");
 _Static_assert(IOKV_F32 == 0, "IOKV_F32");
 _Static_assert(IOKV_F16 == 1, "IOKV_F16");
 _Static_assert(IOKV_BF16 == 2, "IOKV_BF16");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Frozen at 1.0: where every field of every entry and message lies, and every constant of the wire. Clients outlive
-// daemons and daemons clients, so a line here never changes; see also the assertions beside the structs.
+// Frozen: where every field of every entry and message lies, and every constant of the wire. Clients outlive daemons and
+// daemons clients, so a line here never changes, but for the size of a struct that has got fields at its end; see also the
+// assertions beside the structs.
 #include <cstddef>
 #include <cstdint>
 
@@ -30,7 +31,7 @@ static_assert(offsetof(Submission, m) == 52, "Submission.m");
 static_assert(offsetof(Submission, adapter) == 56, "Submission.adapter");
 static_assert(offsetof(Submission, reserved1) == 60, "Submission.reserved1");
 
-static_assert(sizeof(StepPayload) == 32, "StepPayload");
+static_assert(sizeof(StepPayload) == 80, "StepPayload");
 static_assert(offsetof(StepPayload, struct_bytes) == 0, "StepPayload.struct_bytes");
 static_assert(offsetof(StepPayload, stop_tokens) == 4, "StepPayload.stop_tokens");
 static_assert(offsetof(StepPayload, has_sampling) == 8, "StepPayload.has_sampling");
@@ -38,6 +39,37 @@ static_assert(offsetof(StepPayload, temperature) == 12, "StepPayload.temperature
 static_assert(offsetof(StepPayload, top_p) == 16, "StepPayload.top_p");
 static_assert(offsetof(StepPayload, top_k) == 20, "StepPayload.top_k");
 static_assert(offsetof(StepPayload, seed) == 24, "StepPayload.seed");
+static_assert(offsetof(StepPayload, min_p) == 32, "StepPayload.min_p");
+static_assert(offsetof(StepPayload, typical_p) == 36, "StepPayload.typical_p");
+static_assert(offsetof(StepPayload, repetition_penalty) == 40, "StepPayload.repetition_penalty");
+static_assert(offsetof(StepPayload, presence_penalty) == 44, "StepPayload.presence_penalty");
+static_assert(offsetof(StepPayload, frequency_penalty) == 48, "StepPayload.frequency_penalty");
+static_assert(offsetof(StepPayload, repetition_from) == 52, "StepPayload.repetition_from");
+static_assert(offsetof(StepPayload, frequency_from) == 56, "StepPayload.frequency_from");
+static_assert(offsetof(StepPayload, logit_biases) == 60, "StepPayload.logit_biases");
+static_assert(offsetof(StepPayload, stop_sequences) == 64, "StepPayload.stop_sequences");
+static_assert(offsetof(StepPayload, stop_sequence_tokens) == 68, "StepPayload.stop_sequence_tokens");
+static_assert(offsetof(StepPayload, masks) == 72, "StepPayload.masks");
+static_assert(offsetof(StepPayload, top_logprobs) == 76, "StepPayload.top_logprobs");
+static_assert(kFirstStepPayloadBytes == 32, "kFirstStepPayloadBytes");
+static_assert(kMaxLogitBiases == 1024, "kMaxLogitBiases");
+static_assert(kMaxStopSequences == 64, "kMaxStopSequences");
+static_assert(kMaxMasks == 64, "kMaxMasks");
+static_assert(kMaxTopLogprobs == 64, "kMaxTopLogprobs");
+static_assert(kFeatureSampling == 1, "kFeatureSampling");
+static_assert(mask_words(1) == 1 && mask_words(32) == 1 && mask_words(33) == 2, "mask_words");
+
+static_assert(sizeof(LogitBias) == 8, "LogitBias");
+static_assert(offsetof(LogitBias, token) == 0, "LogitBias.token");
+static_assert(offsetof(LogitBias, bias) == 4, "LogitBias.bias");
+
+static_assert(sizeof(TopHeader) == 8, "TopHeader");
+static_assert(offsetof(TopHeader, count) == 0, "TopHeader.count");
+static_assert(offsetof(TopHeader, reserved) == 4, "TopHeader.reserved");
+static_assert(sizeof(TokenLogprob) == 8, "TokenLogprob");
+static_assert(offsetof(TokenLogprob, token) == 0, "TokenLogprob.token");
+static_assert(offsetof(TokenLogprob, logprob) == 4, "TokenLogprob.logprob");
+static_assert(kTopBytes == 64 && top_bytes(1) == 64 && top_bytes(7) == 64 && top_bytes(8) == 128, "top_bytes");
 
 static_assert(sizeof(Completion) == 64, "Completion");
 static_assert(offsetof(Completion, user_data) == 0, "Completion.user_data");

@@ -7,6 +7,7 @@
 
 #include "daemon/backend/cpu/philox.h"
 #include "tests/backend/cpu_fixture.h"
+#include "tests/backend/sampling_oracle.h"
 
 namespace iokv::test {
 namespace {
@@ -187,6 +188,87 @@ void a_draw_depends_on_seed_and_position_and_not_on_its_row(void**) {
   });
 }
 
+// To the borders' rounding in transformers' f32: 61 probabilities of 2^-24 each.
+void tokens_are_those_of_transformers_processors(void**) {
+  const Oracle oracle = Oracle::read(IOKV_SAMPLING_GOLDEN);
+  each_variant([&](Variant variant) {
+    auto backend = variant.backend();
+    for (const OracleCase& one : oracle.cases) {
+      const Drawn drawn = sample(*backend, oracle.logits[one.row], oracle.vocab(), oracle.rows_of(one, 0, 250));
+      const size_t wrong = Oracle::wrong(one, drawn.tokens, 4e-6);
+      if (wrong != 0) std::printf("%s: %zu of 250 tokens are not transformers'\n", one.text.c_str(), wrong);
+      assert_int_equal(wrong, 0);
+    }
+  });
+}
+
+// Every parameter left out of one case at a time: the oracle notices each.
+void leaving_a_processor_out_is_noticed(void**) {
+  const Oracle oracle = Oracle::read(IOKV_SAMPLING_GOLDEN);
+  auto backend = Variant{CpuIsa::automatic, DType::f32}.backend(1);
+  const std::pair<const char*, void (*)(SampleRow&)> mutants[] = {
+      {"min_p", [](SampleRow& row) { row.params.min_p = 0; }},
+      {"typical_p", [](SampleRow& row) { row.params.typical_p = 1; }},
+      {"repetition_penalty", [](SampleRow& row) { row.params.repetition_penalty = 1; }},
+      {"repetition_from", [](SampleRow& row) { row.repeated = row.repeated.last(row.repeated.size() - 1); }},
+      {"presence_penalty", [](SampleRow& row) { row.params.presence_penalty = 0; }},
+      {"frequency_penalty", [](SampleRow& row) { row.params.frequency_penalty = 0; }},
+      {"biases", [](SampleRow& row) { row.biases = row.biases.last(row.biases.size() - 1); }},
+      {"mask", [](SampleRow& row) { row.mask = nullptr; }},
+      {"top_k", [](SampleRow& row) { row.params.top_k += 1; }},
+      {"top_p", [](SampleRow& row) { row.params.top_p = 1; }}};
+  for (const auto& [name, mutate] : mutants) {
+    size_t wrong = 0, mutated = 0;
+    for (const OracleCase& one : oracle.cases) {
+      if (!one.names.contains(name)) continue;
+      auto rows = oracle.rows_of(one, 0, 250);
+      for (SampleRow& row : rows) mutate(row);
+      const Drawn drawn = sample(*backend, oracle.logits[one.row], oracle.vocab(), rows);
+      ++mutated;
+      wrong += Oracle::wrong(one, drawn.tokens, 4e-6);
+    }
+    std::printf("%s: %zu of %zu draws notice\n", name, wrong, mutated * 250);
+    assert_true(mutated > 0 && wrong > 0);
+  }
+}
+
+void the_most_probable_come_with_their_logprobs(void**) {
+  each_variant([](Variant variant) {
+    auto backend = variant.backend(2);
+    Numbers numbers(46);
+    constexpr uint32_t kVocab = 3000;
+    std::vector<float> logits = random_logits(2 * kVocab, numbers, 2.0f);
+    logits[5] = logits[1700] = logits[40] = 20.0f;
+    std::vector<SampleRow> rows(5);
+    const uint32_t wanted[] = {3, 0, 64, 1, 20};
+    for (uint32_t i = 0; i < 5; ++i) {
+      rows[i].logits_row = i % 2;
+      rows[i].top = wanted[i];
+    }
+    // They are of the unmodified distribution.
+    const TokenBias bias{7, 100.0f};
+    rows[2].biases = {&bias, 1};
+    std::vector<TokenLogprob> tops(88);
+    std::vector<int32_t> tokens(5);
+    backend->sample(Queue::dense, {logits.data(), kVocab, rows, tokens.data(), nullptr, tops.data()});
+    assert_int_equal(tokens[2], 7);
+    size_t at = 0;
+    for (const SampleRow& row : rows) {
+      const std::span<const float> own(logits.data() + row.logits_row * kVocab, kVocab);
+      std::vector<int32_t> order(kVocab);
+      std::iota(order.begin(), order.end(), 0);
+      std::stable_sort(order.begin(), order.end(),
+                       [&](int32_t a, int32_t b) { return own[static_cast<size_t>(a)] > own[static_cast<size_t>(b)]; });
+      double sum = 0;
+      for (float logit : own) sum += std::exp(double{logit});
+      for (uint32_t i = 0; i < row.top; ++i, ++at) {
+        assert_int_equal(tops[at].token, order[i]);
+        assert_near(double{tops[at].logprob}, double{own[static_cast<size_t>(order[i])]} - std::log(sum), 2e-5);
+      }
+    }
+  });
+}
+
 }  // namespace
 }  // namespace iokv::test
 
@@ -200,6 +282,9 @@ int main() {
       cmocka_unit_test(nothing_outside_the_cuts_is_drawn_from_a_large_vocabulary),
       cmocka_unit_test(equal_logits_are_cut_from_the_largest_id),
       cmocka_unit_test(a_draw_depends_on_seed_and_position_and_not_on_its_row),
+      cmocka_unit_test(tokens_are_those_of_transformers_processors),
+      cmocka_unit_test(leaving_a_processor_out_is_noticed),
+      cmocka_unit_test(the_most_probable_come_with_their_logprobs),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

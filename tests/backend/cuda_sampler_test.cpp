@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "tests/backend/cuda_fixture.h"
+#include "tests/backend/sampling_oracle.h"
 
 namespace iokv::test {
 namespace {
@@ -178,6 +179,61 @@ void tokens_are_those_that_the_cpu_draws(void**) {
   }
 }
 
+// Each draw has a row of logits of its own: backend.h. The borders' rounding: that of transformers' f32, and expf's.
+void tokens_are_those_of_transformers_processors(void**) {
+  constexpr uint32_t kDrawsOfCase = 120;
+  const Oracle oracle = Oracle::read(IOKV_SAMPLING_GOLDEN);
+  for (const OracleCase& one : oracle.cases) {
+    std::vector<float> logits;
+    std::vector<SampleRow> rows = oracle.rows_of(one, 0, kDrawsOfCase);
+    for (uint32_t i = 0; i < kDrawsOfCase; ++i) {
+      logits.insert(logits.end(), oracle.logits[one.row].begin(), oracle.logits[one.row].end());
+      rows[i].logits_row = i;
+    }
+    Array on_device = Array::of(gpu(), logits);
+    const Drawn drawn = sample(gpu(), on_device, oracle.vocab(), rows);
+    const size_t wrong = Oracle::wrong(one, drawn.tokens, 1e-5);
+    if (wrong != 0) std::printf("%s: %zu of %u tokens are not transformers'\n", one.text.c_str(), wrong, kDrawsOfCase);
+    assert_int_equal(wrong, 0);
+    // What a draw has changed of them is as before.
+    on_device.get();
+    for (size_t i = 0; i < logits.size(); ++i) assert_true(on_device[i] == double{logits[i]});
+  }
+}
+
+void the_most_probable_come_with_their_logprobs(void**) {
+  Numbers numbers(646);
+  for (uint32_t vocab : {64u, 3000u, 128256u}) {
+    std::vector<float> logits = random_logits(size_t{2} * vocab, numbers, 2.0f);
+    logits[5] = logits[vocab - 1] = logits[40] = 20.0f;
+    std::vector<SampleRow> rows(5);
+    const uint32_t wanted[] = {3, 0, 64, 1, 20};
+    for (uint32_t i = 0; i < 5; ++i) {
+      rows[i].logits_row = i % 2;
+      rows[i].top = wanted[i];
+    }
+    std::vector<TokenLogprob> tops(88);
+    std::vector<int32_t> tokens(5);
+    const Array on_device = Array::of(gpu(), logits);
+    gpu().sample(Queue::dense, {on_device.floats(), vocab, rows, tokens.data(), nullptr, tops.data()});
+    finish(gpu());
+    size_t at = 0;
+    for (const SampleRow& row : rows) {
+      const std::span<const float> own(logits.data() + row.logits_row * vocab, vocab);
+      std::vector<int32_t> order(vocab);
+      std::iota(order.begin(), order.end(), 0);
+      std::stable_sort(order.begin(), order.end(),
+                       [&](int32_t a, int32_t b) { return own[static_cast<size_t>(a)] > own[static_cast<size_t>(b)]; });
+      double sum = 0;
+      for (float logit : own) sum += std::exp(double{logit});
+      for (uint32_t i = 0; i < row.top; ++i, ++at) {
+        assert_int_equal(tops[at].token, order[i]);
+        assert_near(double{tops[at].logprob}, double{own[static_cast<size_t>(order[i])]} - std::log(sum), 2e-5);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace iokv::test
 
@@ -191,6 +247,8 @@ int main() {
       cmocka_unit_test(nothing_outside_the_cuts_is_drawn_from_a_large_vocabulary),
       cmocka_unit_test(equal_logits_are_cut_from_the_largest_id),
       cmocka_unit_test(tokens_are_those_that_the_cpu_draws),
+      cmocka_unit_test(tokens_are_those_of_transformers_processors),
+      cmocka_unit_test(the_most_probable_come_with_their_logprobs),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

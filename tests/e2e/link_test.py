@@ -68,6 +68,35 @@ class Link(unittest.TestCase):
                     if "--weights" in setting:  # three layers' in each step
                         self.assertGreater(found["h2d_bytes"], 3 * 100_000 * found["steps"])
 
+    def test_long_prompts_in_micro_batches_give_the_tokens_of_short_steps(self) -> None:
+        def read(daemon: Daemon) -> tuple[list[tuple[int, float]], int]:
+            with iokv.Client(daemon.socket) as client:
+                sequences = [client.open(iokv.Sampling(temperature=0.8, seed=i)) for i in range(3)]
+                with client.batch():
+                    steps = [
+                        sequence.step([(5 * i + 11 * j) % 60 for j in range(500 + 70 * i)], max_tokens=2)
+                        for i, sequence in enumerate(sequences)
+                    ]
+                drawn = [(one.token, one.logprob) for step in steps for one in step if one.sampled]
+            return drawn, daemon.status()["steps"]
+
+        with Daemon("--dtype", "f32") as daemon:  # 1,710 tokens, 256 a step
+            expected, short_steps = read(daemon)
+            self.assertGreater(short_steps, 6)
+        link = ("--dtype", "f32", "--link-gbps", "2", "--profile", "off")
+        for setting in (
+            ["--recompute", "0.5", "--weights", "host"],
+            ["--recompute", "never", "--max-rows", "2048"],
+            ["--recompute", "always", "--max-rows", "2048", "--staging-bytes", "1MiB"],
+            ["--recompute", "0.5", "--max-rows", "700"],
+        ):
+            with self.subTest(setting=setting), Daemon(*link, *setting) as daemon:
+                drawn, steps = read(daemon)
+                self.assertEqual(drawn, expected)
+                self.assertLess(steps, short_steps)  # in which micro-batches of 256 went through each layer
+                found = daemon.status()
+                self.assertEqual(found["h2d_bytes"], found["planned_h2d_bytes"])
+
     def test_budgets_that_cannot_be_are_refused_with_the_least_that_works(self) -> None:
         for arguments, reason in (
             (["--link-gbps", "1", "--device-kv-budget", "1KiB"], "the least that works"),

@@ -2,6 +2,7 @@
 """bindings/python as its users see it: the blocking client, the asyncio client and iokv-chat."""
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -90,6 +91,52 @@ class PythonClient(unittest.TestCase):
         with self.assertRaises(iokv.WokenError):
             client.connection.reap(timeout=LIMIT_S)
         timer.join()
+
+    def test_a_second_thread_in_a_role_is_refused_and_disconnect_ends_the_first(self) -> None:
+        connection = iokv.Connection(self.daemon.socket)
+        ends: list[type[Exception]] = []
+
+        def reap() -> None:
+            while not ends:
+                try:
+                    connection.reap()
+                except iokv.BusyError:
+                    pass
+                except iokv.Error as error:
+                    ends.append(type(error))
+
+        reaper = threading.Thread(target=reap)
+        reaper.start()
+        # Either may be the one that is refused, until the other sleeps in its call.
+        with self.assertRaises(iokv.BusyError):
+            while True:
+                with contextlib.suppress(iokv.WaitTimeoutError):
+                    connection.reap(timeout=1e-9)
+        with self.assertRaises(iokv.BusyError):
+            connection.counters()
+        connection.nop()
+        connection.disconnect()
+        connection.disconnect()
+        reaper.join(LIMIT_S)
+        self.assertEqual(ends, [iokv.ConnectionClosedError])
+        for call in (connection.nop, connection.submit, connection.wake, connection.outstanding, connection.fileno):
+            with self.assertRaises(iokv.ConnectionClosedError):
+                call()
+
+    def test_whatever_was_closed_says_so(self) -> None:
+        client = self.connect(completion_entries=16)
+        sequence, other = client.open(), client.open()
+        running = sequence.step([1, 2, 3], client.info.max_context - 3)
+        sequence.close()
+        sequence.close()
+        with self.assertRaises(iokv.CanceledError):
+            running.result()
+        lost = other.step([1, 2, 3], client.info.max_context - 3)
+        client.close()
+        client.close()
+        for call in (lost.result, client.nop, client.counters, client.open, lambda: other.generate([1], 1)):
+            with self.assertRaises(iokv.ConnectionClosedError):
+                call()
 
     def test_a_forked_child_gets_a_code_and_does_not_disturb_its_parent(self) -> None:
         client = self.connect()

@@ -35,16 +35,17 @@ os.execv(sys.argv[2], sys.argv[2:])
 class Supervised:
     """An iokvd whose supervisor is this test. `listener` None: nothing is passed on."""
 
-    def __init__(self, directory: Path, listener: socket.socket | None, *arguments: str, watchdog_us: int = 0) -> None:
+    def __init__(self, directory: Path, listener: socket.socket | None, *arguments: str, watchdog_us: int = 0,
+                 model: Path = MODEL, profile: str = "off") -> None:
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.settimeout(LIMIT_S)
-        notify_path = directory / f"notify-{id(self):x}"
-        self.notify.bind(str(notify_path))
-        environment = {"IOKV_STATE_DIRECTORY": str(directory / "state"), **os.environ, "NOTIFY_SOCKET": str(notify_path)}
+        self.notify_path = directory / f"notify-{id(self):x}"
+        self.notify.bind(str(self.notify_path))
+        environment = {"IOKV_STATE_DIRECTORY": str(directory / "state"), **os.environ, "NOTIFY_SOCKET": str(self.notify_path)}
         if watchdog_us:
             environment["WATCHDOG_USEC"] = str(watchdog_us)
         passed = -1 if listener is None else listener.fileno()
-        command = [str(IOKVD), "--model", str(MODEL), "--backend", BACKEND, "--profile", "off", *arguments]
+        command = [str(IOKVD), "--model", str(model), "--backend", BACKEND, "--profile", profile, *arguments]
         self.process = subprocess.Popen(
             [sys.executable, "-c", START, str(passed), *command],
             pass_fds=() if listener is None else (passed,),
@@ -69,6 +70,7 @@ class Supervised:
         assert self.process.stderr is not None
         self.process.stderr.close()
         self.notify.close()
+        self.notify_path.unlink()
 
     def next(self) -> dict[str, str]:
         return dict(line.split("=", 1) for line in self.notify.recv(4096).decode().splitlines())
@@ -129,6 +131,16 @@ class Supervision(unittest.TestCase):
             daemon.process.terminate()
             self.assertIn("STATUS", daemon.until("STOPPING")[-1])
             self.assertEqual(daemon.process.wait(LIMIT_S), 0)
+
+    def test_ready_is_weights_and_pool_and_not_a_second_more(self) -> None:
+        with Supervised(self.directory, self.listener()) as daemon:
+            daemon.until("READY")
+            with iokv.Client(self.path) as client:
+                counters = {name: counter.value for name, counter in client.counters().items()}
+            rest_ns = counters["ready_after_ns"] - counters["weights_loaded_ns"] - counters["pool_prepared_ns"]
+            self.assertTrue(0 < rest_ns < 1_000_000_000, counters["ready_after_ns"])
+            self.assertGreater(counters["weights_loaded_ns"], 0)
+            self.assertEqual(daemon.end(), 0)
 
     def test_an_idle_daemon_and_a_busy_one_are_alive(self) -> None:
         with Supervised(self.directory, self.listener(), watchdog_us=100_000) as daemon:

@@ -69,6 +69,8 @@ void Decoder::make(const ModelSpec& spec, Weights weights) {
   ring.x_slots = options.ring.x_slots;
   ring.tile_tokens = options.ring.tile_tokens != 0 ? options.ring.tile_tokens : ring.slot_blocks * kBlockTokens;
   ring.kv_units = ring.x_units = units_a_block_;
+  ring.batch_rows = options.batch_rows;
+  ring.kept_blocks = options.kept_blocks;
   ring.in_place = backend.info().host_addressable;
   if (const WeightStream* stream = weights.stream.get()) {
     const LayerImage& image = stream->image();
@@ -79,9 +81,10 @@ void Decoder::make(const ModelSpec& spec, Weights weights) {
 
   ModelLimits limits;
   limits.max_rows = options.max_rows;
+  limits.batch_rows = options.batch_rows;
   limits.recompute_rows = ring.tile_tokens;
   auto model = must(Model::make(backend, spec, std::move(weights), limits));
-  executor_ = must(Executor::make(backend, std::move(model), pipeline, {options.max_rows, options.max_rows}));
+  executor_ = must(Executor::make(backend, std::move(model), pipeline, {options.max_rows, std::min(options.max_rows, options.batch_rows)}));
 }
 
 Decoder::~Decoder() { backend_.unpin(view_.base); }

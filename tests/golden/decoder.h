@@ -48,6 +48,8 @@ struct DecoderOptions {
   Ring ring = {};
   uint32_t streamed_layers = 0;  // whose weights cross the link in every step
   uint32_t weight_slots = 2;
+  uint32_t batch_rows = UINT32_MAX;  // of a micro-batch; a step gives logits of as many rows at the most
+  uint32_t kept_blocks = 0;
 };
 
 class Decoder {

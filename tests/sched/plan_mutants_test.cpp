@@ -327,6 +327,46 @@ const Damage kDamages[] = {
       --plan.work.weight_bytes;
       return true;
     }),
+    IOKV_DAMAGE("batch: a row less", {
+      --plan.batches[random() % plan.batches.size()].rows;
+      return true;
+    }),
+    IOKV_DAMAGE("batch: two are one", {
+      if (plan.batches.size() < 2) return false;
+      plan.batches[0].rows += plan.batches[1].rows;
+      plan.batches.erase(plan.batches.begin() + 1);
+      return true;
+    }),
+    IOKV_DAMAGE("batch: an operation in another one", {
+      if (plan.batches.size() < 2) return false;
+      PlanOp& op = plan.ops[random() % plan.ops.size()];
+      op.batch = static_cast<uint16_t>(op.batch == 0 ? 1 : op.batch - 1);
+      return true;
+    }),
+    IOKV_DAMAGE("batch: not projected", {
+      return plan.batches.size() > 1 && drop_op(plan, random, OpKind::project, 0);
+    }),
+    IOKV_DAMAGE("batch: not finished", { return plan.batches.size() > 1 && drop_op(plan, random, OpKind::finish, 0); }),
+    IOKV_DAMAGE("kept: stored to the ring", {
+      return change(one_of(plan.stores, random, [](const PlanStore& store) { return store.kept; }),
+                    [](PlanStore& store) { store.kept = false; });
+    }),
+    IOKV_DAMAGE("kept: stored to another area", {
+      return change(one_of(plan.stores, random, [](const PlanStore& store) { return store.kept; }),
+                    [](PlanStore& store) { ++store.area; });
+    }),
+    IOKV_DAMAGE("kept: attended to in the ring", {
+      return change(one_of(plan.attends, random, [](const PlanAttend& attend) { return attend.kept; }),
+                    [](PlanAttend& attend) { attend.kept = false; });
+    }),
+    IOKV_DAMAGE("kept: attended to in another area", {
+      return change(one_of(plan.attends, random, [](const PlanAttend& attend) { return attend.kept; }),
+                    [](PlanAttend& attend) { ++attend.area; });
+    }),
+    IOKV_DAMAGE("kept: more areas than there are", {
+      return change(one_of(plan.stores, random, [](const PlanStore& store) { return store.kept; }),
+                    [&](PlanStore& store) { store.area = shape.kept_blocks; });
+    }),
     IOKV_DAMAGE("queue: another one", {
       PlanOp& op = plan.ops[random() % plan.ops.size()];
       op.queue = static_cast<Queue>((static_cast<uint32_t>(op.queue) + 1 + random() % 3) % kQueues);
@@ -411,7 +451,9 @@ void remove_waits(const std::vector<Plan>& plans, size_t first, const StagingSha
         damaged.ops[i].after[w] = {};
         std::vector<const Plan*> issued = pointers_to(plans);
         issued[p] = &damaged;
-        Count& count = counts[std::string(iokv::name_of(op.kind)) + " for " + name_of(op.after[w].what)];
+        const bool written_back = op.after[w].what == For::operation && plans[p].ops[op.after[w].op].kind == OpKind::append;
+        Count& count = counts[std::string(iokv::name_of(op.kind)) + " for " +
+                              (written_back ? "an earlier micro-batch" : name_of(op.after[w].what))];
         ++count.tried;
         count.found += !check_plans(issued, shape, kLayers).empty();
       }
@@ -515,6 +557,33 @@ void waits_for_weights_matter(void**) {
   expect_all_found("one slot of weights", counts, 3);
 }
 
+// Prompts of 200 rows in micro-batches of 64, of which the second part is a sequence's first again.
+std::vector<Plan> cut_plans(const StagingShape& shape, bool x_form, uint32_t residents_percent) {
+  World world(6, shape);
+  world.residents_percent = residents_percent;
+  PlanBuilder builder(shape);
+  std::vector<Plan> plans(3);
+  for (Plan& plan : plans) {
+    plan.id = static_cast<uint64_t>(&plan - plans.data()) + 1;
+    world.add(plan, world.open(), 200, x_form);
+    builder.build(plan);
+    assert_int_equal(plan.batches.size(), 4);
+  }
+  return plans;
+}
+
+// Later micro-batches read what earlier ones have written back.
+void waits_for_micro_batches_matter(void**) {
+  WaitCounts counts;
+  StagingShape shape = ring(kEndless, kEndless, 8, 512);
+  shape.batch_rows = 64;
+  auto of_batches = [](OpKind kind, For what) {
+    return what == For::operation && (kind == OpKind::fetch_x || kind == OpKind::fetch_kv);
+  };
+  for (bool x : {false, true}) remove_waits(cut_plans(shape, x, 0), 0, shape, counts, of_batches);
+  expect_all_found("micro-batches", counts, 2);
+}
+
 // Not all: a slot may be new, nobody may have written to the pool, X may be written back again by the same layer, or
 // another wait may imply this one. That depends on the Plans before, so that no Plan can leave out a wait for it. Without
 // what its own fetches and products give, however, no attention and no product is ever right.
@@ -543,6 +612,7 @@ int main() {
       cmocka_unit_test(waits_for_kv_slots_matter),
       cmocka_unit_test(waits_for_write_backs_matter),
       cmocka_unit_test(waits_for_weights_matter),
+      cmocka_unit_test(waits_for_micro_batches_matter),
       cmocka_unit_test(waits_are_found_in_random_plans_too),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);

@@ -51,6 +51,7 @@ class World {
     span.first_run = static_cast<uint32_t>(plan.runs.size());
     add_runs(plan, sequence, blocks_for(Tokens(length)).value);
     span.runs = static_cast<uint32_t>(plan.runs.size()) - span.first_run;
+    if (loads && chance(50)) span.load = sequence.blocks.load();  // it decides about order, and may be wrong
     plan.spans.push_back(span);
     sequence.cached = length;
   }
@@ -111,6 +112,7 @@ class World {
   std::vector<WorldSequence> sequences;
   std::mt19937_64 random;
   uint32_t residents_percent = 0, twins_percent = 0;
+  bool loads = false;  // spans say what they need of ring and link
 
  private:
   struct Copy {
@@ -208,6 +210,10 @@ inline StagingShape random_shape(std::mt19937_64& random) {
   shape.kv_units = 1 + random() % 2;
   shape.x_units = shape.kv_units == 2 ? 1 + random() % 2 : 1;
   shape.in_place = random() % 4 == 0;
+  if (random() % 3 == 0) {
+    shape.batch_rows = 64 + random() % 200;
+    shape.kept_blocks = random() % 6;
+  }
   if (!shape.in_place && random() % 3 == 0) shape.weights = random_weights(random);
   return shape;
 }
@@ -217,6 +223,7 @@ inline std::vector<Plan> random_plans(uint64_t seed, const StagingShape& shape, 
   World world(seed, shape);
   if (world.chance(50)) world.residents_percent = 20;
   if (world.chance(50)) world.twins_percent = 20;
+  world.loads = true;
   const bool neighbours = world.chance(70);
   const uint32_t forms = world.below(4);  // K,V; X; X in front of K,V; any
   for (uint32_t i = 0; i < 1 + world.below(4); ++i) world.open();

@@ -3,6 +3,7 @@
 // with atomics, so that the thread sanitizer sees both ends of a ring as the languages' memory model does.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -113,13 +114,13 @@ class RawClient {
   uint32_t placed_ = 0, arena_ = 0, reaped_ = 0;
 };
 
-// A payload as wire/rings.h lays it out; struct_bytes beyond 32 adds zeros.
+// A payload as wire/rings.h lays it out: of `head` as much as its struct_bytes says (0: as at 1.0), then zeros up to them.
 inline std::vector<std::byte> step_payload(const std::vector<int32_t>& tokens, const std::vector<int32_t>& stop_tokens,
                                            wire::StepPayload head = {}) {
-  if (head.struct_bytes == 0) head.struct_bytes = 32;
+  if (head.struct_bytes == 0) head.struct_bytes = wire::kFirstStepPayloadBytes;
   head.stop_tokens = static_cast<uint32_t>(stop_tokens.size());
   std::vector<std::byte> payload(head.struct_bytes + (tokens.size() + stop_tokens.size()) * 4);
-  std::memcpy(payload.data(), &head, sizeof head);
+  std::memcpy(payload.data(), &head, std::min<size_t>(sizeof head, head.struct_bytes));
   size_t at = head.struct_bytes;
   for (const auto* list : {&tokens, &stop_tokens}) {
     for (int32_t token : *list) std::memcpy(payload.data() + at, &token, 4), at += 4;

@@ -243,11 +243,125 @@ void the_limits_of_a_step_are_inclusive(void**) {
   auto tokens = [](uint32_t n) { return std::vector<int32_t>(n, 1); };
   assert_int_equal(rig.refusal_of(step_of(1, kMaxStep), step_payload(tokens(kMaxStep), tokens(kMaxStop))), 0);
   assert_int_equal(rig.refusal_of(step_of(2, kMaxStep + 1), step_payload(tokens(kMaxStep + 1), {})), IOKV_ELIMIT);
-  assert_int_equal(rig.refusal_of(step_of(3, 1), step_payload({1}, tokens(kMaxStop + 1))), IOKV_ELIMIT);
+  assert_int_equal(rig.refusal_of(step_of(3, 1), step_payload({1}, tokens(kMaxStop + 1))), IOKV_ESTOP);
   // Far beyond: not even read. The client is served on.
-  assert_int_equal(rig.refusal_of(step_of(4, 1), step_payload({1}, tokens(900))), IOKV_ELIMIT);
+  assert_int_equal(rig.refusal_of(step_of(4, 1), step_payload({1}, tokens(900))), IOKV_ESTOP);
   assert_int_equal(rig.refusal_of(step_of(5, 900), step_payload(tokens(900), {})), IOKV_ELIMIT);
   assert_int_equal(rig.refusal_of(step_of(6, 1), step_payload({1}, {})), 0);
+}
+
+// The struct and arrays of 1.1: the tokens {1, 2}, no stop tokens, and `words` behind them.
+std::vector<std::byte> long_payload(wire::StepPayload head, std::vector<uint32_t> words) {
+  head.struct_bytes = sizeof head;
+  std::vector<std::byte> payload = step_payload({1, 2}, {}, head);
+  const size_t at = payload.size();
+  payload.resize(at + words.size() * 4);
+  if (!words.empty()) std::memcpy(payload.data() + at, words.data(), words.size() * 4);
+  return payload;
+}
+
+wire::Submission drawing(uint64_t operation, uint32_t draws) { return step_of(operation, 2, draws); }
+
+constexpr uint32_t kWords = (kVocabulary + 31) / 32;
+
+void biases_masks_and_stop_sequences_arrive(void**) {
+  Rig rig;
+  wire::StepPayload head{};
+  head.has_sampling = 1;
+  head.min_p = 0.25f;
+  head.repetition_penalty = 1.5f;
+  head.repetition_from = 3;
+  head.frequency_penalty = -2;
+  head.frequency_from = 9;
+  head.logit_biases = 1;
+  head.stop_sequences = 2;
+  head.stop_sequence_tokens = 3;
+  head.masks = 2;
+  head.top_logprobs = 7;
+  std::vector<uint32_t> words{2, 1, 11, 12, 13, 999, 0x40000000};  // lengths, tokens, (999, 2.0f)
+  words.resize(7 + 2 * kWords);
+  words[7] = 5, words[7 + kWords] = 1u << 31;
+  rig.client.place(drawing(1, 2), long_payload(head, words));
+  const Request& request = rig.taken();
+  assert_int_equal(request.refuse, 0);
+  assert_true(request.tokens == std::vector<int32_t>({1, 2}));
+  assert_true(request.stop_sequence_lengths == std::vector<uint32_t>({2, 1}));
+  assert_true(request.stop_sequences == std::vector<int32_t>({11, 12, 13}));
+  assert_int_equal(request.biases.size(), 1);
+  assert_true(request.biases[0].token == 999 && request.biases[0].bias == 2.0f);
+  assert_int_equal(request.masks.size(), 2 * kWords);
+  assert_true(request.masks[0] == 5 && request.masks[kWords] == 1u << 31);
+  assert_int_equal(request.top_logprobs, 7);
+  const SampleParams& sampling = *request.sampling;
+  assert_true(sampling.min_p == 0.25f && sampling.typical_p == 1.0f && sampling.repetition_penalty == 1.5f);
+  assert_true(sampling.presence_penalty == 0 && sampling.frequency_penalty == -2);
+  assert_true(sampling.repetition_from == 3 && sampling.frequency_from == 9);
+}
+
+void what_cannot_be_sampled_is_refused_each_with_its_code(void**) {
+  using Change = void (*)(wire::StepPayload&, std::vector<uint32_t>&);
+  const std::pair<Change, int32_t> cases[] = {
+      {[](auto& head, auto&) { head.min_p = 1.5f; }, IOKV_EINVAL},
+      {[](auto& head, auto&) { head.typical_p = NAN; }, IOKV_EINVAL},
+      {[](auto& head, auto&) { head.repetition_penalty = -1; }, IOKV_EINVAL},
+      {[](auto& head, auto&) { head.presence_penalty = 101; }, IOKV_EINVAL},
+      {[](auto& head, auto&) { head.frequency_penalty = INFINITY; }, IOKV_EINVAL},
+      {[](auto& head, auto&) { head.top_logprobs = 65; }, IOKV_EINVAL},
+      {[](auto& head, auto& words) { head.logit_biases = 1, words = {kVocabulary, 0}; }, IOKV_ETOKEN},
+      {[](auto& head, auto& words) { head.logit_biases = 1, words = {1, 0x7fc00000}; }, IOKV_EINVAL},
+      {[](auto& head, auto& words) { head.stop_sequences = head.stop_sequence_tokens = 1, words = {1, kVocabulary}; },
+       IOKV_ETOKEN},
+      {[](auto& head, auto& words) { head.stop_sequences = 65, head.stop_sequence_tokens = 65, words.resize(130, 1); },
+       IOKV_ESTOP},
+      {[](auto& head, auto& words) {
+         head.stop_sequences = 1, head.stop_sequence_tokens = kMaxStop + 1, words.resize(kMaxStop + 2, 1);
+       },
+       IOKV_ESTOP},
+      {[](auto& head, auto& words) { head.masks = 1, words.resize(kWords); }, IOKV_EMASK},             // permits nothing
+      {[](auto& head, auto& words) { head.masks = 2, words.resize(2 * kWords, 1); }, IOKV_EMASK},      // one draw
+  };
+  for (const auto& [change, code] : cases) {
+    Rig rig;
+    wire::StepPayload head{};
+    std::vector<uint32_t> words;
+    head.has_sampling = 1;
+    change(head, words);
+    rig.client.place(drawing(1, 1), long_payload(head, words));
+    const Request& request = rig.taken();
+    assert_int_equal(request.refuse, code);
+    assert_true(request.tokens.empty() && request.masks.empty() && request.biases.empty());
+  }
+}
+
+void a_mask_of_bits_beyond_the_vocabulary_permits_nothing(void**) {
+  if (kVocabulary % 32 == 0) skip();
+  Rig rig;
+  wire::StepPayload head{};
+  head.masks = 1;
+  std::vector<uint32_t> words(kWords);
+  words.back() = ~0u << kVocabulary % 32;
+  assert_int_equal(rig.refusal_of(drawing(1, 1), long_payload(head, words)), IOKV_EMASK);
+}
+
+void arrays_that_are_not_those_of_the_struct_break_the_protocol(void**) {
+  const auto breaks = [](auto change) {
+    Rig rig;
+    wire::StepPayload head{};
+    head.has_sampling = 1;
+    std::vector<uint32_t> words;
+    change(head, words);
+    return rig.broken_by(drawing(1, 1), long_payload(head, words));
+  };
+  assert_false(breaks([](auto&, auto&) {}));
+  assert_true(breaks([](auto& head, auto&) { head.masks = 1; }));
+  assert_true(breaks([](auto& head, auto&) { head.masks = 0xffffffff; }));
+  assert_true(breaks([](auto& head, auto&) { head.logit_biases = 0x80000000; }));
+  assert_true(breaks([](auto&, auto& words) { words = {1}; }));
+  assert_true(breaks([](auto& head, auto& words) { head.stop_sequences = 1, words = {0}; }));  // of no tokens
+  assert_true(breaks([](auto& head, auto& words) {
+    head.stop_sequences = 1, head.stop_sequence_tokens = 2, words = {3, 1, 1};
+  }));
+  assert_true(breaks([](auto& head, auto&) { head.has_sampling = 0, head.min_p = 0.5f; }));
 }
 
 void stop_tokens_at_open_are_refused(void**) {
@@ -502,6 +616,10 @@ int main() {
       cmocka_unit_test(a_token_outside_of_the_vocabulary_is_refused_wherever_it_is),
       cmocka_unit_test(sampling_values_out_of_range_are_refused),
       cmocka_unit_test(the_limits_of_a_step_are_inclusive),
+      cmocka_unit_test(biases_masks_and_stop_sequences_arrive),
+      cmocka_unit_test(what_cannot_be_sampled_is_refused_each_with_its_code),
+      cmocka_unit_test(a_mask_of_bits_beyond_the_vocabulary_permits_nothing),
+      cmocka_unit_test(arrays_that_are_not_those_of_the_struct_break_the_protocol),
       cmocka_unit_test(stop_tokens_at_open_are_refused),
       cmocka_unit_test(operation_ids_must_rise_from_one),
       cmocka_unit_test(what_came_before_a_violation_is_still_delivered),

@@ -179,10 +179,13 @@ class CpuBackend final : public Backend {
   }
 
   void sample(Queue, const SampleArgs& args) override {
+    first_tops_.clear();
+    uint32_t tops = 0;
+    for (const SampleRow& row : args.rows) first_tops_.push_back(std::exchange(tops, tops + row.top));
     team_->run(static_cast<uint32_t>(args.rows.size()), [&](uint32_t index, uint32_t thread) {
       const SampleRow& row = args.rows[index];
       std::span<const float> logits(args.logits + size_t{row.logits_row} * args.vocab, args.vocab);
-      Sampler::Draw draw = samplers_[thread].draw(kernels_, logits, row.params, row.position);
+      Sampler::Draw draw = samplers_[thread].draw(kernels_, logits, row, args.tops + first_tops_[index]);
       args.tokens[index] = draw.token;
       if (args.logprobs != nullptr) args.logprobs[index] = draw.logprob;
     });
@@ -240,6 +243,7 @@ class CpuBackend final : public Backend {
   std::vector<Sampler> samplers_;  // of each thread
   std::vector<BlockSums> x_sums_;  // of each thread
   uint64_t products_ = 0;          // so far
+  std::vector<uint32_t> first_tops_;  // of each row that is drawn, in SampleArgs::tops
   Attention attention_;
   RotaryCache rotary_;
   std::vector<RopeRow> rope_rows_;

@@ -42,6 +42,8 @@ constexpr uint64_t kStagingBytes = uint64_t{384} << 20;
 constexpr uint32_t kShortRecompute = 1024;
 // Draws that may be outstanding.
 constexpr size_t kDraws = 4096;
+// Of a launch that draws: as many as a table can carry.
+constexpr size_t kMostAdjustments = TableRing::kLargestBytes / sizeof(Adjustment);
 // Runs of tables that a launch takes through the ring at once.
 constexpr size_t kMostEntries = TableRing::kLargestBytes / sizeof(RopeTableRun);
 
@@ -153,6 +155,7 @@ class CudaBackend final : public Backend {
     std::unique_ptr<TableRing> tables;
     Products::Scratch products;
     float* partials = nullptr;   // of the dense queue, the one that attends
+    float* originals = nullptr;  // of a queue that samples: logits that a launch changes and puts back
     ~Scratch();
   };
   struct PendingDraws {
@@ -161,6 +164,8 @@ class CudaBackend final : public Backend {
     size_t first = 0, count = 0;    // in draws_
     int32_t* tokens = nullptr;
     float* logprobs = nullptr;
+    TokenLogprob* tops = nullptr;
+    std::vector<uint32_t> top_counts;  // of each draw; empty where none wants any
   };
   struct Frequencies {
     std::vector<float> inverse;
@@ -191,6 +196,7 @@ class CudaBackend final : public Backend {
   const Table& attend_table(Scratch& scratch, const std::vector<Entry>& entries);
   void deliver();
   size_t room_for_draws(size_t count);
+  void launch_draws(Queue queue, const SampleArgs& args, size_t first_row);
 
   const CudaOptions options_;
   DeviceInfo info_;
@@ -203,6 +209,7 @@ class CudaBackend final : public Backend {
   WeightLoader loader_;
   std::vector<Frequencies> frequencies_;   // a model has one or two
   Draw* draws_ = nullptr;                  // [kDraws], pinned: the device writes them
+  TokenLogprob* tops_ = nullptr;           // [kDraws][kMaxTopLogprobs], likewise
   size_t next_draw_ = 0;
   std::deque<PendingDraws> pending_;
 
@@ -210,6 +217,9 @@ class CudaBackend final : public Backend {
   std::vector<EmbedRow> embed_rows_;
   std::vector<RopeTableRun> rope_runs_;
   std::vector<SampleTableRow> sample_rows_;
+  Adjustments adjustments_;
+  std::vector<Adjustment> sample_adjustments_;
+  std::vector<uint32_t> sample_masks_;
   std::vector<AttendTableSpan> attend_spans_;
   std::vector<AttendItem> attend_items_;
   std::vector<const void*> addresses_;
@@ -268,6 +278,8 @@ Status CudaBackend::open() {
   }
   IOKV_CUDA_TRY(cudaMalloc(reinterpret_cast<void**>(&scratch_[static_cast<size_t>(Queue::dense)].partials), kPartialBytes));
   IOKV_CUDA_TRY(cudaHostAlloc(reinterpret_cast<void**>(&draws_), kDraws * sizeof(Draw), cudaHostAllocMapped));
+  IOKV_CUDA_TRY(cudaHostAlloc(reinterpret_cast<void**>(&tops_), kDraws * kMaxTopLogprobs * sizeof(TokenLogprob),
+                              cudaHostAllocMapped));
   return {};
 }
 
@@ -277,11 +289,12 @@ Status CudaBackend::open(Scratch& scratch, cudaStream_t stream) {
     IOKV_CUDA_TRY(cudaMalloc(&scratch.products.workspace, products_->workspace_bytes()));
   }
   IOKV_CUDA_TRY(cudaMalloc(&scratch.products.bias, Products::kMostColumns * size_of(info_.compute)));
+  IOKV_CUDA_TRY(cudaMalloc(reinterpret_cast<void**>(&scratch.originals), kMostAdjustments * sizeof(float)));
   return {};
 }
 
 CudaBackend::Scratch::~Scratch() {
-  for (void* memory : {products.workspace, products.bias, static_cast<void*>(partials)}) {
+  for (void* memory : {products.workspace, products.bias, static_cast<void*>(partials), static_cast<void*>(originals)}) {
     if (memory != nullptr) (void)cudaFree(memory);
   }
 }
@@ -293,6 +306,7 @@ CudaBackend::~CudaBackend() {
   }
   for (const Frequencies& known : frequencies_) (void)cudaFree(known.device);
   if (draws_ != nullptr) (void)cudaFreeHost(draws_);
+  if (tops_ != nullptr) (void)cudaFreeHost(tops_);
 }
 
 CudaBackend::Scratch& CudaBackend::scratch(Queue queue) {
@@ -340,6 +354,10 @@ void CudaBackend::deliver() {
     for (size_t i = 0; i < drawn.count; ++i) {
       drawn.tokens[i] = draws_[drawn.first + i].token;
       if (drawn.logprobs != nullptr) drawn.logprobs[i] = draws_[drawn.first + i].logprob;
+    }
+    TokenLogprob* tops = drawn.tops;
+    for (size_t i = 0; i < drawn.top_counts.size(); ++i) {
+      tops = std::copy_n(tops_ + (drawn.first + i) * kMaxTopLogprobs, drawn.top_counts[i], tops);
     }
     pending_.pop_front();
   }
@@ -551,21 +569,69 @@ void CudaBackend::attend_in_sequence(Queue queue, const AttendArgs& args, std::s
   }
 }
 
+// In several launches where adjustments and masks are more than one table carries.
 void CudaBackend::sample(Queue queue, const SampleArgs& args) {
   if (args.rows.empty() || !ready()) return;
   IOKV_ASSERT(args.vocab != 0 && args.rows.size() <= kDraws);
-  sample_rows_.clear();
-  for (const SampleRow& row : args.rows) {
-    const SampleParams& params = row.params;
-    sample_rows_.push_back({params.temperature, params.top_p, params.top_k, row.logits_row, params.seed, row.position});
+  sample_rows_.clear(), sample_adjustments_.clear(), sample_masks_.clear();
+  const size_t words = mask_words(args.vocab);
+  size_t first = 0;
+  for (size_t i = 0; i < args.rows.size(); ++i) {
+    const SampleRow& row = args.rows[i];
+    const std::span<const Adjustment> adjustments = adjustments_.of(row, args.vocab);
+    const size_t bytes = (sample_rows_.size() + 1) * sizeof(SampleTableRow) +
+                         (sample_adjustments_.size() + adjustments.size()) * sizeof(Adjustment) +
+                         (sample_masks_.size() + (row.mask != nullptr ? words : 0)) * sizeof(uint32_t);
+    if (bytes > TableRing::kLargestBytes) {
+      launch_draws(queue, args, first);
+      first = i;
+    }
+    SampleTableRow entry{row.params, row.logits_row, row.position};
+    entry.first_adjustment = static_cast<uint32_t>(sample_adjustments_.size());
+    entry.adjustments = static_cast<uint32_t>(adjustments.size());
+    entry.top = row.top;
+    sample_adjustments_.insert(sample_adjustments_.end(), adjustments.begin(), adjustments.end());
+    if (row.mask != nullptr) {
+      entry.mask = static_cast<uint32_t>(sample_masks_.size());
+      sample_masks_.insert(sample_masks_.end(), row.mask, row.mask + words);
+    }
+    sample_rows_.push_back(entry);
   }
-  const size_t first = room_for_draws(args.rows.size());
-  const Table& table =
-      scratch(queue).tables->carry(sample_rows_.data(), sample_rows_.size() * sizeof(SampleTableRow), failure_);
-  if (failure_.happened()) return;
-  const auto rows = static_cast<uint32_t>(args.rows.size());
-  if (!failure_.check("sample", launch_sample(stream(queue), args.logits, args.vocab, rows, draws_ + first, table))) return;
-  pending_.push_back({queue, at(queue).recorded() + 1, first, args.rows.size(), args.tokens, args.logprobs});
+  launch_draws(queue, args, first);
+}
+
+// The rows that have been collected, which begin with `first_row` of the operation's.
+void CudaBackend::launch_draws(Queue queue, const SampleArgs& args, size_t first_row) {
+  const size_t count = sample_rows_.size(), first = room_for_draws(count);
+  const size_t rows_bytes = count * sizeof(SampleTableRow);
+  const size_t adjustments_bytes = sample_adjustments_.size() * sizeof(Adjustment);
+  blob_.resize(rows_bytes + adjustments_bytes + sample_masks_.size() * sizeof(uint32_t));
+  std::memcpy(blob_.data(), sample_rows_.data(), rows_bytes);
+  if (adjustments_bytes != 0) std::memcpy(blob_.data() + rows_bytes, sample_adjustments_.data(), adjustments_bytes);
+  if (!sample_masks_.empty()) {
+    std::memcpy(blob_.data() + rows_bytes + adjustments_bytes, sample_masks_.data(), sample_masks_.size() * sizeof(uint32_t));
+  }
+  Scratch& own = scratch(queue);
+  const Table& table = own.tables->carry(blob_.data(), blob_.size(), failure_);
+  SampleLaunch launch;
+  launch.logits = const_cast<float*>(args.logits);  // backend.h says that they may change meanwhile
+  launch.vocab = args.vocab;
+  launch.rows = static_cast<uint32_t>(count);
+  launch.adjustments = static_cast<uint32_t>(sample_adjustments_.size());
+  launch.originals = own.originals;
+  launch.draws = draws_ + first;
+  launch.tops = tops_ + first * kMaxTopLogprobs;
+  sample_rows_.clear(), sample_adjustments_.clear(), sample_masks_.clear();
+  if (failure_.happened() || !failure_.check("sample", launch_sample(stream(queue), launch, table))) return;
+  const auto rows = args.rows.subspan(first_row, count), before = args.rows.first(first_row);
+  PendingDraws pending{queue, at(queue).recorded() + 1, first, count, args.tokens + first_row};
+  if (args.logprobs != nullptr) pending.logprobs = args.logprobs + first_row;
+  if (std::ranges::any_of(rows, [](const SampleRow& row) { return row.top != 0; })) {
+    pending.tops = args.tops;
+    for (const SampleRow& row : before) pending.tops += row.top;
+    for (const SampleRow& row : rows) pending.top_counts.push_back(row.top);
+  }
+  pending_.push_back(std::move(pending));
 }
 
 // Where so many draws go. Those that are in the way have to be over.

@@ -12,6 +12,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "daemon/backend/adjustments.h"
 #include "daemon/backend/backend.h"
 
 namespace iokv::cuda {
@@ -157,12 +158,24 @@ struct Draw {
   float logprob = 0;
 };
 struct SampleTableRow {
-  float temperature = 0, top_p = 1;
-  uint32_t top_k = 0, logits_row = 0;
-  uint64_t seed = 0, position = 0;
+  SampleParams params;
+  uint32_t logits_row = 0;
+  uint64_t position = 0;
+  uint32_t first_adjustment = 0, adjustments = 0;  // in the table's second array
+  uint32_t mask = kNoMask;                         // its first word in the table's third array
+  uint32_t top = 0;
+  static constexpr uint32_t kNoMask = UINT32_MAX;
 };
-// draws: host memory that the device writes.
-cudaError_t launch_sample(cudaStream_t stream, const float* logits, uint32_t vocab, uint32_t rows, Draw* draws,
-                          const Table& table);
+struct SampleLaunch {
+  float* logits = nullptr;          // [.., vocab]; those of a row with adjustments change while it is drawn, and no other row
+                                    // of the launch reads them
+  uint32_t vocab = 0;
+  uint32_t rows = 0, adjustments = 0;  // lengths of the table's first two arrays
+  float* originals = nullptr;       // [adjustments], device
+  Draw* draws = nullptr;            // [rows], host memory that the device writes
+  TokenLogprob* tops = nullptr;     // [rows][kMaxTopLogprobs], likewise
+};
+// The table: rows, Adjustments, words of masks.
+cudaError_t launch_sample(cudaStream_t stream, const SampleLaunch& launch, const Table& table);
 
 }  // namespace iokv::cuda

@@ -293,9 +293,11 @@ void ModelledBackend::cap(Queue queue, const CapArgs& args) {
 void ModelledBackend::sample(Queue queue, const SampleArgs& args) {
   if (options_.strict) check_device(args.logits);
   const float logprob = -std::log(static_cast<float>(args.vocab));
+  TokenLogprob* tops = args.tops;
   for (size_t i = 0; i < args.rows.size(); ++i) {
     args.tokens[i] = token_at(args.rows[i].position, args.vocab);
     if (args.logprobs != nullptr) args.logprobs[i] = logprob;
+    for (uint32_t k = 0; k < args.rows[i].top; ++k) *tops++ = {static_cast<int32_t>(k), logprob};
   }
   issue_operation(queue, static_cast<double>(args.rows.size()) * args.vocab * sizeof(float), 0);
 }

@@ -10,7 +10,7 @@
 
 from iokv.aio import AsyncClient, AsyncOperation, AsyncSequence
 from iokv.client import Client, Operation, Sequence
-from iokv.connection import Completion, Connection, Counter, Info, Sampling, Times, strerror
+from iokv.connection import Completion, Connection, Counter, Info, Sampling, Times, TokenLogprob, strerror
 from iokv.errors import (
     AccessDeniedError,
     BadTokenError,
@@ -24,6 +24,7 @@ from iokv.errors import (
     ForkedError,
     InvalidArgumentError,
     LimitError,
+    MaskError,
     NoDaemonError,
     NoSuchSequenceError,
     OutOfMemoryError,
@@ -31,12 +32,15 @@ from iokv.errors import (
     ProtocolError,
     ShuttingDownError,
     StillLoadingError,
+    StopError,
     TryAgainError,
     UnsupportedError,
     VersionMismatchError,
     WaitTimeoutError,
     WokenError,
 )
+from iokv.logits import BorrowedLogits
+from iokv.text import Decoder
 
 __all__ = [
     "AccessDeniedError",
@@ -44,6 +48,7 @@ __all__ = [
     "AsyncOperation",
     "AsyncSequence",
     "BadTokenError",
+    "BorrowedLogits",
     "BusyError",
     "CanceledError",
     "Client",
@@ -52,6 +57,7 @@ __all__ = [
     "ConnectionClosedError",
     "ContextFullError",
     "Counter",
+    "Decoder",
     "DeadlinePassedError",
     "DeviceError",
     "Error",
@@ -59,6 +65,7 @@ __all__ = [
     "Info",
     "InvalidArgumentError",
     "LimitError",
+    "MaskError",
     "NoDaemonError",
     "NoSuchSequenceError",
     "Operation",
@@ -69,7 +76,9 @@ __all__ = [
     "Sequence",
     "ShuttingDownError",
     "StillLoadingError",
+    "StopError",
     "Times",
+    "TokenLogprob",
     "TryAgainError",
     "UnsupportedError",
     "VersionMismatchError",

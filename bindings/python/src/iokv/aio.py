@@ -17,10 +17,12 @@ from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as TokenList
 from typing import Self
 
+from iokv.abi import MORE, PREDICTED, TOKEN
 from iokv.connection import Completion, Connection, Counter, Info, Sampling
 from iokv.errors import ConnectionClosedError, Error, TryAgainError
 
 _REAP = 256
+_WITH_TOKEN = TOKEN | PREDICTED
 
 
 class AsyncOperation:
@@ -28,26 +30,26 @@ class AsyncOperation:
 
     def __init__(self, identity: int) -> None:
         self._arrived: deque[Completion] = deque()
-        self._event = asyncio.Event()
+        self._waiters: list[asyncio.Future[None]] = []  # done when something comes
         self._lost: Error | None = None
         self.id = identity
         self.final: Completion | None = None
 
-    def _deliver(self, completion: Completion) -> None:
-        if completion.sampled or completion.predicted:
-            self._arrived.append(completion)
-        if completion.final:
-            self.final = completion
-        self._event.set()
+    def _tell(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _lose(self, error: Error) -> None:
         self._lost = error
-        self._event.set()
+        self._tell()
 
     async def _wait(self) -> None:
-        self._event.clear()
         if self.final is None and self._lost is None:
-            await self._event.wait()
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
         if self.final is None and self._lost is not None:
             raise self._lost
 
@@ -100,6 +102,9 @@ class AsyncSequence:
         priority: int = 0,
         deadline_ns: int = 0,
         user_data: int = 0,
+        stop_sequences: TokenList[TokenList[int]] = (),
+        top_logprobs: int = 0,
+        masks: TokenList[TokenList[int]] = (),
     ) -> AsyncOperation:
         """Submits a step: append `tokens`, then sample up to `max_tokens`. Waits only for room in the ring."""
         return await self.client._place(
@@ -114,6 +119,9 @@ class AsyncSequence:
                 priority=priority,
                 deadline_ns=deadline_ns,
                 user_data=user_data,
+                stop_sequences=stop_sequences,
+                top_logprobs=top_logprobs,
+                masks=masks,
             )
         )
 
@@ -171,6 +179,7 @@ class AsyncClient:
         completion_entries: int = 0,
         arena_bytes: int = 0,
         result_bytes: int = 0,
+        borrow_logits: bool = False,
     ) -> None:
         self._connect: Callable[[], Connection] = lambda: Connection(
             socket_path,
@@ -180,6 +189,7 @@ class AsyncClient:
             completion_entries=completion_entries,
             arena_bytes=arena_bytes,
             result_bytes=result_bytes,
+            borrow_logits=borrow_logits,
         )
         self._connection: Connection | None = None
         self._operations: dict[int, AsyncOperation] = {}
@@ -261,14 +271,24 @@ class AsyncClient:
                 self._lose_all(ConnectionClosedError(connection.end_reason()[1]))
                 return
             count = len(completions)
-            for completion in completions:
-                operation = self._operations.get(completion.operation)
-                if operation is None:
-                    continue
-                if completion.final:
-                    del self._operations[completion.operation]
-                operation._deliver(completion)
+            self._deliver(completions)
         self._room.set()
+
+    def _deliver(self, completions: list[Completion]) -> None:
+        # This loop is a part of what a token costs: flags are looked at without the properties that name them.
+        operations = self._operations
+        for completion in completions:
+            operation = operations.get(completion.operation)
+            if operation is None:
+                continue
+            flags = completion.flags
+            if flags & _WITH_TOKEN:
+                operation._arrived.append(completion)
+            if not flags & MORE:
+                del operations[completion.operation]
+                operation.final = completion
+            if operation._waiters:
+                operation._tell()
 
     async def _place(self, place: Callable[[Connection], int]) -> AsyncOperation:
         while True:

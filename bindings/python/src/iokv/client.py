@@ -16,8 +16,12 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as TokenList
 from typing import Self
 
+from iokv.abi import MORE, PREDICTED, TOKEN
 from iokv.connection import Completion, Connection, Counter, Info, Sampling
 from iokv.errors import ConnectionClosedError, TryAgainError, WaitTimeoutError, error_for
+
+
+_WITH_TOKEN = TOKEN | PREDICTED
 
 
 class Operation:
@@ -28,12 +32,6 @@ class Operation:
         self._arrived: deque[Completion] = deque()
         self.id = identity
         self.final: Completion | None = None
-
-    def _deliver(self, completion: Completion) -> None:
-        if completion.sampled or completion.predicted:
-            self._arrived.append(completion)
-        if completion.final:
-            self.final = completion
 
     def __iter__(self) -> Iterator[Completion]:
         """Each completion that carries a token, as it arrives; then raises the operation's failure, if it failed."""
@@ -84,6 +82,9 @@ class Sequence:
         priority: int = 0,
         deadline_ns: int = 0,
         user_data: int = 0,
+        stop_sequences: TokenList[TokenList[int]] = (),
+        top_logprobs: int = 0,
+        masks: TokenList[TokenList[int]] = (),
     ) -> Operation:
         """Appends `tokens`, then samples up to `max_tokens`; does not wait. Options as iokv_step_options."""
         return self.client._place(
@@ -98,6 +99,9 @@ class Sequence:
                 priority=priority,
                 deadline_ns=deadline_ns,
                 user_data=user_data,
+                stop_sequences=stop_sequences,
+                top_logprobs=top_logprobs,
+                masks=masks,
             )
         )
 
@@ -160,6 +164,7 @@ class Client:
         completion_entries: int = 0,
         arena_bytes: int = 0,
         result_bytes: int = 0,
+        borrow_logits: bool = False,
     ) -> None:
         self.connection = Connection(
             socket_path,
@@ -170,6 +175,7 @@ class Client:
             completion_entries=completion_entries,
             arena_bytes=arena_bytes,
             result_bytes=result_bytes,
+            borrow_logits=borrow_logits,
         )
         self._operations: dict[int, Operation] = {}
         self._batching = 0
@@ -237,13 +243,18 @@ class Client:
             self._operations.clear()
             code, reason = self.connection.end_reason()
             raise ConnectionClosedError(reason) from (error_for(code, reason) if code != -8 else None)
+        # This loop is what a token costs: flags are looked at without the properties that name them.
+        operations = self._operations
         for completion in completions:
-            operation = self._operations.get(completion.operation)
+            operation = operations.get(completion.operation)
             if operation is None:
                 continue
-            if completion.final:
-                del self._operations[completion.operation]
-            operation._deliver(completion)
+            flags = completion.flags
+            if flags & _WITH_TOKEN:
+                operation._arrived.append(completion)
+            if not flags & MORE:
+                del operations[completion.operation]
+                operation.final = completion
 
     def _place(self, place: Callable[[Connection], int]) -> Operation:
         while True:

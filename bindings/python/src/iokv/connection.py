@@ -4,19 +4,27 @@ for full control of when entries are submitted and completions reaped.
 
 Invariants
  1. A method raises what the C call returned and then has had no effect.
- 2. Logits are copied out and released when their completion is reaped; nothing points into shared memory afterwards.
- 3. Threads as in iokv.h: one submitting and one reaping at a time, `wake` and `outstanding` from any.
+ 2. Logits are copied out and released when their completion is reaped; nothing points into shared memory afterwards,
+    unless the connection was made with borrow_logits (logits.py).
+ 3. Threads as in iokv.h: one submitting and one reaping at a time, another one gets BusyError; `wake`, `outstanding` and
+    `disconnect` from any.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
+import os
+import struct
+import threading
+from collections.abc import Callable
 from collections.abc import Sequence as TokenList
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 from iokv import abi
 from iokv.errors import error_for
+from iokv.logits import BorrowedLogits
 
 _library: ctypes.CDLL | None = None
 
@@ -37,6 +45,22 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_from: int = 0
+    frequency_from: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One of the most probable tokens; `logprob` is natural, of the unmodified distribution."""
+
+    token: int
+    logprob: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +90,7 @@ class Info:
     tokenizer_digest: bytes
     model_name: str
     daemon_version: str
+    features: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +103,18 @@ class Times:
     dense_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """One completion. `logits` is a private copy as floats (numpy.asarray takes it without another copy)."""
+class _Results(NamedTuple):
+    """What came in the FIFO of results beside a completion."""
 
+    logits: memoryview[float] | None
+    borrowed: BorrowedLogits | None
+    top: tuple[TokenLogprob, ...]
+
+
+class Completion(NamedTuple):
+    """One completion."""
+
+    # As in iokv_completion, so that a reaped buffer is unpacked in one go.
     user_data: int
     operation: int
     sequence: int
@@ -91,8 +124,25 @@ class Completion:
     logprob: float
     index: int
     length: int
-    logits: memoryview[float] | None = field(default=None, repr=False)
-    packed_times: int = field(default=0, repr=False)
+    view: bytes
+    packed_times: int
+    results: _Results | bytes
+
+    @property
+    def logits(self) -> memoryview[float] | None:
+        """A private copy of the model's logits there, as floats (numpy.asarray takes it without another copy), if the step
+        asked for them."""
+        return self.results.logits if isinstance(self.results, _Results) else None
+
+    @property
+    def borrowed(self) -> BorrowedLogits | None:
+        """The same in shared memory, where the connection was made with borrow_logits."""
+        return self.results.borrowed if isinstance(self.results, _Results) else None
+
+    @property
+    def top(self) -> tuple[TokenLogprob, ...]:
+        """The most probable tokens, the most probable first, as many as the step asked for."""
+        return self.results.top if isinstance(self.results, _Results) else ()
 
     @property
     def final(self) -> bool:
@@ -111,7 +161,7 @@ class Completion:
 
     @property
     def stopped(self) -> bool:
-        """`token` is one of the step's stop tokens."""
+        """`token` is one of the step's stop tokens, or ends one of its stop sequences."""
         return bool(self.flags & abi.STOPPED)
 
     @property
@@ -139,6 +189,41 @@ class Counter:
     value: int
 
 
+_REAP_AT_ONCE = 256
+
+# iokv_completion, in the order of the fields of Completion; of the last one, which it does not have, no bytes.
+_COMPLETION = struct.Struct("QQQiIifII8sQ0s")
+assert _COMPLETION.size == ctypes.sizeof(abi.Completion)
+# Completion._make without its check of the length, which takes as long as the rest.
+_completion: Callable[[tuple[Any, ...]], Completion] = functools.partial(tuple.__new__, Completion)
+_NO_LOGITS = (None,)
+
+
+class _Role:
+    """`with role:` where a second thread must not be; BusyError at once where one is."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._owner = 0
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise error_for(-10, f"another thread is in a {self._name} call of this connection")
+        self._owner = threading.get_ident()
+
+    def __exit__(self, *_: object) -> None:
+        self._owner = 0
+        self._lock.release()
+
+    def await_nobody(self) -> None:
+        """Waits until nobody is in it. BusyError from a signal handler that has interrupted whoever is."""
+        if self._owner == threading.get_ident():
+            raise error_for(-10, f"this thread is in a {self._name} call of this connection")
+        with self._lock:
+            pass
+
+
 def strerror(code: int) -> str:
     """The library's sentence for a code."""
     return str(library().iokv_strerror(code).decode())
@@ -162,6 +247,21 @@ def _sampling(sampling: Sampling | None) -> ctypes._Pointer[abi.Sampling] | None
     value.top_p = sampling.top_p
     value.top_k = sampling.top_k
     value.seed = sampling.seed & 0xFFFFFFFFFFFFFFFF
+    value.min_p = sampling.min_p
+    value.typical_p = sampling.typical_p
+    value.repetition_penalty = 0.0 if sampling.repetition_penalty == 1.0 else sampling.repetition_penalty
+    value.presence_penalty = sampling.presence_penalty
+    value.frequency_penalty = sampling.frequency_penalty
+    value.repetition_from = sampling.repetition_from
+    value.frequency_from = sampling.frequency_from
+    # What says nothing is left at zero, which every daemon takes.
+    if value.typical_p == 1.0:
+        value.typical_p = 0.0
+    if sampling.logit_bias:
+        value.logit_bias = (abi.LogitBias * len(sampling.logit_bias))(
+            *(abi.LogitBias(token, bias) for token, bias in sampling.logit_bias)
+        )
+        value.logit_bias_count = len(sampling.logit_bias)
     return ctypes.pointer(value)
 
 
@@ -184,9 +284,16 @@ class Connection:
         completion_entries: int = 0,
         arena_bytes: int = 0,
         result_bytes: int = 0,
+        borrow_logits: bool = False,
     ) -> None:
+        self._borrows = borrow_logits
         self._handle: ctypes.c_void_p | None = None
         self._library = library()
+        self._process = os.getpid()
+        self._submitting, self._reaping = _Role("submitting"), _Role("reaping")
+        self._life = threading.Lock()  # whoever is in a call for any thread, or takes the handle away
+        self._has_texts = False
+        self._asked_for_results = False
         options = abi.sized(abi.ConnectOptions)
         options.socket_path = socket_path.encode() if socket_path is not None else None
         options.name = name.encode()[:31] if name is not None else None
@@ -201,7 +308,8 @@ class Connection:
         code = self._library.iokv_connect(ctypes.byref(options), ctypes.byref(handle), ctypes.byref(detail))
         _check(code, detail.message.decode(errors="replace"))
         self._handle = handle
-        self._buffer = (abi.Completion * 256)()
+        self._buffer = (abi.Completion * _REAP_AT_ONCE)()
+        self._bytes = memoryview(self._buffer).cast("B")
         self.info = self._read_info()
 
     def __enter__(self) -> Self:
@@ -214,16 +322,28 @@ class Connection:
         self.disconnect()
 
     def disconnect(self) -> None:
-        """Cancels everything outstanding and closes every sequence. Calling it again does nothing."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            self._library.iokv_disconnect(handle)
+        """Cancels everything outstanding and closes every sequence; a wait of another thread ends with
+        ConnectionClosedError. Calling it again does nothing."""
+        # Whoever comes into a call from here on finds no handle.
+        with self._life:
+            handle, self._handle = self._handle, None
+            if handle is None:
+                return
+            if os.getpid() == self._process:
+                self._library.iokv_wake(handle)
+        # iokv_disconnect must be alone. In a forked child nobody else is there, whatever the locks say.
+        if os.getpid() == self._process:
+            self._submitting.await_nobody()
+            self._reaping.await_nobody()
+        self._library.iokv_disconnect(handle)
 
     @property
     def handle(self) -> ctypes.c_void_p:
-        if self._handle is None:
+        """For calls of the C ABI that this class does not make."""
+        handle = self._handle
+        if handle is None:
             raise error_for(-8, "the connection was ended by disconnect")
-        return self._handle
+        return handle
 
     def _read_info(self) -> Info:
         info = abi.sized(abi.Info)
@@ -240,7 +360,8 @@ class Connection:
     def end_reason(self) -> tuple[int, str]:
         """(code, line) that says why the connection ended, once a call has raised ConnectionClosedError."""
         detail = abi.sized(abi.ErrorDetail)
-        _check(self._library.iokv_end_reason(self.handle, ctypes.byref(detail)))
+        with self._life:
+            _check(self._library.iokv_end_reason(self.handle, ctypes.byref(detail)))
         return int(detail.code), detail.message.decode(errors="replace")
 
     def open(
@@ -260,9 +381,11 @@ class Connection:
         options.adapter = adapter
         options.priority = priority
         sequence, operation = ctypes.c_uint64(), ctypes.c_uint64()
-        _check(
-            self._library.iokv_open(self.handle, ctypes.byref(options), ctypes.byref(sequence), ctypes.byref(operation))
-        )
+        with self._submitting:
+            code = self._library.iokv_open(
+                self.handle, ctypes.byref(options), ctypes.byref(sequence), ctypes.byref(operation)
+            )
+            self._check_placed(code)
         return sequence.value, operation.value
 
     def _step_options(
@@ -276,6 +399,9 @@ class Connection:
         priority: int,
         deadline_ns: int,
         user_data: int,
+        stop_sequences: TokenList[TokenList[int]] = (),
+        top_logprobs: int = 0,
+        masks: TokenList[TokenList[int]] = (),
     ) -> abi.StepOptions:
         options = abi.sized(abi.StepOptions)
         options.flags = (abi.STEP_EACH if each else 0) | (abi.STEP_LOGITS if logits else 0)
@@ -288,7 +414,25 @@ class Connection:
         options.priority = priority
         options.sampling = _sampling(sampling)
         options.deadline_ns = deadline_ns
+        options.top_logprobs = top_logprobs
+        if stop_sequences:
+            options.stop_sequences = _tokens([token for stop in stop_sequences for token in stop])
+            options.stop_sequence_lengths = (ctypes.c_uint32 * len(stop_sequences))(*map(len, stop_sequences))
+            options.stop_sequence_count = len(stop_sequences)
+        if masks:
+            options.mask_words = len(masks[0])
+            if any(len(mask) != len(masks[0]) for mask in masks):
+                raise error_for(-24, "the masks of a step have different lengths")
+            options.masks = (ctypes.c_uint32 * (len(masks) * len(masks[0])))(*(word for mask in masks for word in mask))
+            options.mask_count = len(masks)
         return options
+
+    def _check_placed(self, result: int) -> None:
+        """Raises what an open or step returned, with the argument and its range."""
+        if result < 0:
+            detail = abi.sized(abi.ErrorDetail)
+            self._library.iokv_last_failure(self.handle, ctypes.byref(detail))
+            _check(result, detail.message.decode(errors="replace"))
 
     def step(
         self,
@@ -303,93 +447,150 @@ class Connection:
         priority: int = 0,
         deadline_ns: int = 0,
         user_data: int = 0,
+        stop_sequences: TokenList[TokenList[int]] = (),
+        top_logprobs: int = 0,
+        masks: TokenList[TokenList[int]] = (),
     ) -> int:
-        """Places STEP: append `tokens`, then sample up to `max_tokens`; returns the operation."""
+        """Places STEP: append `tokens`, then sample up to `max_tokens`; returns the operation. A mask is a list of
+        (vocabulary + 31) // 32 words: token t may be drawn where bit t % 32 of word t // 32 is set."""
         options = self._step_options(
-            tokens, max_tokens, stop_tokens, sampling, each, logits, priority, deadline_ns, user_data
+            tokens,
+            max_tokens,
+            stop_tokens,
+            sampling,
+            each,
+            logits,
+            priority,
+            deadline_ns,
+            user_data,
+            stop_sequences,
+            top_logprobs,
+            masks,
         )
         operation = ctypes.c_uint64()
-        _check(self._library.iokv_step(self.handle, sequence, ctypes.byref(options), ctypes.byref(operation)))
+        self._asked_for_results |= logits or top_logprobs != 0
+        with self._submitting:
+            code = self._library.iokv_step(self.handle, sequence, ctypes.byref(options), ctypes.byref(operation))
+            self._check_placed(code)
         return operation.value
 
     def fork(self, parent: int, tokens: int | None = None, *, user_data: int = 0) -> tuple[int, int]:
         """Places FORK of the parent's first `tokens` tokens (None: all); returns (child, operation)."""
         child, operation = ctypes.c_uint64(), ctypes.c_uint64()
         count = abi.WHOLE_SEQUENCE if tokens is None else tokens
-        _check(
-            self._library.iokv_fork(self.handle, parent, count, user_data, ctypes.byref(child), ctypes.byref(operation))
-        )
+        with self._submitting:
+            code = self._library.iokv_fork(
+                self.handle, parent, count, user_data, ctypes.byref(child), ctypes.byref(operation)
+            )
+        _check(code)
         return child.value, operation.value
 
     def truncate(self, sequence: int, length: int, *, user_data: int = 0) -> int:
         """Places TRUNCATE: drop every token from position `length` on; returns the operation."""
         operation = ctypes.c_uint64()
-        _check(self._library.iokv_truncate(self.handle, sequence, length, user_data, ctypes.byref(operation)))
+        with self._submitting:
+            code = self._library.iokv_truncate(self.handle, sequence, length, user_data, ctypes.byref(operation))
+        _check(code)
         return operation.value
 
     def cancel(self, sequence: int, target: int = 0, *, user_data: int = 0) -> int:
         """Places CANCEL of one operation (0: all of the sequence's); returns the CANCEL's own operation."""
         operation = ctypes.c_uint64()
-        _check(self._library.iokv_cancel(self.handle, sequence, target, user_data, ctypes.byref(operation)))
+        with self._submitting:
+            code = self._library.iokv_cancel(self.handle, sequence, target, user_data, ctypes.byref(operation))
+        _check(code)
         return operation.value
 
     def close(self, sequence: int, *, user_data: int = 0) -> int:
         """Places CLOSE; returns the operation."""
         operation = ctypes.c_uint64()
-        _check(self._library.iokv_close(self.handle, sequence, user_data, ctypes.byref(operation)))
+        with self._submitting:
+            code = self._library.iokv_close(self.handle, sequence, user_data, ctypes.byref(operation))
+        _check(code)
         return operation.value
 
     def nop(self, *, user_data: int = 0) -> int:
         """Places NOP; returns the operation."""
         operation = ctypes.c_uint64()
-        _check(self._library.iokv_nop(self.handle, user_data, ctypes.byref(operation)))
+        with self._submitting:
+            code = self._library.iokv_nop(self.handle, user_data, ctypes.byref(operation))
+        _check(code)
         return operation.value
 
     def submit(self) -> int:
         """Makes placed entries visible to the daemon; returns how many."""
-        return _check(self._library.iokv_submit(self.handle))
+        with self._submitting:
+            code = self._library.iokv_submit(self.handle)
+        return _check(code)
 
     def reap(self, capacity: int = 256, timeout: float | None = None) -> list[Completion]:
         """Up to `capacity` (at most 256) completions; waits up to `timeout` seconds (None: no limit) for the first."""
-        capacity = min(capacity, len(self._buffer))
-        count = _check(self._library.iokv_reap(self.handle, self._buffer, capacity, timeout_ns(timeout)))
-        return [self._take(self._buffer[i]) for i in range(count)]
+        capacity = min(capacity, _REAP_AT_ONCE)
+        with self._reaping:
+            count = self._library.iokv_reap(self.handle, self._buffer, capacity, timeout_ns(timeout))
+            if count < 0:
+                if self._handle is None:  # the wake was that of disconnect
+                    raise error_for(-8, "the connection was ended by disconnect")
+                raise error_for(count, strerror(count))
+            completions = list(map(_completion, _COMPLETION.iter_unpack(self._bytes[: count * _COMPLETION.size])))
+            if self._asked_for_results:
+                for i, completion in enumerate(completions):
+                    if completion.flags & (abi.LOGITS | abi.TOP):
+                        completions[i] = completion._replace(results=self._take_results(self._buffer[i]))
+            return completions
 
-    def _take(self, raw: abi.Completion) -> Completion:
-        return Completion(
-            raw.user_data,
-            raw.operation,
-            raw.sequence,
-            raw.result,
-            raw.flags,
-            raw.token,
-            raw.logprob,
-            raw.index,
-            raw.length,
-            self._take_logits(raw) if raw.flags & abi.LOGITS else None,
-            raw.times,
-        )
+    def _take_results(self, raw: abi.Completion) -> _Results:
+        top = self._take_top(raw) if raw.flags & abi.TOP else ()
+        if raw.flags & abi.LOGITS and self._borrows:
+            return _Results(None, self._borrow_logits(raw), top)
+        logits = self._copy_logits(raw) if raw.flags & abi.LOGITS else None
+        _check(self._library.iokv_release(self.handle, ctypes.byref(raw)))
+        return _Results(logits, None, top)
 
-    def _take_logits(self, raw: abi.Completion) -> memoryview[float]:
+    def _logits_view(self, raw: abi.Completion) -> abi.LogitsView:
         view = abi.sized(abi.LogitsView)
         _check(self._library.iokv_logits(self.handle, ctypes.byref(raw), ctypes.byref(view)))
         if view.dtype != abi.F32:
             raise error_for(-23, f"logits of dtype {view.dtype}: this package reads float32")
-        copy = ctypes.string_at(view.data, 4 * view.count)
-        _check(self._library.iokv_release(self.handle, ctypes.byref(raw)))
-        return memoryview(copy).cast("f")
+        return view
+
+    def _copy_logits(self, raw: abi.Completion) -> memoryview[float]:
+        view = self._logits_view(raw)
+        return memoryview(ctypes.string_at(view.data, 4 * view.count)).cast("f")
+
+    def _borrow_logits(self, raw: abi.Completion) -> BorrowedLogits:
+        view = self._logits_view(raw)
+        return BorrowedLogits(self, abi.Completion.from_buffer_copy(raw), view.data, view.count)
+
+    def _take_top(self, raw: abi.Completion) -> tuple[TokenLogprob, ...]:
+        entries, count = ctypes.POINTER(abi.TokenLogprob)(), ctypes.c_uint32()
+        _check(
+            self._library.iokv_top_logprobs(
+                self.handle, ctypes.byref(raw), ctypes.byref(entries), ctypes.byref(count)
+            )
+        )
+        return tuple(TokenLogprob(entry.token, entry.logprob) for entry in entries[: count.value])
+
+    def release(self, raw: abi.Completion) -> None:
+        """Gives borrowed logits back; after the connection's end there is nothing to give back. Reaping thread."""
+        with self._reaping:
+            if self._handle is not None:
+                _check(self._library.iokv_release(self._handle, ctypes.byref(raw)))
 
     def fileno(self) -> int:
         """The descriptor to poll; readable when completions may have come or the daemon has gone."""
-        return _check(self._library.iokv_fd(self.handle))
+        with self._life:
+            return _check(self._library.iokv_fd(self.handle))
 
     def wake(self) -> None:
         """Ends a present or the next blocking reap with WokenError. Any thread."""
-        _check(self._library.iokv_wake(self.handle))
+        with self._life:
+            _check(self._library.iokv_wake(self.handle))
 
     def outstanding(self) -> int:
         """Operations whose final completion has not been reaped."""
-        return int(self._library.iokv_outstanding(self.handle))
+        with self._life:
+            return int(self._library.iokv_outstanding(self.handle))
 
     def generate(
         self,
@@ -399,27 +600,59 @@ class Connection:
         *,
         stop_tokens: TokenList[int] = (),
         sampling: Sampling | None = None,
+        each: bool = False,
+        logits: bool = False,
+        priority: int = 0,
+        deadline_ns: int = 0,
+        stop_sequences: TokenList[TokenList[int]] = (),
+        top_logprobs: int = 0,
+        masks: TokenList[TokenList[int]] = (),
     ) -> list[int]:
-        """iokv_generate: one blocking step with nothing else outstanding; returns the sampled tokens."""
-        options = self._step_options(tokens, max_tokens, stop_tokens, sampling, False, False, 0, 0, 0)
+        """iokv_generate: one blocking step with nothing else outstanding; returns the sampled tokens. `each`, `logits` and
+        `top_logprobs`, whose completions nobody would see, are an InvalidArgumentError."""
+        options = self._step_options(
+            tokens,
+            max_tokens,
+            stop_tokens,
+            sampling,
+            each,
+            logits,
+            priority,
+            deadline_ns,
+            0,
+            stop_sequences,
+            top_logprobs,
+            masks,
+        )
         sampled, count = (ctypes.c_int32 * max(1, max_tokens))(), ctypes.c_uint32()
-        _check(
-            self._library.iokv_generate(
+        with self._submitting, self._reaping:
+            code = self._library.iokv_generate(
                 self.handle, sequence, ctypes.byref(options), sampled, max_tokens, ctypes.byref(count)
             )
-        )
+        _check(code)
         return list(sampled[: count.value])
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of a token's text, possibly part of a UTF-8 character."""
+        if not self._has_texts:  # the first call fetches them
+            with self._submitting, self._reaping:
+                _check(self._token_bytes(0)[0])
+            self._has_texts = True
+        with self._life:
+            code, data = self._token_bytes(token)
+        _check(code)
+        return data
+
+    def _token_bytes(self, token: int) -> tuple[int, bytes]:
         data, size = ctypes.c_void_p(), ctypes.c_uint32()
-        _check(self._library.iokv_token_bytes(self.handle, token, ctypes.byref(data), ctypes.byref(size)))
-        return ctypes.string_at(data, size.value) if size.value else b""
+        code = self._library.iokv_token_bytes(self.handle, token, ctypes.byref(data), ctypes.byref(size))
+        return code, ctypes.string_at(data, size.value) if code == 0 and size.value else b""
 
     def _text(self, file: int) -> bytes:
         data, size = ctypes.c_void_p(), ctypes.c_uint64()
-        _check(self._library.iokv_text(self.handle, file, ctypes.byref(data), ctypes.byref(size)))
-        return ctypes.string_at(data, size.value) if size.value else b""
+        with self._submitting, self._reaping:
+            _check(self._library.iokv_text(self.handle, file, ctypes.byref(data), ctypes.byref(size)))
+            return ctypes.string_at(data, size.value) if size.value else b""
 
     def tokenizer_file(self) -> bytes:
         """tokenizer.json as HF `tokenizers` reads it; empty when the model came without it."""
@@ -433,9 +666,12 @@ class Connection:
         """The daemon's counters, read from memory that it shares."""
         found: list[Counter] = []
         counter = abi.Counter()
-        while True:
-            code = self._library.iokv_get_counter(self.handle, len(found), ctypes.byref(counter))
-            if code == -1 and found:
-                return found
-            _check(code)
-            found.append(Counter(counter.name.decode(), counter.unit.decode(), counter.meaning.decode(), counter.value))
+        with self._submitting, self._reaping:
+            while True:
+                code = self._library.iokv_get_counter(self.handle, len(found), ctypes.byref(counter))
+                if code == -1 and found:
+                    return found
+                _check(code)
+                found.append(
+                    Counter(counter.name.decode(), counter.unit.decode(), counter.meaning.decode(), counter.value)
+                )

@@ -106,6 +106,14 @@ class UnsupportedError(Error):
     code, name = -23, "EUNSUPPORTED"
 
 
+class MaskError(Error, ValueError):
+    code, name = -24, "EMASK"
+
+
+class StopError(Error, ValueError):
+    code, name = -25, "ESTOP"
+
+
 BY_CODE: dict[int, type[Error]] = {
     cls.code: cls
     for cls in list(globals().values())

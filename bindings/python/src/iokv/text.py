@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import datetime
+import json
 from typing import NoReturn
 
 from iokv.connection import Connection
@@ -47,6 +48,8 @@ class Text:
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
+        # As transformers has it: not HTML-escaped, unlike jinja2's own.
+        environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
         self._template = environment.from_string(source) if source else None
@@ -61,6 +64,8 @@ class Text:
             return self._special(info.begin_token) + "\n".join(message["content"] for message in messages)
         return self._template.render(
             messages=messages,
+            tools=None,
+            documents=None,
             add_generation_prompt=True,
             bos_token=self._special(info.begin_token),
             eos_token=self._special(info.end_tokens[0] if info.end_tokens else None),
@@ -70,8 +75,22 @@ class Text:
         """Tokens of a text in which special tokens are spelled out."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """Tokens of a plain text, with those that the model's tokenizer puts around it."""
+        return list(self._tokenizer.encode(text, add_special_tokens=True).ids)
+
     def decoder(self) -> Decoder:
         return Decoder(self._connection)
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -1,0 +1,3 @@
+module github.com/iokv/iokv/bindings/go
+
+go 1.19
