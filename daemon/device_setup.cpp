@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/device_setup.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -9,6 +11,8 @@
 
 #include "daemon/base/monotonic.h"
 #include "daemon/base/units.h"
+#include "daemon/load_bar.h"
+#include "daemon/pool/free_memory.h"
 
 namespace iokv {
 namespace {
@@ -162,6 +166,31 @@ Status pin_pool(Backend& backend, HostPool& memory, const LoadProgress& progress
   return {};
 }
 
+// What the weights take is said before they are read, and refused where the host has not got it: the answer to too much
+// would otherwise be the out-of-memory killer.
+Result<Weights> load_weights_visibly(Backend& backend, const ModelFiles& files, const LoadProgress& progress,
+                                     const WeightPlacement& placement) {
+  IOKV_TRY_ASSIGN(const WeightNeed need, weight_need(backend, files, placement));
+  const DeviceInfo& device = backend.info();
+  spdlog::info("weights: {:.2f} GiB of memory as {} computes with them, {:.2f} GiB in their files",
+               static_cast<double>(need.device_bytes) / kGiB, device.name, static_cast<double>(need.file_bytes) / kGiB);
+  if (device.memory_bytes == 0) {
+    const FreeMemory free = free_memory();
+    if (need.device_bytes > free.bytes) {
+      return error(fmt::format("the weights need {} bytes of memory and {} are free {}; use a model of fewer bits, or free "
+                               "memory", need.device_bytes, free.bytes, free.where));
+    }
+  }
+  LoadBar bar(need.file_bytes, monotonic_ns(), ::isatty(STDERR_FILENO) == 1);
+  return load_weights(
+      backend, files,
+      [&](uint32_t percent) {
+        bar.show(percent, monotonic_ns());
+        return progress(percent);
+      },
+      placement);
+}
+
 }  // namespace
 
 Result<DevicePlan> plan_device(const Config& config, const ModelSpec& spec, const Backend& backend,
@@ -216,7 +245,7 @@ Result<LoadedDevice> load_device(Backend& backend, const ModelFiles& files, cons
     IOKV_TRY(prepare(backend.info(), "weights", *host_weights, progress));
     placement.host = host_weights->base();
   }
-  IOKV_TRY_ASSIGN(Weights weights, load_weights(backend, files, progress, placement));
+  IOKV_TRY_ASSIGN(Weights weights, load_weights_visibly(backend, files, progress, placement));
   loaded.times.weights_ns = spent();
   IOKV_TRY_ASSIGN(loaded.profile, profile_for(backend, files.spec(), weights, plan.profile));
   loaded.times.profile_ns = spent();

@@ -7,7 +7,8 @@
 // Invariants
 //  1. Batch invariance: every output element is a fixed function of its own row's inputs, with one reduction order
 //     whatever the number of rows, their neighbours or the thread count.
-//  2. One thread, the executor, calls a backend; only info() and packing() may be called from any thread.
+//  2. One thread, the executor, calls a backend; only info(), packing() and load_bytes() may be called from
+//     any thread.
 //  3. Pointers in arguments are device pointers unless the comment says host; with info().host_addressable they are the
 //     same thing. Memory named by an operation stays valid until a later record of that queue has been reached; host
 //     arrays that it reads (tokens, runs, addresses, spans) only until the call returns.
@@ -279,6 +280,8 @@ class Backend {
   // host memory. Copied to as many of an allocation's, 256-byte steps from its start, it is what a `view` of them reads;
   // the memory outlives the view, which has no stored bytes of its own.
   virtual Packing packing(uint32_t k) const = 0;
+  // Device bytes that `load` takes for it, before anything is read.
+  virtual size_t load_bytes(uint32_t n, uint32_t k, const RowSource&) const { return packing(k).bytes(n); }
   virtual Status pack(uint32_t n, uint32_t k, const RowSource& source, void* to) = 0;
   virtual Result<std::unique_ptr<Matrix>> view(uint32_t n, uint32_t k, void* data) = 0;
   // Makes host memory [data, data + bytes) fast and safe to copy from asynchronously, until unpin.

@@ -230,6 +230,67 @@ class Loader {
 
 }  // namespace
 
+// The same matrices and vectors as Loader's, whose bytes it counts instead.
+Result<WeightNeed> weight_need(const Backend& backend, const ModelFiles& files, const WeightPlacement& placement) {
+  const ModelSpec& spec = files.spec();
+  WeightNeed need;
+  need.file_bytes = files.stored_bytes();
+  bool as_elements = false;
+  auto add_matrix = [&](std::initializer_list<Role> roles, uint32_t layer) -> Status {
+    FusedRows rows(as_elements);
+    for (Role role : roles) {
+      if (!files.has(role, layer)) continue;
+      IOKV_TRY_ASSIGN(auto source, files.matrix(role, layer));
+      rows.append(std::move(source), shape_of(role, spec).rows);
+    }
+    if (rows.rows() > 0) need.device_bytes += backend.load_bytes(rows.rows(), shape_of(*roles.begin(), spec).columns, rows);
+    return {};
+  };
+  IOKV_TRY(add_matrix({Role::token_embedding}, 0));
+  IOKV_TRY(add_matrix({Role::position_embedding}, 0));
+  as_elements = placement.layers.streamed > 0;
+  if (!spec.tied_embeddings) IOKV_TRY(add_matrix({Role::lm_head}, 0));
+  const LayerImage image = layer_image(backend, spec);
+  for (uint32_t layer = 0; layer < spec.layers; ++layer) {
+    if (placement.layers.streams(layer)) {
+      need.host_bytes += image.host_stride_bytes();
+      continue;
+    }
+    IOKV_TRY(add_matrix({Role::q, Role::k, Role::v}, layer));
+    IOKV_TRY(add_matrix({Role::o}, layer));
+    if (is_gated(spec.activation)) {
+      IOKV_TRY(add_matrix({Role::gate, Role::up}, layer));
+    } else {
+      IOKV_TRY(add_matrix({Role::up}, layer));
+    }
+    IOKV_TRY(add_matrix({Role::down}, layer));
+  }
+  auto add_vector = [&](std::initializer_list<Role> roles, uint32_t layer, bool made = false) {
+    uint64_t elements = 0;
+    for (Role role : roles) elements += shape_of(role, spec).rows;
+    const bool exists = std::any_of(roles.begin(), roles.end(), [&](Role role) { return files.has(role, layer); });
+    if (exists || made) need.device_bytes += elements * sizeof(float);
+  };
+  const bool ones = !spec.norm_weights;
+  for (uint32_t layer = 0; layer < spec.layers; ++layer) {
+    for (Role norm : {Role::input_norm, Role::post_norm}) add_vector({norm}, layer, ones);
+    for (Role role : {Role::input_norm_bias, Role::post_norm_bias, Role::q_norm, Role::k_norm, Role::o_bias,
+                      Role::attention_out_norm, Role::down_bias, Role::mlp_out_norm}) {
+      add_vector({role}, layer);
+    }
+    add_vector({Role::q_bias, Role::k_bias, Role::v_bias}, layer);
+    if (is_gated(spec.activation)) {
+      add_vector({Role::gate_bias, Role::up_bias}, layer);
+    } else {
+      add_vector({Role::up_bias}, layer);
+    }
+  }
+  add_vector({Role::final_norm}, 0, ones);
+  add_vector({Role::final_norm_bias}, 0);
+  add_vector({Role::lm_head_bias}, 0);
+  return need;
+}
+
 uint64_t fixed_weight_bytes(const Backend& backend, const ModelSpec& spec) {
   const Packing packing = backend.packing(spec.hidden);
   const bool learned = spec.positions == PositionKind::learned;

@@ -63,6 +63,14 @@ struct Weights {
 // Device bytes of what never streams: embeddings, head, norms and biases; a bound, since a file may have fewer biases.
 uint64_t fixed_weight_bytes(const Backend& backend, const ModelSpec& spec);
 
+// What loading takes, before anything is read.
+struct WeightNeed {
+  uint64_t device_bytes = 0;  // of the device, without the ring that streamed layers cross it through
+  uint64_t host_bytes = 0;    // of the host, for the images of streamed layers
+  uint64_t file_bytes = 0;    // that are read for them
+};
+Result<WeightNeed> weight_need(const Backend& backend, const ModelFiles& files, const WeightPlacement& placement = {});
+
 // Called with the percentage of the weights' numbers that has been loaded, each time it has risen; 100 comes last. false
 // interrupts the loading.
 using LoadProgress = std::function<bool(uint32_t percent)>;

@@ -46,6 +46,21 @@ void every_family_is_the_same_from_gguf(void**) {
   assert_int_equal(read, std::size(kFamilies) - 1);
 }
 
+void what_weights_need_is_known_before_they_are_read(void**) {
+  std::vector<std::string> paths;
+  for (const char* checkpoint : kCheckpoints) paths.push_back(directory_of(checkpoint));
+  for (const char* family : kFamilies) paths.push_back(directory_of(family));
+  for (const std::string& path : paths) {
+    ModelFiles files = must(open_model(path));
+    for (DType compute : {DType::f32, DType::bf16}) {
+      auto backend = Variant{CpuIsa::automatic, compute}.backend();
+      const WeightNeed need = must(weight_need(*backend, files));
+      assert_int_equal(need.device_bytes, must(load_weights(*backend, files, {})).stored_bytes);
+      assert_int_equal(need.file_bytes, files.stored_bytes());
+    }
+  }
+}
+
 void opt_agrees_with_transformers(void**) { expect_transformers_logits("opt"); }
 void llama_with_a_kv_head_for_every_head_agrees_with_transformers(void**) { expect_transformers_logits("llama_mha"); }
 void llama_with_shared_kv_heads_and_scaled_rope_agrees_with_transformers(void**) {
@@ -61,6 +76,7 @@ int main() {
       cmocka_unit_test(opt_agrees_with_transformers),
       cmocka_unit_test(llama_with_a_kv_head_for_every_head_agrees_with_transformers),
       cmocka_unit_test(llama_with_shared_kv_heads_and_scaled_rope_agrees_with_transformers),
+      cmocka_unit_test(what_weights_need_is_known_before_they_are_read),
       cmocka_unit_test(every_family_agrees_with_transformers),
       cmocka_unit_test(every_family_is_the_same_from_gguf),
   };

@@ -82,6 +82,9 @@ class CpuBackend final : public Backend {
   Result<std::unique_ptr<Matrix>> load(uint32_t n, uint32_t k, const RowSource& source) override {
     return PackedMatrix::load(n, k, info_.compute, source, *team_);
   }
+  size_t load_bytes(uint32_t n, uint32_t k, const RowSource& source) const override {
+    return PackedMatrix::load_bytes(n, k, info_.compute, source);
+  }
   Packing packing(uint32_t k) const override { return PackedMatrix::packing(k, info_.compute); }
   Status pack(uint32_t n, uint32_t k, const RowSource& source, void* to) override {
     return PackedMatrix::pack(n, k, info_.compute, source, *team_, to);

@@ -34,6 +34,14 @@ std::unique_ptr<Matrix> PackedMatrix::view(uint32_t outputs, uint32_t inputs, DT
   return matrix;
 }
 
+size_t PackedMatrix::load_bytes(uint32_t outputs, uint32_t inputs, DType type, const RowSource& source) {
+  PackedMatrix matrix;
+  matrix.k = inputs;
+  matrix.panel_bytes_ = packing(inputs, type).group_bytes;
+  if (const QuantForm form = type == DType::bf16 ? source.quant_form() : QuantForm()) matrix.choose_form(form);
+  return ((outputs - 1) / kPanelColumns + 1) * matrix.panel_bytes_;
+}
+
 Result<std::unique_ptr<Matrix>> PackedMatrix::load(uint32_t outputs, uint32_t inputs, DType type,
                                                    const RowSource& source, ThreadTeam& team) {
   IOKV_ASSERT(outputs > 0 && inputs > 0);
@@ -41,7 +49,7 @@ Result<std::unique_ptr<Matrix>> PackedMatrix::load(uint32_t outputs, uint32_t in
   auto& matrix = static_cast<PackedMatrix&>(*loaded);
   const QuantForm form = type == DType::bf16 ? source.quant_form() : QuantForm();
   if (form) matrix.choose_form(form);
-  matrix.stored_bytes = ((outputs - 1) / kPanelColumns + 1) * matrix.panel_bytes_;
+  matrix.stored_bytes = load_bytes(outputs, inputs, type, source);
   matrix.memory_ = allocate(matrix.stored_bytes);
   if (matrix.memory_ == nullptr) {
     return error("no memory for a weight matrix of " + std::to_string(outputs) + " x " + std::to_string(inputs) + " (" +

@@ -32,6 +32,8 @@ class PackedMatrix final : public Matrix {
   // Over what is packed at `data`, or will be.
   static std::unique_ptr<Matrix> view(uint32_t outputs, uint32_t inputs, DType type, void* data);
   static Packing packing(uint32_t inputs, DType type);
+  // Of what load makes of the rows.
+  static size_t load_bytes(uint32_t outputs, uint32_t inputs, DType type, const RowSource& source);
 
   // Null: of elements.
   const QuantPanels* quants() const { return quants_.bits == 0 ? nullptr : &quants_; }
