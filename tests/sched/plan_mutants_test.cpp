@@ -451,9 +451,12 @@ void remove_waits(const std::vector<Plan>& plans, size_t first, const StagingSha
         damaged.ops[i].after[w] = {};
         std::vector<const Plan*> issued = pointers_to(plans);
         issued[p] = &damaged;
-        const bool written_back = op.after[w].what == For::operation && plans[p].ops[op.after[w].op].kind == OpKind::append;
+        const OpKind waited = op.after[w].what == For::operation ? plans[p].ops[op.after[w].op].kind : OpKind::finish;
+        const bool weights = waited == OpKind::fetch_kv_weights || waited == OpKind::fetch_weights;
         Count& count = counts[std::string(iokv::name_of(op.kind)) + " for " +
-                              (written_back ? "an earlier micro-batch" : name_of(op.after[w].what))];
+                              (waited == OpKind::append ? "an earlier micro-batch"
+                               : weights                ? "weights"
+                                                        : name_of(op.after[w].what))];
         ++count.tried;
         count.found += !check_plans(issued, shape, kLayers).empty();
       }
@@ -554,7 +557,7 @@ void waits_for_weights_matter(void**) {
   };
   remove_waits(steady_plans(shape, {{70, 0}, {0, 100}}), 0, shape, counts, of_weights);
   remove_waits(steady_plans(shape, {{200, 0}}, 100), 0, shape, counts, of_weights);
-  expect_all_found("one slot of weights", counts, 3);
+  expect_all_found("one slot of weights", counts, 4);
 }
 
 // Prompts of 200 rows in micro-batches of 64, of which the second part is a sequence's first again.
@@ -585,7 +588,7 @@ void waits_for_micro_batches_matter(void**) {
 }
 
 // Not all: a slot may be new, nobody may have written to the pool, X may be written back again by the same layer, or
-// another wait may imply this one. That depends on the Plans before, so that no Plan can leave out a wait for it. Without
+// another wait may imply this one, as that for X does for the weights that came before it. That depends on the Plans before, so that no Plan can leave out a wait for it. Without
 // what its own fetches and products give, however, no attention and no product is ever right.
 void waits_are_found_in_random_plans_too(void**) {
   Random random(test_seed());
