@@ -123,10 +123,11 @@ def device_used_bytes() -> int:
 
 
 def commit() -> str:
+    """$IOKV_COMMIT, for a build that was brought along and need not be the checkout's."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-        return subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()
-    return os.environ.get("IOKV_COMMIT", "unknown")
+        return os.environ.get("IOKV_COMMIT") or subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()
+    return "unknown"
 
 
 def rates_of_profile(state: Path) -> tuple[Rates, Answer]:
