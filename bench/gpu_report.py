@@ -93,7 +93,8 @@ def rates_text(rates: Figures) -> str:
 
 
 def print_notes(results: list[Figures], rates: Figures) -> None:
-    """Below the table."""
+    """Below the table. Of a case of several settings each counts."""
+    results = [part for found in results for part in found.get("parts", [found])]
     print(f"\nrates of {rates.get('from')}: {rates_text(rates)}")
     if "again" in rates:
         print(f"and at the end: {rates_text(rates['again'])}")
