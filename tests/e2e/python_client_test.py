@@ -33,6 +33,28 @@ class PythonClient(unittest.TestCase):
         self.addCleanup(client.close)
         return client
 
+    def test_numbers_beyond_their_field_are_refused_and_not_cut_off(self) -> None:
+        client = self.connect()
+        beyond = 2**32
+        with client.open() as sequence:
+            for tokens in ([beyond + 5], [5, -beyond + 5]):
+                with self.subTest(tokens=tokens), self.assertRaises(iokv.BadTokenError):
+                    sequence.step(tokens, 1)
+            for options in (
+                {"max_tokens": beyond + 1}, {"max_tokens": -1}, {"top_logprobs": beyond}, {"priority": beyond},
+                {"deadline_ns": 2**64}, {"sampling": iokv.Sampling(top_k=beyond)},
+                {"sampling": iokv.Sampling(repetition_from=beyond)},
+                {"sampling": iokv.Sampling(logit_bias=[(beyond + 1, 100.0)])},
+            ):  # fmt: skip
+                with self.subTest(options=options), self.assertRaisesRegex(iokv.InvalidArgumentError, "must be"):
+                    sequence.step([1, 2], **{"max_tokens": 1, **options})
+            with self.assertRaises(iokv.Error):
+                sequence.step([1, 2], 1, masks=[[beyond] * 2])
+            with self.assertRaises(iokv.InvalidArgumentError):
+                sequence.truncate(beyond + 1)
+            # None of it was placed.
+            self.assertEqual(len(sequence.step([1, 2], 3).tokens()), 3)
+
     def test_info_is_the_models_config(self) -> None:
         config = json.loads((Path(__file__).parents[1] / "golden" / "llama_gqa" / "config.json").read_text())
         info = self.connect().info

@@ -17,6 +17,7 @@ import functools
 import os
 import struct
 import threading
+from array import array
 from collections.abc import Callable
 from collections.abc import Sequence as TokenList
 from dataclasses import dataclass
@@ -235,8 +236,33 @@ def _check(result: int, detail: str = "") -> int:
     return result
 
 
+# ctypes cuts a number off at its field's bits, and says nothing: 2**32 + 5 would be token 5.
+def _within(name: str, value: int, least: int, most: int) -> int:
+    if not least <= value <= most:
+        raise error_for(-1, f"{name} is {value}: it must be {least} to {most}")
+    return value
+
+
+def _u32(name: str, value: int) -> int:
+    return _within(name, value, 0, 2**32 - 1)
+
+
+def _u64(name: str, value: int) -> int:
+    return _within(name, value, 0, 2**64 - 1)
+
+
+def _i32(name: str, value: int) -> int:
+    return _within(name, value, -(2**31), 2**31 - 1)
+
+
 def _tokens(tokens: TokenList[int]) -> ctypes.Array[ctypes.c_int32] | None:
-    return (ctypes.c_int32 * len(tokens))(*tokens) if len(tokens) else None
+    if not len(tokens):
+        return None
+    try:
+        values = array("i", iter(tokens))
+    except OverflowError:
+        raise error_for(-18, "a token is negative or not below the vocabulary") from None
+    return (ctypes.c_int32 * len(values)).from_buffer(values)
 
 
 def _sampling(sampling: Sampling | None) -> ctypes._Pointer[abi.Sampling] | None:
@@ -245,21 +271,21 @@ def _sampling(sampling: Sampling | None) -> ctypes._Pointer[abi.Sampling] | None
     value = abi.sized(abi.Sampling)
     value.temperature = sampling.temperature
     value.top_p = sampling.top_p
-    value.top_k = sampling.top_k
+    value.top_k = _u32("top_k", sampling.top_k)
     value.seed = sampling.seed & 0xFFFFFFFFFFFFFFFF
     value.min_p = sampling.min_p
     value.typical_p = sampling.typical_p
     value.repetition_penalty = 0.0 if sampling.repetition_penalty == 1.0 else sampling.repetition_penalty
     value.presence_penalty = sampling.presence_penalty
     value.frequency_penalty = sampling.frequency_penalty
-    value.repetition_from = sampling.repetition_from
-    value.frequency_from = sampling.frequency_from
+    value.repetition_from = _u32("repetition_from", sampling.repetition_from)
+    value.frequency_from = _u32("frequency_from", sampling.frequency_from)
     # What says nothing is left at zero, which every daemon takes.
     if value.typical_p == 1.0:
         value.typical_p = 0.0
     if sampling.logit_bias:
         value.logit_bias = (abi.LogitBias * len(sampling.logit_bias))(
-            *(abi.LogitBias(token, bias) for token, bias in sampling.logit_bias)
+            *(abi.LogitBias(_i32("a token of logit_bias", token), bias) for token, bias in sampling.logit_bias)
         )
         value.logit_bias_count = len(sampling.logit_bias)
     return ctypes.pointer(value)
@@ -375,11 +401,11 @@ class Connection:
     ) -> tuple[int, int]:
         """Places OPEN; returns (sequence, operation)."""
         options = abi.sized(abi.OpenOptions)
-        options.user_data = user_data
+        options.user_data = _u64("user_data", user_data)
         options.sampling = _sampling(sampling)
-        options.model = model
-        options.adapter = adapter
-        options.priority = priority
+        options.model = _u32("model", model)
+        options.adapter = _u32("adapter", adapter)
+        options.priority = _i32("priority", priority)
         sequence, operation = ctypes.c_uint64(), ctypes.c_uint64()
         with self._submitting:
             code = self._library.iokv_open(
@@ -405,16 +431,16 @@ class Connection:
     ) -> abi.StepOptions:
         options = abi.sized(abi.StepOptions)
         options.flags = (abi.STEP_EACH if each else 0) | (abi.STEP_LOGITS if logits else 0)
-        options.user_data = user_data
+        options.user_data = _u64("user_data", user_data)
         options.tokens = _tokens(tokens)
         options.token_count = len(tokens)
-        options.max_tokens = max_tokens
+        options.max_tokens = _u32("max_tokens", max_tokens)
         options.stop_tokens = _tokens(stop_tokens)
         options.stop_token_count = len(stop_tokens)
-        options.priority = priority
+        options.priority = _i32("priority", priority)
         options.sampling = _sampling(sampling)
-        options.deadline_ns = deadline_ns
-        options.top_logprobs = top_logprobs
+        options.deadline_ns = _u64("deadline_ns", deadline_ns)
+        options.top_logprobs = _u32("top_logprobs", top_logprobs)
         if stop_sequences:
             options.stop_sequences = _tokens([token for stop in stop_sequences for token in stop])
             options.stop_sequence_lengths = (ctypes.c_uint32 * len(stop_sequences))(*map(len, stop_sequences))
@@ -423,7 +449,11 @@ class Connection:
             options.mask_words = len(masks[0])
             if any(len(mask) != len(masks[0]) for mask in masks):
                 raise error_for(-24, "the masks of a step have different lengths")
-            options.masks = (ctypes.c_uint32 * (len(masks) * len(masks[0])))(*(word for mask in masks for word in mask))
+            try:
+                words = array("I", (word for mask in masks for word in mask))
+            except OverflowError:
+                raise error_for(-24, "a word of a mask is no unsigned 32-bit number") from None
+            options.masks = (ctypes.c_uint32 * len(words)).from_buffer(words)
             options.mask_count = len(masks)
         return options
 
@@ -477,7 +507,7 @@ class Connection:
     def fork(self, parent: int, tokens: int | None = None, *, user_data: int = 0) -> tuple[int, int]:
         """Places FORK of the parent's first `tokens` tokens (None: all); returns (child, operation)."""
         child, operation = ctypes.c_uint64(), ctypes.c_uint64()
-        count = abi.WHOLE_SEQUENCE if tokens is None else tokens
+        count = abi.WHOLE_SEQUENCE if tokens is None else _u32("tokens", tokens)
         with self._submitting:
             code = self._library.iokv_fork(
                 self.handle, parent, count, user_data, ctypes.byref(child), ctypes.byref(operation)
@@ -489,7 +519,7 @@ class Connection:
         """Places TRUNCATE: drop every token from position `length` on; returns the operation."""
         operation = ctypes.c_uint64()
         with self._submitting:
-            code = self._library.iokv_truncate(self.handle, sequence, length, user_data, ctypes.byref(operation))
+            code = self._library.iokv_truncate(self.handle, sequence, _u32("length", length), user_data, ctypes.byref(operation))
         _check(code)
         return operation.value
 
