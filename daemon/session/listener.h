@@ -3,8 +3,8 @@
 // calls accept() when it is readable.
 //
 // Invariants
-//  1. Whoever holds the lock file beside the path owns the path, unless the socket was adopted. A stale socket is removed only under the lock, so two
-//     daemons that start at once cannot remove each other's.
+//  1. Whoever holds the lock file beside the path owns the path, unless the socket was adopted. A stale socket is removed
+//     only under the lock, so two daemons that start at once cannot remove each other's.
 //  2. accept() never waits and always makes progress: a client that cannot be taken is turned away.
 #pragma once
 

@@ -11,6 +11,7 @@ import iokv
 from iokvd import LIMIT_S, Daemon
 
 # 32 tokens that nothing else contains, as numbers and as the bytes of int32.
+CORE_PATTERN = Path("/proc/sys/kernel/core_pattern").read_text().strip()
 PROMPT = [87, 53, 91, 35, 79, 68, 82, 61] * 4
 PROMPT_BYTES = b"".join(token.to_bytes(4, "little") for token in PROMPT)
 
@@ -53,12 +54,12 @@ class Access(unittest.TestCase):
         self.assertNotIn(str(PROMPT[0]) + ", " + str(PROMPT[1]), log)
         self.assertNotIn(f"{PROMPT[0]} {PROMPT[1]}", log)
 
-    @unittest.skipUnless(Path("/proc/sys/kernel/core_pattern").read_text().strip() in ("core", "core.%p"),
-                         "cores go elsewhere on this machine: /proc/sys/kernel/core_pattern")
+    @unittest.skipUnless(CORE_PATTERN in ("core", "core.%p"),
+                         f"/proc/sys/kernel/core_pattern is {CORE_PATTERN!r}; \"core\" leaves cores where the test looks")
     def test_a_crash_leaves_no_core_unless_it_is_asked_for(self) -> None:
         unlimited = resource.getrlimit(resource.RLIMIT_CORE)[1]
         if unlimited == 0:
-            self.skipTest("the hard limit of cores is 0 here")
+            self.skipTest("RLIMIT_CORE's hard limit is 0; `ulimit -Hc unlimited` before the test lets it run")
         for asked in (False, True):
             arguments = ("--core-dumps", "on") if asked else ()
             with Daemon(*arguments, core_limit=unlimited) as daemon:

@@ -36,7 +36,7 @@ class Memory(unittest.TestCase):
     def test_resident_memory_with_a_real_model_is_weights_and_pool_and_little_else(self) -> None:
         model = real_model()
         if model is None:
-            self.skipTest("scripts/model has not fetched it")
+            self.skipTest("SmolLM2 is not there: scripts/model fetches it")
         self.assert_resident_memory_is_little_more_than_weights_and_pool(model)
 
     def test_connects_leave_nothing_behind(self) -> None:

@@ -323,7 +323,7 @@ def smollm2() -> Path | None:
     return Path(found.stdout.strip()) if found.returncode == 0 else None
 
 
-@unittest.skipUnless(smollm2(), "scripts/model has no SmolLM2")
+@unittest.skipUnless(smollm2(), "SmolLM2 is not there: scripts/model fetches it")
 class Chat(unittest.TestCase):
     daemon: Daemon
     server: Server

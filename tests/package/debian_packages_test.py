@@ -10,7 +10,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from installed import BUILD, ROOT, needs, run
+from installed import BUILD, ROOT, main, needs, run
 
 
 @unittest.skipUnless(os.geteuid() == 0, "only root can make a Debian root")
@@ -135,4 +135,4 @@ class DebianPackages(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main()
+    main()

@@ -17,6 +17,17 @@ def needs(program: str):  # type: ignore[no-untyped-def]
     return unittest.skipUnless(shutil.which(program), f"{program} is not installed")
 
 
+def main() -> None:
+    """unittest.main, but that a run in which every test was skipped ends with 77: ctest then says so, with the reasons."""
+    result = unittest.main(module="__main__", exit=False).result
+    if not result.wasSuccessful():
+        raise SystemExit(1)
+    if result.testsRun == len(result.skipped):
+        for test, why in result.skipped:
+            print(f"skipped: {test}: {why}")
+        raise SystemExit(77)
+
+
 def run(*command: str | Path, **options: object) -> str:
     """Its standard output; what it said, when it fails."""
     done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -9,7 +9,7 @@ import sys
 import unittest
 from pathlib import Path
 
-from installed import ROOT, InstalledCase, needs, run
+from installed import ROOT, InstalledCase, main, needs, run
 
 # What a unit may be exposed to by the count of `systemd-analyze security`, 0 to 10.
 MOST_EXPOSED = 1.0
@@ -129,4 +129,4 @@ def expand(word: str) -> set[str]:
 
 
 if __name__ == "__main__":
-    unittest.main()
+    main()
