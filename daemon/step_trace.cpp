@@ -41,6 +41,7 @@ wire::TraceStep step_of(const Plan& plan) {
   predicted(Queue::d2h, plan.predicted.d2h_ns);
   predicted(Queue::recompute, plan.predicted.recompute_ns);
   predicted(Queue::dense, plan.predicted.dense_ns);
+  predicted(Queue::host, plan.predicted.host_ns);
   step.rows = static_cast<uint32_t>(plan.tokens.size());
   step.sequences = static_cast<uint32_t>(plan.spans.size());
   step.ops = static_cast<uint32_t>(plan.times.size());

@@ -17,7 +17,7 @@
 
 namespace iokv::wire {
 
-inline constexpr uint32_t kTraceLanes = 4;
+inline constexpr uint32_t kTraceLanes = 5;
 inline constexpr uint32_t kTraceNameBytes = 16;
 
 struct TraceHeader {
@@ -49,6 +49,6 @@ struct TraceOp {
   uint32_t reserved;
 };
 
-static_assert(sizeof(TraceHeader) == 32 && sizeof(TraceStep) == 88 && sizeof(TraceOp) == 40);
+static_assert(sizeof(TraceHeader) == 32 && sizeof(TraceStep) == 96 && sizeof(TraceOp) == 40);
 
 }  // namespace iokv::wire

@@ -12,7 +12,9 @@
 //  3. Pointers in arguments are device pointers unless the comment says host; with info().host_addressable they are the
 //     same thing. Memory named by an operation stays valid until a later record of that queue has been reached; host
 //     arrays that it reads (tokens, runs, addresses, spans) only until the call returns.
-//  4. Arguments are trusted (shapes were checked when the model was loaded and when the Plan was built); violations are
+//  4. Queue::host runs attend and nothing else, on threads of the host's CPU, where info().host_threads is above 0; what it
+//     reads and writes is host memory. A queue that it is to wait for has been given nothing behind that ticket yet.
+//  5. Arguments are trusted (shapes were checked when the model was loaded and when the Plan was built); violations are
 //     asserts. What the world can refuse (memory, a lost device) is a Result.
 //
 // Shapes: M rows are tokens of the step; h hidden size; d head dimension; all matrices row-major.
@@ -49,6 +51,7 @@ struct DeviceInfo {
   uint64_t memory_bytes = 0;      // device memory in all; 0 = the host's
   int numa_node = -1;             // of the host's memory that it reaches fastest; -1: any, or it is not known
   bool batch_invariant = true;    // invariant 1 holds to the bit; else up to the order of sums
+  uint32_t host_threads = 0;      // that attend on Queue::host; 0: there is no such queue
   // What suits the device where the configuration does not say.
   uint32_t step_rows = 256;                       // of a step: its products would not be faster with more
   uint64_t staging_bytes = uint64_t{64} << 20;    // through which its link runs at its full rate
@@ -220,7 +223,14 @@ struct AttendSpan {
   uint32_t first_position = 0;
   uint32_t first_piece = 0;                     // the sequence's; kv_blocks[i] holds piece first_piece + i
   std::span<const void* const> kv_blocks;       // host array of block addresses, not empty
-  uint32_t pieces() const { return (first_position + rows - 1) / kBlockTokens + 1; }  // of the sequence
+  // A block's start: of a row, its cached tokens from here on are attended to on Queue::host, those before it and its own
+  // on another one. Of such spans rows == 1. Elsewhere than on the host the piece at host_from is the one with the row's
+  // own token, of which nothing else is there, and the last one.
+  uint32_t host_from = kAllOnDevice;
+
+  bool is_divided() const { return host_from != kAllOnDevice; }
+  // Of the sequence, that are attended to elsewhere than on the host.
+  uint32_t pieces() const { return (is_divided() ? host_from : first_position + rows - 1) / kBlockTokens + 1; }
 };
 
 // out = softmax(cap(q·Kᵀ·scale))·V a head. Query head i uses KV head i / (heads / kv_heads). Partial results of fixed
@@ -228,6 +238,10 @@ struct AttendSpan {
 //
 // A row's pieces may come in several operations, in position order without gaps: what has been merged so far waits in
 // `state`, and `out` is written with the row's last piece. The bits are those of one operation over all pieces.
+//
+// A row that the host has a part in is divided in two (AttendSpan::host_from): either leaves what it has merged in its
+// `state`, with no weights and a largest score of minus infinity where it has seen nothing, and `out` is written by merge.
+// On Queue::host the pieces of a span come in one operation.
 struct AttendArgs {
   KvShape shape;
   float scale = 1.0f;
@@ -242,6 +256,23 @@ struct AttendArgs {
 
 // Of a row and head: d sums (padded to 64 bytes), the sum of weights and the largest score (likewise).
 constexpr size_t attend_state_floats(size_t head_dim) { return (head_dim + 15) / 16 * 16 + 16; }
+
+// Of rows of M: each `size` bytes from row rows[i] of `from`, on the device, to row i of `to`, in pinned host memory.
+struct HandOverArgs {
+  const void* from = nullptr;  // [M], pitch_bytes apart
+  size_t pitch_bytes = 0, size = 0;  // multiples of 4
+  std::span<const uint32_t> rows;    // host array, rising
+  void* to = nullptr;          // [rows.size(), size], pinned
+};
+
+// What two attend operations have left of rows that were divided between them becomes their `out`.
+struct MergeArgs {
+  KvShape shape;
+  std::span<const uint32_t> rows;  // host array, rising
+  const float* state = nullptr;    // [M, heads, attend_state_floats(d)], of the device: rows[i]
+  const float* other = nullptr;    // [rows.size(), heads, attend_state_floats(d)], of the host, pinned: row i
+  void* out = nullptr;             // [M, heads·d] compute dtype: rows[i]
+};
 
 struct SampleRow {
   SampleParams params;
@@ -310,6 +341,8 @@ class Backend {
   virtual void rope(Queue queue, const RopeArgs& args) = 0;
   virtual void activate(Queue queue, const ActivateArgs& args) = 0;
   virtual void attend(Queue queue, const AttendArgs& args) = 0;
+  virtual void hand_over(Queue queue, const HandOverArgs& args) = 0;
+  virtual void merge(Queue queue, const MergeArgs& args) = 0;
   virtual void cap(Queue queue, const CapArgs& args) = 0;
   virtual void sample(Queue queue, const SampleArgs& args) = 0;
 };

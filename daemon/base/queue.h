@@ -7,9 +7,9 @@
 
 namespace iokv {
 
-// On a GPU: two compute streams and one a copy direction.
-enum class Queue : uint8_t { dense, recompute, h2d, d2h };
-inline constexpr size_t kQueues = 4;
+// On a GPU: two compute streams, one a copy direction, and threads of the host's CPU that attend to what lies in its memory.
+enum class Queue : uint8_t { dense, recompute, h2d, d2h, host };
+inline constexpr size_t kQueues = 5;
 
 constexpr const char* name_of(Queue queue) {
   switch (queue) {
@@ -17,6 +17,7 @@ constexpr const char* name_of(Queue queue) {
     case Queue::recompute: return "recompute";
     case Queue::h2d: return "h2d";
     case Queue::d2h: return "d2h";
+    case Queue::host: return "host";
   }
   return "";
 }

@@ -30,6 +30,9 @@ using Units = Count<struct UnitsTag>;  // smallest allocation of the pool: one l
 // partly filled block wastes 32 tokens on average.
 inline constexpr uint32_t kBlockTokens = 64;
 
+// Of a row whose context host and device divide between them, the first cached token that is the host's; of others this.
+inline constexpr uint32_t kAllOnDevice = UINT32_MAX;
+
 constexpr Blocks blocks_for(Tokens tokens) { return Blocks((tokens.value + kBlockTokens - 1) / kBlockTokens); }
 
 }  // namespace iokv

@@ -92,18 +92,39 @@ void Model::store(uint32_t layer, std::span<const RopeRun> runs) {
   backend_.rope(Queue::dense, rope);
 }
 
-void Model::attend(uint32_t layer, std::span<const AttendSpan> spans) {
+AttendArgs Model::attend_args(uint32_t layer, std::span<const AttendSpan> spans) const {
   AttendArgs args;
   args.shape = spec_.kv_shape();
   args.scale = spec_.attention_scale;
+  args.spans = spans;
+  args.window = spec_.window_of(layer);
+  args.score_cap = spec_.score_cap;
+  return args;
+}
+
+void Model::attend(uint32_t layer, std::span<const AttendSpan> spans) {
+  AttendArgs args = attend_args(layer, spans);
   args.q = qkv_->data();
   args.q_stride = qkv_width_;
   args.out = attended_->data();
   args.state = f32(attend_state_);
-  args.spans = spans;
-  args.window = spec_.window_of(layer);
-  args.score_cap = spec_.score_cap;
   backend_.attend(Queue::dense, args);
+}
+
+void Model::hand_over(std::span<const uint32_t> rows, void* to) {
+  backend_.hand_over(Queue::dense, {qkv_->data(), qkv_width_ * element_bytes_, spec_.q_width() * element_bytes_, rows, to});
+}
+
+void Model::attend_host(uint32_t layer, std::span<const AttendSpan> spans, const void* q, float* state) {
+  AttendArgs args = attend_args(layer, spans);
+  args.q = q;
+  args.q_stride = spec_.q_width();
+  args.state = state;
+  backend_.attend(Queue::host, args);
+}
+
+void Model::merge(std::span<const uint32_t> rows, const float* other) {
+  backend_.merge(Queue::dense, {spec_.kv_shape(), rows, f32(attend_state_), other, attended_->data()});
 }
 
 // hidden += o(attended), then hidden += down(activation(gate_up(norm(hidden)))); in parallel, the norm is of hidden

@@ -62,6 +62,14 @@ class Model {
   // Attention of the rows of the spans over a run of pieces each; see AttendArgs.
   void attend(uint32_t layer, std::span<const AttendSpan> spans);
 
+  // Of rows of the micro-batch (rising, host array) that the host has a part in: their queries to pinned host memory,
+  // [rows.size(), heads·d]; what it has found, [rows.size(), heads, attend_state_floats(d)] f32, merged with what the
+  // device has.
+  void hand_over(std::span<const uint32_t> rows, void* to);
+  void merge(std::span<const uint32_t> rows, const float* other);
+  // The host's part, on Queue::host. Spans name rows of `q` and of `state`.
+  void attend_host(uint32_t layer, std::span<const AttendSpan> spans, const void* q, float* state);
+
   // The output projection of what was attended, and the rest of the layer.
   void finish(uint32_t layer);
 
@@ -86,6 +94,7 @@ class Model {
   void product(const Matrix& matrix, const LinearWeights& weights, const void* x, void* y, GemmOutput output);
   void add_product(const Matrix& matrix, const LinearWeights& weights, const void* x, const NormWeights& out_norm);
   RopeArgs rope_args(uint32_t layer) const;
+  AttendArgs attend_args(uint32_t layer, std::span<const AttendSpan> spans) const;
 
   Backend& backend_;
   const ModelSpec spec_;

@@ -13,6 +13,10 @@ Result<std::unique_ptr<Pipeline>> Pipeline::make(Backend& backend, Model& model,
   if (const size_t rows = model.limits().recompute_rows; rows > 0 && reads_device_x) {
     IOKV_TRY_ASSIGN(pipeline->gathered_, backend.alloc(rows * pipeline->staging_->x_row_bytes()));
   }
+  if (backend.info().host_threads > 0 && !options.staging.in_place) {
+    const uint32_t rows = std::min(options.staging.batch_rows, model.limits().max_rows);
+    IOKV_TRY_ASSIGN(pipeline->exchange_, HostExchange::make(backend, model.spec(), rows));
+  }
   if (options.poison) IOKV_TRY(pipeline->poison_ring());
   return pipeline;
 }
@@ -133,6 +137,7 @@ void Pipeline::trace(Plan& plan) {
     if (op.kind == OpKind::project || op.kind == OpKind::finish) return plan.batches[op.batch].rows;
     uint32_t tokens = op.tokens;
     for (uint32_t i = op.first; i < op.first + op.count; ++i) {
+      if (op.kind == OpKind::attend_host) tokens += plan.spans[plan.divided[i]].host_tokens();
       if (op.kind == OpKind::store || op.kind == OpKind::append) tokens += plan.stores[i].rows;
       if (op.kind == OpKind::attend) tokens += plan.attends[i].pieces * kBlockTokens;
     }
@@ -156,6 +161,7 @@ void Pipeline::abandon() {
   for (Queue queue : {Queue::dense, Queue::recompute, Queue::h2d, Queue::d2h}) {
     (void)backend_.poll(backend_.record(queue), true);  // a lost device has nothing more to say
   }
+  if (exchange_ != nullptr) (void)backend_.poll(backend_.record(Queue::host), true);
   for (Flight& flight : flights_) flight.plan = nullptr;
   std::fill(x_free_.begin(), x_free_.end(), Ticket{});
   std::fill(kv_free_.begin(), kv_free_.end(), KvFree{});
@@ -264,6 +270,9 @@ void Pipeline::issue(Flight& flight, uint32_t layer, uint32_t index) {
     case OpKind::store: store(flight, layer, op); break;
     case OpKind::attend: attend(flight, layer, op); break;
     case OpKind::append: append(flight, layer, op); break;
+    case OpKind::hand_over: hand_over(flight, op); break;
+    case OpKind::attend_host: attend_host(flight, layer, op); break;
+    case OpKind::merge: merge(flight, op); break;
     case OpKind::fetch_kv_weights: fetch_weights(flight, layer, WeightPart::key_value); break;
     case OpKind::fetch_weights: fetch_weights(flight, layer, WeightPart::rest); break;
     case OpKind::finish: model_.finish(layer); break;
@@ -536,7 +545,8 @@ void Pipeline::attend(Flight& flight, uint32_t layer, const PlanOp& op) {
     if (i == op.first || plan.attends[i - 1].span != pieces.span) {
       const PlanBatch& batch = plan.batches[op.batch];
       const SpanPart part = part_of(plan.spans[pieces.span], batch);
-      attend_spans_.push_back({part.first_row - batch.first_row, part.rows, part.first_position, pieces.first_piece, {}});
+      attend_spans_.push_back({part.first_row - batch.first_row, part.rows, part.first_position, pieces.first_piece, {},
+                               plan.spans[pieces.span].host_from});
       first_address_.push_back(addresses_.size());
     }
     for (uint32_t piece = 0; piece < pieces.pieces; ++piece) {
@@ -551,6 +561,49 @@ void Pipeline::attend(Flight& flight, uint32_t layer, const PlanOp& op) {
     attend_spans_[i].kv_blocks = std::span(addresses_).subspan(first_address_[i], end - first_address_[i]);
   }
   model_.attend(layer, attend_spans_);
+}
+
+// Of the operation's spans, in the micro-batch.
+void Pipeline::list_divided(const Plan& plan, const PlanOp& op) {
+  divided_rows_.clear();
+  const uint32_t first_row = plan.batches[op.batch].first_row;
+  for (uint32_t i = op.first; i < op.first + op.count; ++i) {
+    divided_rows_.push_back(plan.spans[plan.divided[i]].first_row - first_row);
+  }
+}
+
+void Pipeline::hand_over(const Flight& flight, const PlanOp& op) {
+  list_divided(*flight.plan, op);
+  model_.hand_over(divided_rows_, exchange_->queries());
+}
+
+// Blocks of the host pool where they lie.
+void Pipeline::attend_host(Flight& flight, uint32_t layer, const PlanOp& op) {
+  const Plan& plan = *flight.plan;
+  addresses_.clear(), attend_spans_.clear(), first_address_.clear();
+  for (uint32_t i = op.first; i < op.first + op.count; ++i) {
+    const PlanSpan& span = plan.spans[plan.divided[i]];
+    const uint32_t first_piece = span.host_from / kBlockTokens, end_piece = blocks_for(Tokens(span.first_position)).value;
+    attend_spans_.push_back({i - op.first, 1, span.first_position, first_piece, {}, span.host_from});
+    first_address_.push_back(addresses_.size());
+    uint32_t block = 0;
+    for (uint32_t r = span.first_run; block < end_piece; block += plan.runs[r++].blocks) {
+      const BlockRun& run = plan.runs[r];
+      for (uint32_t b = first_piece - std::min(first_piece, block); b < std::min(run.blocks, end_piece - block); ++b) {
+        addresses_.push_back(options_.host.block(layer, run.id + b * options_.staging.kv_units));
+      }
+    }
+  }
+  first_address_.push_back(addresses_.size());
+  for (size_t i = 0; i < attend_spans_.size(); ++i) {
+    attend_spans_[i].kv_blocks = std::span(addresses_).subspan(first_address_[i], first_address_[i + 1] - first_address_[i]);
+  }
+  model_.attend_host(layer, attend_spans_, exchange_->queries(), exchange_->states());
+}
+
+void Pipeline::merge(const Flight& flight, const PlanOp& op) {
+  list_divided(*flight.plan, op);
+  model_.merge(divided_rows_, exchange_->states());
 }
 
 // New rows to their blocks: X from what the projection read, K,V from where attention found them.

@@ -21,6 +21,7 @@
 
 #include "daemon/backend/backend.h"
 #include "daemon/model/layers.h"
+#include "daemon/runtime/host_exchange.h"
 #include "daemon/runtime/staging.h"
 #include "daemon/sched/plan.h"
 
@@ -137,6 +138,10 @@ class Pipeline {
   void attend(Flight& flight, uint32_t layer, const PlanOp& op);
   void append(Flight& flight, uint32_t layer, const PlanOp& op);
   void project(const Flight& flight, uint32_t layer, const PlanOp& op);
+  void hand_over(const Flight& flight, const PlanOp& op);
+  void attend_host(Flight& flight, uint32_t layer, const PlanOp& op);
+  void merge(const Flight& flight, const PlanOp& op);
+  void list_divided(const Plan& plan, const PlanOp& op);
   void list_rotations(const Plan& plan);
   std::byte* area_of(const Flight& flight, uint32_t layer, uint32_t round, const PlanStore& store) const;
   void add_tokens(std::byte* to, const std::byte* from, uint32_t first_token, uint32_t tokens);
@@ -152,6 +157,7 @@ class Pipeline {
   const size_t kv_row_bytes_;          // of one token's K of one head
   std::unique_ptr<Staging> staging_;
   std::unique_ptr<DeviceMemory> poison_;  // a block of K,V of 0xff bytes, or null
+  std::unique_ptr<HostExchange> exchange_;  // where the host attends, or null
   std::unique_ptr<DeviceMemory> gathered_;  // X of a tile that lies in several places on the device, [recompute_rows, h]
 
   std::array<Flight, 2> flights_;
@@ -178,6 +184,7 @@ class Pipeline {
   std::vector<const void*> addresses_;
   std::vector<AttendSpan> attend_spans_;
   std::vector<size_t> first_address_;
+  std::vector<uint32_t> divided_rows_;
 };
 
 }  // namespace iokv

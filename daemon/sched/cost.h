@@ -21,6 +21,7 @@ struct LayerWork {
   uint64_t x_host = 0;             // tokens whose X crosses the link and whose K,V are recomputed
   uint64_t kv_host = 0;            // tokens whose K,V cross the link
   uint64_t x_device = 0;           // tokens whose X is on the device and whose K,V are recomputed
+  uint64_t kv_attended = 0;        // tokens that the host attends to where they lie; neither `attended` nor `products` have them
   uint64_t new_x = 0, new_kv = 0;  // tokens written back to the host, as X and as K,V
   uint64_t weight_bytes = 0;       // that cross the link; 0 when they are on the device
   double copy_bytes = 0;           // mean size of a copy over the link; 0: one copy each for X, for K,V and for weights
@@ -36,6 +37,7 @@ const char* name_of(Bound bound);
 // Of a whole step: of all layers.
 struct StepCost {
   double h2d_ns = 0, d2h_ns = 0;
+  double host_ns = 0;    // attention on the host
   double recompute_ns = 0;
   double dense_ns = 0;   // attention included
   double device_ns = 0;  // what dense work and recomputation take together

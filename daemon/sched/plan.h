@@ -14,6 +14,10 @@
 // cut, at the end of a block: later rows attend to K,V of earlier ones where these have been kept for the layer's time,
 // and else fetch what was written back. The program is that of all micro-batches, each with rounds of its own.
 //
+// Host. K,V that lie in the host pool need not cross the link: of a row that decodes, the last of the cached tokens may be
+// attended to by the host's CPU. It gets the micro-batch's queries, works beside all rounds, and what it has found is
+// merged with what the device has found in the others before the micro-batch finishes.
+//
 // Invariants
 //  1. Plans run in the order in which they were issued. A span with token_from_draw reads what the latest earlier Plan
 //     with a span of the same slot has drawn.
@@ -33,6 +37,7 @@
 #include "daemon/base/block_form.h"
 #include "daemon/base/queue.h"
 #include "daemon/base/sampling.h"
+#include "daemon/base/units.h"
 #include "daemon/sched/cost.h"
 
 namespace iokv {
@@ -85,6 +90,11 @@ struct PlanSpan {
                                  // its history
   PlanSlice history;             // in Plan::history: tokens up to the span's last row that its draws have to know
   bool decode = false;           // its one token was sampled in the step before: counted apart from prefill
+  // A block's start, with rows == 1: cached tokens from here on, in blocks of K,V of the host pool, are attended to by the
+  // host. kAllOnDevice: none.
+  uint32_t host_from = kAllOnDevice;
+
+  uint32_t host_tokens() const { return host_from == kAllOnDevice ? 0 : first_position - host_from; }
 };
 
 struct PlanDraw {
@@ -130,7 +140,7 @@ struct PlanStore {
   uint32_t device_x_id = kNoBlock;        // the copy, where it is X and not the host's block itself
 };
 
-// Pieces of a span that lie behind each other, in areas of a round's slot, in areas of kept K,V, or in resident K,V
+// Pieces, as AttendSpan numbers them, of a span that lie behind each other, in areas of a round's slot, in areas of kept K,V, or in resident K,V
 // blocks; for its rows in the operation's micro-batch.
 struct PlanAttend {
   uint32_t round = 0;
@@ -166,6 +176,9 @@ enum class OpKind : uint8_t {
   store,      // K,V of new rows into areas and resident blocks
   attend,     // over the round's pieces
   append,     // new rows to the host pool                              d2h
+  hand_over,    // queries of rows that the host has a part in, to it
+  attend_host,  // the host's part of them                              host
+  merge,        // what host and device have found of them
   fetch_kv_weights,  // W_K and W_V of a layer that streams             h2d
   fetch_weights,     // its other matrices                              h2d
   finish      // output projection and the rest of the layer, of the micro-batch
@@ -190,8 +203,8 @@ struct PlanOp {
   OpKind kind = OpKind::project;
   Queue queue = Queue::dense;
   uint16_t batch = 0;            // the micro-batch
-  uint32_t round = 0;            // of no meaning for project, finish and weights
-  uint32_t first = 0, count = 0; // of parts, stores or attends
+  uint32_t round = 0;            // of no meaning for project, finish, weights and what is the host's
+  uint32_t first = 0, count = 0; // of parts, stores, attends or divided spans
   uint32_t tokens = 0;           // of the parts
   std::array<PlanWait, 3> after{};
 };
@@ -242,7 +255,8 @@ struct Plan {
   // The program: see plan_build.h.
   std::vector<PlanRound> rounds;
   std::vector<PlanBatch> batches;  // all rows, in order
-  // Micro-batches in order; of each project first, finish last, and of a round together, rounds in order. Where weights
+  // Micro-batches in order; of each project first, what the host is given next, merge and finish last, and of a round
+  // together, rounds in order. Where weights
   // stream, W_K and W_V are fetched first of all, for the first round's X to be recomputed while the others are on the
   // wire; these follow that X, and the first project follows them. In a layer whose weights stay both fetches do nothing,
   // and end at once.
@@ -250,6 +264,7 @@ struct Plan {
   std::vector<PlanPart> parts;
   std::vector<PlanStore> stores;
   std::vector<PlanAttend> attends;  // of a round together
+  std::vector<uint32_t> divided;   // spans that the host has a part in, those of a micro-batch together
   LayerWork work;                // of one layer
   StepCost predicted;            // all zero where nothing is known of the device
   uint32_t fit = 0;              // of the profile that it was predicted with: Drift::fits
@@ -264,7 +279,7 @@ struct Plan {
   void clear() {
     spans.clear(), tokens.clear(), positions.clear(), runs.clear(), draws.clear();
     history.clear(), biases.clear(), masks.clear();
-    rounds.clear(), ops.clear(), parts.clear(), stores.clear(), attends.clear(), batches.clear();
+    rounds.clear(), ops.clear(), parts.clear(), stores.clear(), attends.clear(), batches.clear(), divided.clear();
     clients = 0, taken_ns = started_ns = ended_ns = 0;
     audited_draw = kNoDraw, audited_only = false;
     work = {}, predicted = {}, fit = 0, measured = {};

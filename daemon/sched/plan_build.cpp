@@ -16,6 +16,7 @@ PlanWait wait_for(PlanWait::For what, uint32_t op = 0) { return {what, op}; }
 
 uint32_t cached_in(const PlanSpan& span, uint32_t first_block, uint32_t blocks) {
   const uint32_t begin = first_block * kBlockTokens;
+  if (begin >= span.host_from) return 0;  // what is there is not fetched
   return span.first_position <= begin ? 0 : std::min(span.first_position - begin, blocks * kBlockTokens);
 }
 
@@ -30,6 +31,9 @@ const char* name_of(OpKind kind) {
     case OpKind::store: return "store";
     case OpKind::attend: return "attend";
     case OpKind::append: return "append";
+    case OpKind::hand_over: return "hand over q";
+    case OpKind::attend_host: return "attend (host)";
+    case OpKind::merge: return "merge";
     case OpKind::fetch_kv_weights: return "fetch W_K, W_V";
     case OpKind::fetch_weights: return "fetch weights";
     case OpKind::finish: return "finish";
@@ -101,16 +105,27 @@ void PlanBuilder::build_batch(uint32_t index) {
   earlier_append_ = latest_append_;
   if (index > 0) std::fill(span_round_.begin(), span_round_.end(), first_round_);
   projects_ = false;
+  const SpanRange spans = batch_spans_[index];
+  first_divided_ = static_cast<uint32_t>(plan_->divided.size());
+  for (uint32_t i = spans.first; i < spans.end; ++i) {
+    if (plan_->spans[i].host_tokens() > 0 && part_of(plan_->spans[i], batch).rows > 0) plan_->divided.push_back(i);
+  }
+  attend_host_ = kNoBlock;
   if (index > 0 || !shape_.weights.used()) add_project();
   LayerWork& work = plan_->work;
-  order_spans(batch_spans_[index].first, batch_spans_[index].end);
+  order_spans(spans.first, spans.end);
   for (uint32_t i : order_) {
     const PlanSpan& span = plan_->spans[i];
     const SpanPart here = part_of(span, batch);
     work.rows += here.rows;
     work.attended += uint64_t{here.first_position} + here.rows;
     work.products += uint64_t{here.rows} * here.first_position + uint64_t{here.rows} * (here.rows + 1) / 2;
-    if (here.rows == span.rows) {
+    if (const uint32_t host_tokens = span.host_tokens(); host_tokens > 0) {
+      work.attended -= host_tokens;
+      work.products -= host_tokens;
+      work.kv_attended += host_tokens;
+      emit_divided(span, i);
+    } else if (here.rows == span.rows) {
       emit_span(span, i);
     } else {
       PlanSpan part = span;
@@ -119,13 +134,19 @@ void PlanBuilder::build_batch(uint32_t index) {
     }
   }
   close_round();
+  if (attend_host_ != kNoBlock) {
+    PlanOp& merge = add(OpKind::merge, Queue::dense);
+    merge.first = first_divided_;
+    merge.count = static_cast<uint32_t>(plan_->divided.size()) - first_divided_;
+    merge.after[0] = wait_for(PlanWait::For::operation, attend_host_);
+  }
   add(OpKind::finish, Queue::dense);
 }
 
 void PlanBuilder::begin(Plan& plan) {
   plan_ = &plan;
   plan.rounds.clear(), plan.ops.clear(), plan.parts.clear(), plan.stores.clear(), plan.attends.clear();
-  plan.batches.clear();
+  plan.batches.clear(), plan.divided.clear();
   plan.work = {};
   span_round_.assign(plan.spans.size(), 0);
   round_open_ = attached_ = fetches_ = reads_in_place_ = false;
@@ -155,6 +176,20 @@ void PlanBuilder::add_project() {
   PlanOp& project = add(OpKind::project, Queue::dense);
   project.after[0] = wait_for(PlanWait::For::kept_x);
   if (brings) project.after[1] = wait_for(PlanWait::For::operation, weights);
+  if (plan_->divided.size() > first_divided_) add_host();
+}
+
+void PlanBuilder::add_host() {
+  const uint32_t count = static_cast<uint32_t>(plan_->divided.size()) - first_divided_;
+  PlanOp& hand_over = add(OpKind::hand_over, Queue::dense);
+  hand_over.first = first_divided_;
+  hand_over.count = count;
+  hand_over.after[0] = wait_for(PlanWait::For::appended);
+  PlanOp& attend = add(OpKind::attend_host, Queue::host);
+  attend.first = first_divided_;
+  attend.count = count;
+  attend.after[0] = wait_for(PlanWait::For::operation, next_op() - 2);
+  attend_host_ = next_op() - 1;
 }
 
 void PlanBuilder::finish() {
@@ -220,6 +255,24 @@ void PlanBuilder::emit_span(const PlanSpan& span, uint32_t span_index) {
     ++cursor.run;
   }
   IOKV_ASSERT(cursor.block == blocks_for(Tokens(span.first_position + span.rows)).value);
+}
+
+// The blocks before the host's, and the one that its own row goes to. On the device that one is numbered as if it followed
+// the others, and nothing else is in it.
+void PlanBuilder::emit_divided(const PlanSpan& span, uint32_t span_index) {
+  IOKV_ASSERT(span.rows == 1 && span.host_from % kBlockTokens == 0 && !shape_.in_place);
+  const uint32_t host_block = span.host_from / kBlockTokens, own = span.first_position / kBlockTokens;
+  uint32_t block = 0;
+  for (uint32_t r = span.first_run; r < span.first_run + span.runs; ++r) {
+    const BlockRun& run = plan_->runs[r];
+    const uint32_t before = std::min(run.blocks, host_block - std::min(host_block, block));
+    if (before > 0) emit_run(span, span_index, cut(run, 0, before), block);
+    block += run.blocks;
+    if (own >= block) continue;
+    const BlockRun last = cut(run, own - (block - run.blocks), 1);
+    IOKV_ASSERT(span.first_position % kBlockTokens == 0 || (last.form == BlockForm::kv && !last.resident()));
+    return emit_run(span, span_index, last, own);
+  }
 }
 
 // A part of a span that is cut: its blocks up to its own rows', those that are kept apart from the others.
@@ -432,6 +485,7 @@ void PlanBuilder::emit_stores(const PlanSpan& span, const BlockRun& run, uint32_
 void PlanBuilder::attend(uint32_t round, uint32_t span, uint32_t first_piece, uint32_t pieces, uint32_t area,
                          uint32_t device_id, bool kept) {
   std::vector<PlanAttend>& attends = plan_->attends;
+  first_piece = std::min(first_piece, plan_->spans[span].host_from / kBlockTokens);
   span_round_[span] = round;
   if (!attends.empty()) {
     PlanAttend& last = attends.back();

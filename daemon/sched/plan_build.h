@@ -14,6 +14,10 @@
 // as many as there are areas for. That these are free again in the next layer needs no wait of its own: what is kept is
 // written back by a micro-batch with another one behind it, which the next layer's first projection waits for with its X.
 //
+// The host's part of a micro-batch is one operation, given right behind the projection that made the queries and merged
+// when all rounds have been attended to. What it reads was written back by earlier steps, which whoever hands the queries
+// over has waited for.
+//
 // Waits are as few as order needs: a queue that has waited for something stays behind it, so that of a round only the
 // first operation in a queue waits for the slot, and of the program only the first for earlier write-backs.
 #pragma once
@@ -96,6 +100,8 @@ class PlanBuilder {
   void cut_batches();
   void build_batch(uint32_t batch);
   void emit_part(const PlanSpan& part, uint32_t span_index);
+  void emit_divided(const PlanSpan& span, uint32_t span_index);
+  void add_host();
   void emit_kept(const PlanSpan& part, uint32_t span_index, const BlockRun& run, uint32_t first_block, uint32_t area);
   BlockRun cut(const BlockRun& run, uint32_t offset, uint32_t blocks) const;
   Kept& kept_of(uint32_t span_index);
@@ -192,6 +198,8 @@ class PlanBuilder {
   // Of the program: whether the queue has waited for earlier write-backs.
   bool fetches_ = false, reads_in_place_ = false;
   bool projects_ = false;             // the projection is there
+  uint32_t first_divided_ = 0;        // of the micro-batch
+  uint32_t attend_host_ = kNoBlock;   // operation
   bool recomputes_ = false;           // recomputation has waited for its weights
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Time is a vector of four counts, one a queue: an operation has happened before another if the other one's vector has
+// Time is a vector of counts, one a queue: an operation has happened before another if the other one's vector has
 // counted it. Locations are single tokens.
 #include "daemon/sched/plan_check.h"
 
@@ -40,7 +40,7 @@ struct Location {
   std::vector<Instance> readers;
 };
 
-enum class Memory : uint64_t { x_slot, kv_slot, host_x, host_kv, device, kept_x, kept_kv, weights };
+enum class Memory : uint64_t { x_slot, kv_slot, host_x, host_kv, device, kept_x, kept_kv, weights, host_q, host_state };
 
 // Places in a slot of weights.
 constexpr uint64_t kKeyValue = 0, kRest = 1;
@@ -89,6 +89,8 @@ class Checker {
     rows_of_batches();
     if (!problem_.empty()) return;
     order_of_batches();
+    order_of_host();
+    divided_spans();
     order_of_weights();
     order_of_rounds();
     for (const PlanAttend& attend : plan_->attends) require(attend.span < plan_->spans.size(), "attends for no span");
@@ -96,8 +98,11 @@ class Checker {
   }
 
   static bool is_of_weights(OpKind kind) { return kind == OpKind::fetch_kv_weights || kind == OpKind::fetch_weights; }
+  static bool is_of_host(OpKind kind) {
+    return kind == OpKind::hand_over || kind == OpKind::attend_host || kind == OpKind::merge;
+  }
   static bool is_of_a_round(OpKind kind) {
-    return !is_of_weights(kind) && kind != OpKind::project && kind != OpKind::finish;
+    return !is_of_weights(kind) && !is_of_host(kind) && kind != OpKind::project && kind != OpKind::finish;
   }
 
   void rows_of_batches() {
@@ -134,6 +139,50 @@ class Checker {
       projected = false;
     }
     require(batch == plan_->batches.size() && !projected && plan_->ops.back().kind == OpKind::finish, "finish is not last");
+  }
+
+  // Of a micro-batch, where it has divided spans: their queries right behind the projection, the host's part, and right
+  // before finish the merge, all of the same spans.
+  void order_of_host() {
+    uint32_t first = 0;
+    for (op_ = 0; op_ < plan_->ops.size() && problem_.empty(); ++op_) {
+      const PlanOp& op = plan_->ops[op_];
+      if (!is_of_host(op.kind)) continue;
+      const auto behind = [&](OpKind kind) { return op_ > 0 && plan_->ops[op_ - 1].kind == kind; };
+      const bool merges = op.kind == OpKind::merge;
+      require(op.first == first && op.count > 0, "the host's spans are not in order");
+      require(op.kind != OpKind::hand_over || behind(OpKind::project), "queries are not handed over behind project");
+      require(op.kind != OpKind::attend_host || behind(OpKind::hand_over), "the host attends without its queries");
+      require(!merges || plan_->ops[op_ + 1].kind == OpKind::finish, "merge is not right before finish");
+      if (merges) first += op.count;
+    }
+    require(first == plan_->divided.size(), "divided spans are not merged");
+  }
+
+  // Each of the micro-batch's that is divided, once; of rows that decode, and of K,V in the host pool.
+  void divided_spans() {
+    std::vector<uint8_t> listed(plan_->spans.size());
+    for (op_ = 0; op_ < plan_->ops.size() && problem_.empty(); ++op_) {
+      const PlanOp& op = plan_->ops[op_];
+      if (op.kind != OpKind::merge) continue;
+      for (uint32_t i = op.first; i < op.first + op.count; ++i) {
+        const uint32_t s = plan_->divided[i];
+        if (s >= listed.size()) return violated("divides a span that there is not");
+        require(listed[s]++ == 0 && part_of(plan_->spans[s], plan_->batches[op.batch]).rows > 0, "divides a span twice, or elsewhere");
+      }
+    }
+    for (size_t s = 0; s < listed.size() && problem_.empty(); ++s) {
+      const PlanSpan& span = plan_->spans[s];
+      require((span.host_from != kAllOnDevice) == (listed[s] == 1), "a divided span is not among the divided");
+      if (listed[s] == 0) continue;
+      require(span.rows == 1 && span.host_from % kBlockTokens == 0 && span.host_from < span.first_position && !shape_.in_place,
+              "a span is divided that cannot be");
+      for (uint32_t position = span.host_from; position < span.first_position && problem_.empty(); position += kBlockTokens) {
+        const BlockRun* run = run_of(span, position / kBlockTokens).first;
+        require(run != nullptr && run->form == BlockForm::kv && !run->resident() && run->kv_id == kNoBlock,
+                "the host attends to what is not K,V of its pool");
+      }
+    }
   }
 
   // W_K and W_V, the first round's X, all other weights, project; and nothing else of weights.
@@ -189,6 +238,7 @@ class Checker {
       case OpKind::fetch_weights: return Queue::h2d;
       case OpKind::recompute: return Queue::recompute;
       case OpKind::append: return shape_.in_place ? Queue::dense : Queue::d2h;
+      case OpKind::attend_host: return Queue::host;
       default: return Queue::dense;
     }
   }
@@ -200,6 +250,9 @@ class Checker {
       case OpKind::store:
       case OpKind::append: return plan_->stores.size();
       case OpKind::attend: return plan_->attends.size();
+      case OpKind::hand_over:
+      case OpKind::attend_host:
+      case OpKind::merge: return plan_->divided.size();
       default: return 0;
     }
   }
@@ -332,15 +385,16 @@ class Checker {
       work_.rows += span.rows;
       for (const PlanBatch& batch : plan_->batches) {
         const SpanPart part = part_of(span, batch);
-        if (part.rows > 0) work_.attended += part.first_position + part.rows;
+        if (part.rows > 0) work_.attended += part.first_position + part.rows - span.host_tokens();
       }
-      for (uint32_t row = 0; row < span.rows; ++row) work_.products += span.first_position + row + 1;
+      for (uint32_t row = 0; row < span.rows; ++row) work_.products += span.first_position + row + 1 - span.host_tokens();
     }
     const LayerWork& said = plan_->work;
     require(said.batches == work_.batches, "the work's micro-batches are others");
     require(said.rows == work_.rows && said.attended == work_.attended && said.products == work_.products,
             "the work's rows are not the spans'");
-    require(said.x_host == work_.x_host && said.kv_host == work_.kv_host && said.x_device == work_.x_device,
+    require(said.x_host == work_.x_host && said.kv_host == work_.kv_host && said.x_device == work_.x_device &&
+                said.kv_attended == work_.kv_attended,
             "the work's tokens are not those of the parts");
     const StreamedLayers& layers = shape_.weights.layers;
     require(said.weight_bytes == (layers.layers == 0 ? 0 : layers.streamed * shape_.weights.layer_bytes() / layers.layers),
@@ -400,6 +454,18 @@ class Checker {
         read_weights(kRest);
         if (streams()) weights_free_[weight_slot()] = now_;
         return end_batch(op.batch);
+      case OpKind::hand_over:
+        for (uint32_t i = 0; i < op.count; ++i) write(at(Memory::host_q, 0, i), of_host(op, i));
+        return;
+      case OpKind::attend_host:
+        for (uint32_t i = 0; i < op.count; ++i) attend_host(op, i);
+        return;
+      case OpKind::merge:
+        for (uint32_t i = 0; i < op.count; ++i) {
+          read(at(Memory::host_state, 0, i), of_host(op, i), "merges something else than the host's part");
+          merged_.insert(plan_->divided[op.first + i]);
+        }
+        return;
       case OpKind::fetch_kv_weights:
         return write(at(Memory::weights, weight_slot(), kKeyValue), weights());
       case OpKind::fetch_weights:
@@ -427,12 +493,31 @@ class Checker {
   void end_batch(uint32_t batch) {
     for (size_t s = 0; s < plan_->spans.size(); ++s) {
       const SpanPart part = part_of(plan_->spans[s], plan_->batches[batch]);
-      const uint32_t pieces = part.rows == 0 ? 0 : blocks_for(Tokens(part.first_position + part.rows)).value;
+      const PlanSpan& span = plan_->spans[s];
+      const bool divided = span.host_from != kAllOnDevice;
+      const uint32_t pieces = part.rows == 0 ? 0
+                              : divided      ? span.host_from / kBlockTokens + 1
+                                             : blocks_for(Tokens(part.first_position + part.rows)).value;
       require(next_piece_[s] == pieces, "a span's last pieces are not attended to");
+      require(part.rows == 0 || !divided || merged_.count(static_cast<uint32_t>(s)) == 1, "a divided span is not merged");
       next_piece_[s] = 0;
     }
     fetched_.clear();
+    merged_.clear();
     ++kept_;
+  }
+
+  Content of_host(const PlanOp& op, uint32_t i) const { return {plan_->divided[op.first + i], 0, false, false, 0, for_batch()}; }
+
+  void attend_host(const PlanOp& op, uint32_t i) {
+    const PlanSpan& span = plan_->spans[plan_->divided[op.first + i]];
+    read(at(Memory::host_q, 0, i), of_host(op, i), "the host attends with other queries than the span's");
+    for (uint32_t position = span.host_from; position < span.first_position; ++position) {
+      const auto [run, offset] = run_of(span, position / kBlockTokens);
+      read_pool(Memory::host_kv, run->id + offset * units(BlockForm::kv), position % kBlockTokens);
+    }
+    work_.kv_attended += span.host_tokens();
+    write(at(Memory::host_state, 0, i), of_host(op, i));
   }
 
   void parts_of(const PlanOp& op) {
@@ -551,11 +636,19 @@ class Checker {
     if (before == nullptr || before->span != attend.span) {
       require(attended_.emplace(attend.span, op.round).second, "a span is attended for twice in a round");
     }
-    require(attend.pieces > 0 && attend.first_piece + attend.pieces <= blocks_for(Tokens(end)).value,
+    // Of a divided span the piece behind those of the device is the one with its own row, and has nothing else.
+    const bool divided = span.host_from != kAllOnDevice;
+    const uint32_t own_piece = span.host_from / kBlockTokens;
+    require(attend.pieces > 0 && attend.first_piece + attend.pieces <= (divided ? own_piece + 1 : blocks_for(Tokens(end)).value),
             "attends beyond the span");
     if (!problem_.empty()) return;
     for (uint32_t i = 0; i < attend.pieces * kBlockTokens; ++i) {
-      const uint32_t position = attend.first_piece * kBlockTokens + i, token = i % kBlockTokens;
+      uint32_t position = attend.first_piece * kBlockTokens + i;
+      const uint32_t token = i % kBlockTokens;
+      if (divided && position / kBlockTokens == own_piece) {
+        position = span.first_position / kBlockTokens * kBlockTokens + token;
+        if (position < span.first_position) continue;
+      }
       if (position >= end) break;
       const auto [run, offset] = run_of(span, position / kBlockTokens);
       if (run == nullptr) return violated("attends to a block that the span does not have");
@@ -607,6 +700,7 @@ class Checker {
   LayerWork work_;
   std::set<Content> fetched_;
   std::set<std::pair<uint32_t, uint32_t>> attended_;              // span and round
+  std::set<uint32_t> merged_;                                     // spans of the micro-batch
   std::unordered_map<uint32_t, uint32_t> stored_, written_back_;  // by row: how often
   std::vector<uint32_t> next_piece_;                              // by span
 };

@@ -27,6 +27,7 @@ struct Profile {
   // for all of a sequence's rows; and computing, by the tokens that each row attends to, added up over rows. A sequence
   // that decodes has one row, so both numbers are the same, and of those `attend` takes longer.
   Curve attend, attend_rows;
+  Curve host_attend;       // one layer's attention on the host, by tokens, beside a busy link; all 0: the host does not attend
   Curve dense;             // the rest of one layer, by rows
   double project_share = 0.25;  // of dense: before attention; 3 of 12 h^2 weights where the ffn is 4 h wide
   Curve head;              // embedding, final norm, logits and draws of a step, by rows

@@ -105,6 +105,14 @@ void StepTimer::measure(const Plan& plan) {
       case OpKind::store: op_ns_[i] = store_ns(plan, op); break;
       case OpKind::attend: op_ns_[i] = attend_ns(plan, op); break;
       case OpKind::append: op_ns_[i] = append_ns(plan, op); break;
+      case OpKind::hand_over:
+      case OpKind::merge: break;
+      case OpKind::attend_host: {
+        uint64_t tokens = 0;
+        for (uint32_t d = op.first; d < op.first + op.count; ++d) tokens += plan.spans[plan.divided[d]].host_tokens();
+        op_ns_[i] = profile_.host_attend.at(static_cast<double>(tokens));
+        break;
+      }
       case OpKind::fetch_kv_weights: op_ns_[i] = profile_.h2d.at(static_cast<double>(staging_.weights.kv_bytes)); break;
       case OpKind::fetch_weights: op_ns_[i] = profile_.h2d.at(static_cast<double>(staging_.weights.rest_bytes)); break;
       case OpKind::finish: op_ns_[i] = dense_ns(op) * (1 - profile_.project_share); break;
@@ -328,9 +336,9 @@ size_t StepTimer::ended_at(const Place& place) const {
 // Between the ends of two operations on dense, counted from 1.
 double StepTimer::play(uint32_t from_dense, uint32_t to_dense) {
   constexpr std::array<size_t, kQueues> kBeside{index_of(Queue::recompute), index_of(Queue::dense), index_of(Queue::d2h),
-                                                index_of(Queue::h2d)};
+                                                index_of(Queue::h2d), index_of(Queue::host)};
   const double contended = 1 + profile_.contention;
-  const std::array<double, kQueues> slow{contended, contended, profile_.duplex, profile_.duplex};
+  const std::array<double, kQueues> slow{contended, contended, profile_.duplex, profile_.duplex, 1};
   Ended ended{};
   std::array<bool, kQueues> running{};
   std::array<double, kQueues> left_ns{};

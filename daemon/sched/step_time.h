@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // How long a built Plan takes when Plans like it run one behind the other: its program, operation by operation with the
-// waits of plan.h, on four queues whose operations last what the Profile says. Where cost.h adds up a step's work, this
+// waits of plan.h, on queues whose operations last what the Profile says. Where cost.h adds up a step's work, this
 // sees what a sum cannot: rounds that wait for their last copy, a ring too short to carry the link over the end of a
 // step, products and copies of a few tokens, and write-backs in many pieces. Pure; one object is used by one thread.
 //

@@ -348,7 +348,8 @@ std::vector<std::vector<double>> step_through(std::vector<std::vector<Issued>> q
     for (size_t q = 0; q < kQueues; ++q) {
       left = left || next[q] < queues[q].size();
       if (!busy[q]) continue;
-      const double slow = !busy[q ^ 1] ? 1 : q < 2 ? 1 + contention : duplex;
+      const size_t partner = q < 4 ? q ^ 1 : q;  // of the host: none
+      const double slow = partner == q || !busy[partner] ? 1 : q < 2 ? 1 + contention : duplex;
       queues[q][next[q]].lasts_ns -= kStepNs / slow;
     }
   }

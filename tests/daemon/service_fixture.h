@@ -63,6 +63,8 @@ class SteeredBackend final : public Backend {
   void rope(Queue queue, const RopeArgs& args) override { inner_->rope(queue, args); }
   void activate(Queue queue, const ActivateArgs& args) override { inner_->activate(queue, args); }
   void attend(Queue queue, const AttendArgs& args) override { inner_->attend(queue, args); }
+  void hand_over(Queue queue, const HandOverArgs& args) override { inner_->hand_over(queue, args); }
+  void merge(Queue queue, const MergeArgs& args) override { inner_->merge(queue, args); }
   void cap(Queue queue, const CapArgs& args) override { inner_->cap(queue, args); }
   void sample(Queue queue, const SampleArgs& args) override { inner_->sample(queue, args); }
 

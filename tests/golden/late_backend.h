@@ -92,6 +92,20 @@ class LateBackend final : public Backend {
       inner_->attend(queue, own);
     });
   }
+  void hand_over(Queue queue, const HandOverArgs& args) override {
+    issue(queue, [=, this, rows = copy_of(args.rows)] {
+      HandOverArgs own = args;
+      own.rows = rows;
+      inner_->hand_over(queue, own);
+    });
+  }
+  void merge(Queue queue, const MergeArgs& args) override {
+    issue(queue, [=, this, rows = copy_of(args.rows)] {
+      MergeArgs own = args;
+      own.rows = rows;
+      inner_->merge(queue, own);
+    });
+  }
   void cap(Queue queue, const CapArgs& args) override {
     issue(queue, [=, this] { inner_->cap(queue, args); });
   }

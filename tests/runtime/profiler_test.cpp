@@ -82,6 +82,8 @@ class TimedBackend final : public Backend {
     if (queue == Queue::dense) run_for(queue, 1000);
   }
   void activate(Queue, const ActivateArgs&) override {}
+  void hand_over(Queue, const HandOverArgs&) override {}
+  void merge(Queue, const MergeArgs&) override {}
   void cap(Queue, const CapArgs&) override {}
   void sample(Queue, const SampleArgs&) override {}
 

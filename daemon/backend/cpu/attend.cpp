@@ -4,6 +4,7 @@
 #include "daemon/backend/cpu/attend.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace iokv::cpu {
 namespace {
@@ -21,10 +22,38 @@ constexpr size_t kMostResultFloats = size_t{2} << 20;
 
 uint32_t query_rows(const AttendUnit& unit) { return unit.tokens * unit.group; }
 
+// The host sees what the token before the row's own sees. false: it sees nothing.
+bool see_as_the_host(AttendUnit& unit) {
+  if (unit.first_position == 0 || unit.window == 1) return false;
+  --unit.first_position;
+  if (unit.window != 0) --unit.window;
+  return true;
+}
+
+// The host has the pieces from `from` on, the device those before, and behind them the one with the row's own token.
+void divide(AttendUnit& unit, uint32_t from, bool on_host) {
+  if (on_host) {
+    unit.first_seen = std::max(unit.first_seen, from);
+    return;
+  }
+  unit.own_piece = from;
+  unit.first_seen = std::min(unit.first_seen, from);
+  unit.pieces = from + 1;
+}
+
+void clear_state(const AttendUnit& unit) {
+  const size_t padded = attend_padded_dim(unit.head_dim), floats = attend_state_floats(unit.head_dim);
+  for (uint32_t g = 0; g < unit.group; ++g) {
+    float* state = unit.state + g * floats;
+    std::fill_n(state, padded + 1, 0.0f);
+    state[padded + 1] = -std::numeric_limits<float>::infinity();
+  }
+}
+
 }  // namespace
 
-void Attention::run(const AttendArgs& args, DType type, const Kernels& kernels, ThreadTeam& team) {
-  list_units(args, type);
+void Attention::run(const AttendArgs& args, bool on_host, DType type, const Kernels& kernels, ThreadTeam& team) {
+  list_units(args, on_host, type);
   split_long_units(team.threads());
   reserve_scratch(team.threads());
   float* scratch = static_cast<float*>(scratch_.get());
@@ -45,7 +74,7 @@ void Attention::run(const AttendArgs& args, DType type, const Kernels& kernels, 
   });
 }
 
-void Attention::list_units(const AttendArgs& args, DType type) {
+void Attention::list_units(const AttendArgs& args, bool on_host, DType type) {
   const KvShape& shape = args.shape;
   size_t d = shape.head_dim, group = shape.heads / shape.kv_heads, element = size_of(type);
   uint32_t unit_tokens = std::max<uint32_t>(1, kUnitRows / static_cast<uint32_t>(group));
@@ -68,18 +97,25 @@ void Attention::list_units(const AttendArgs& args, DType type) {
         unit.first_position = span.first_position + first;
         unit.kv_blocks = span.kv_blocks.data();
         unit.k_offset = size_t{head} * 2 * kBlockTokens * d;
-        unit.pieces = (unit.first_position + unit.tokens - 1) / kBlockTokens + 1;
         unit.begin_piece = span.first_piece;
-        if (args.window != 0 && unit.first_position + 1 > args.window) {
-          unit.first_seen = (unit.first_position + 1 - args.window) / kBlockTokens;
-        }
-        unit.first_piece = std::max(span.first_piece, unit.first_seen);
-        unit.end_piece = std::min(unit.pieces, span.first_piece + static_cast<uint32_t>(span.kv_blocks.size()));
-        if (unit.first_piece >= unit.end_piece) continue;  // rows that see nothing of this run
         if (args.state != nullptr) {
           unit.state = args.state + (row * shape.heads + head * group) * attend_state_floats(d);
           unit.state_stride = shape.heads * attend_state_floats(d);
         }
+        if (on_host && !see_as_the_host(unit)) {
+          clear_state(unit);
+          continue;
+        }
+        unit.pieces = (unit.first_position + unit.tokens - 1) / kBlockTokens + 1;
+        if (unit.window != 0 && unit.first_position + 1 > unit.window) {
+          unit.first_seen = (unit.first_position + 1 - unit.window) / kBlockTokens;
+        }
+        if (span.is_divided()) divide(unit, span.host_from / kBlockTokens, on_host);
+        unit.first_piece = std::max(span.first_piece, unit.first_seen);
+        unit.end_piece = std::min(unit.pieces, span.first_piece + static_cast<uint32_t>(span.kv_blocks.size()));
+        if (span.is_divided()) ++unit.pieces;  // `out` is left to merge
+        if (on_host && unit.first_piece >= unit.end_piece) clear_state(unit);
+        if (unit.first_piece >= unit.end_piece) continue;  // rows that see nothing of this run
         IOKV_ASSERT(args.state != nullptr || (unit.first_piece == unit.first_seen && unit.end_piece == unit.pieces));
         units_.push_back({unit});
       }

@@ -15,7 +15,8 @@ namespace iokv::cpu {
 // Keeps its lists and scratch memory from one operation to the next.
 class Attention {
  public:
-  void run(const AttendArgs& args, DType type, const Kernels& kernels, ThreadTeam& team);
+  // on_host: what Queue::host has of divided rows.
+  void run(const AttendArgs& args, bool on_host, DType type, const Kernels& kernels, ThreadTeam& team);
 
  private:
   struct Task {
@@ -24,7 +25,7 @@ class Attention {
   };
   static constexpr size_t kWhole = SIZE_MAX;
 
-  void list_units(const AttendArgs& args, DType type);
+  void list_units(const AttendArgs& args, bool on_host, DType type);
   void split_long_units(uint32_t threads);
   void reserve_scratch(uint32_t threads);
 

@@ -104,6 +104,18 @@ struct Attend {
     leave(unit, scratch.state);
   }
 
+  static void join(const float* state, const float* other, uint32_t d, void* out_at) {
+    size_t padded = attend_padded_dim(d);
+    float top = state[padded + 1] > other[padded + 1] ? state[padded + 1] : other[padded + 1];
+    F factor = exp<S>(S::set1(state[padded + 1] - top)), other_factor = exp<S>(S::set1(other[padded + 1] - top));
+    F sum = S::fma(S::set1(other[padded]), other_factor, S::mul(S::set1(state[padded]), factor));
+    T* out = static_cast<T*>(out_at);
+    for (uint32_t i = 0; i < d; i += S::kLanes) {
+      F value = S::fma(S::load(other + i), other_factor, S::mul(S::load(state + i), factor));
+      store_first<S>(out + i, S::div(value, sum), d - i);
+    }
+  }
+
  private:
   // The first token whose position reaches the piece.
   static uint32_t first_token(const AttendUnit& unit, uint32_t piece_index) {
@@ -113,14 +125,15 @@ struct Attend {
 
   // Behind the last token whose window reaches back to the piece.
   static uint32_t end_token(const AttendUnit& unit, uint32_t piece_index) {
-    if (unit.window == 0) return unit.tokens;
+    if (unit.window == 0 || piece_index == unit.own_piece) return unit.tokens;
     uint32_t end = unit.window + piece_index * kPiece + kPiece - 1;
     if (end <= unit.first_position) return 0;
     return end - unit.first_position < unit.tokens ? end - unit.first_position : unit.tokens;
   }
 
-  // Tokens of the piece that lie before query row r's window.
+  // Tokens of the piece that lie before query row r's window, or before its own where it sees no other.
   static uint32_t hidden(const AttendUnit& unit, uint32_t piece_index, uint32_t r) {
+    if (piece_index == unit.own_piece) return unit.first_position % kPiece;
     uint32_t end = unit.first_position + r / unit.group + 1, start = piece_index * kPiece;
     return unit.window == 0 || end <= unit.window + start ? 0 : end - unit.window - start;
   }
@@ -138,6 +151,7 @@ struct Attend {
 
   // Tokens of the piece that query row r may see, those before its window included.
   static uint32_t visible(const AttendUnit& unit, uint32_t piece_index, uint32_t r) {
+    if (piece_index == unit.own_piece) return unit.first_position % kPiece + 1;
     uint32_t tokens = unit.first_position + r / unit.group + 1 - piece_index * kPiece;
     return tokens < kPiece ? tokens : kPiece;
   }
@@ -265,8 +279,9 @@ struct Attend {
   static void sum_values(const float* weights, uint32_t count, uint32_t first_seen, uint32_t last_seen,
                          const AttendUnit& unit, uint32_t piece_index, uint32_t r, const V* v, size_t v_stride,
                          const Rowset& result) {
-    uint32_t d = unit.head_dim;
-    values_rows<S::kAttendRows>(count, weights, v, v_stride, d, 0, first_seen, result.row(r), result.padded);
+    uint32_t d = unit.head_dim, begin = piece_index == unit.own_piece ? first_seen - 1 : 0;  // the others may be no numbers
+    for (uint32_t i = 0; begin > 0 && i < count; ++i) __builtin_memset(result.row(r + i), 0, result.padded * sizeof(float));
+    values_rows<S::kAttendRows>(count, weights, v, v_stride, d, begin, first_seen, result.row(r), result.padded);
     if (first_seen == last_seen) return;
     for (uint32_t i = 1; i < count; ++i) {
       uint32_t seen = visible(unit, piece_index, r + i);

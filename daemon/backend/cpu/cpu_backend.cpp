@@ -165,9 +165,28 @@ class CpuBackend final : public Backend {
   void rope(Queue, const RopeArgs& args) override;
   void activate(Queue, const ActivateArgs& args) override;
 
-  void attend(Queue, const AttendArgs& args) override {
+  void attend(Queue queue, const AttendArgs& args) override {
     IOKV_ASSERT(args.shape.heads % args.shape.kv_heads == 0);
-    attention_.run(args, info_.compute, kernels_, *team_);
+    IOKV_ASSERT(queue != Queue::host || info_.host_threads > 0);
+    attention_.run(args, queue == Queue::host, info_.compute, kernels_, *team_);
+  }
+
+  void hand_over(Queue, const HandOverArgs& args) override {
+    for (size_t i = 0; i < args.rows.size(); ++i) {
+      std::memcpy(static_cast<std::byte*>(args.to) + i * args.size,
+                  static_cast<const std::byte*>(args.from) + args.rows[i] * args.pitch_bytes, args.size);
+    }
+  }
+
+  void merge(Queue, const MergeArgs& args) override {
+    const size_t heads = args.shape.heads, d = args.shape.head_dim, floats = attend_state_floats(d);
+    team_->run(static_cast<uint32_t>(args.rows.size()), [&](uint32_t index, uint32_t) {
+      const size_t row = args.rows[index];
+      for (size_t head = 0; head < heads; ++head) {
+        kernels_.attend_join(args.state + (row * heads + head) * floats, args.other + (index * heads + head) * floats,
+                             args.shape.head_dim, element(args.out, (row * heads + head) * d));
+      }
+    });
   }
 
   void cap(Queue, const CapArgs& args) override {
@@ -405,6 +424,7 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options) {
   info.compute = options.compute;
   info.paced_bytes_per_s = options.link_bytes_per_s;
   info.host_addressable = h2d == nullptr;
+  info.host_threads = options.host_attention ? threads : 0;
   const cpu::Kernels& kernels = cpu::kernels_for(isa, options.compute);
   return std::unique_ptr<Backend>(
       std::make_unique<cpu::CpuBackend>(std::move(info), kernels, std::move(team), std::move(h2d), std::move(d2h)));

@@ -31,6 +31,8 @@ struct CpuOptions {
   // Above 0: a device behind a link. Host memory is then not addressable, and copies on h2d and on d2h take as long as
   // a link that carries so many bytes a second each way; at most what one core can copy.
   double link_bytes_per_s = 0;
+  // Whether it attends on Queue::host, with the threads that compute, to what lies in the pool.
+  bool host_attention = false;
 };
 
 // Whether this machine can run kernels of the ISA.

@@ -20,6 +20,7 @@ constexpr Kernels kernel_table() {
   table.attend = &Attend<S, T>::run;
   table.attend_pieces = &Attend<S, T>::pieces;
   table.attend_merge = &Attend<S, T>::merge;
+  table.attend_join = &Attend<S, T>::join;
   table.rms_norm = &Rows<S, T>::rms_norm;
   table.layer_norm = &Rows<S, T>::layer_norm;
   table.head_norm = &Rows<S, T>::head_norm;

@@ -76,6 +76,7 @@ struct AttendUnit {
   uint32_t first_piece = 0, end_piece = 0;
   uint32_t first_seen = 0;   // the first piece that any of the rows sees: the state begins there
   uint32_t pieces = 0;       // up to the last token's: with the last of them `out` is written
+  uint32_t own_piece = UINT32_MAX;  // of which nothing is there but the row's own token; tokens == 1 then
   // What has been merged before first_piece, and where it is left for the next operation: at the first token's first
   // head of the group, a head's attend_state_floats(d) behind the one before it.
   float* state = nullptr;
@@ -120,6 +121,8 @@ struct Kernels {
   // (piece - first_piece) · attend_result_floats(...), and all pieces' results into `out` or `state`.
   void (*attend_pieces)(const AttendUnit& unit, float* results);
   void (*attend_merge)(const AttendUnit& unit, const float* results);
+  // Of one query row: out = what two states make together, each as AttendUnit::state has it; one of them has weights.
+  void (*attend_join)(const float* state, const float* other, uint32_t head_dim, void* out);
 
   void (*rms_norm)(const NormRow& row);
   void (*layer_norm)(const NormRow& row);

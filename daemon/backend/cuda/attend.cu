@@ -9,10 +9,11 @@
 //     sum of V over tokens in steps of 16. Results are folded in position order (Softmax::fold). So neither the cut into
 //     operations nor the choice of kernel shows.
 //  2. K and V of tokens behind the last that a row of a warp or block of threads may see are zeros here, whatever the
-//     memory holds; scores past a row's own position, or before its window, are replaced, not multiplied away.
+//     memory holds, and so is what lies before a row's own token in a piece that has nothing else; scores past a row's own
+//     position, or before its window, are replaced, not multiplied away.
 //
-// kLimited kernels know of windows and of capped scores (AttendLaunch::window, cap); the others are what they were
-// without.
+// kLimited kernels know of windows, of capped scores (AttendLaunch::window, cap) and of rows that the host has a part in
+// (divided); the others are what they were without.
 #include <cmath>
 
 #include "daemon/backend/cuda/element.cuh"
@@ -92,27 +93,36 @@ __device__ inline int visible(uint32_t position, uint32_t piece) {
   return static_cast<int>(position) + 1 - static_cast<int>(piece * kTokens);
 }
 
-// Tokens of a piece that lie before the window of a row at `position`, maybe more than a piece has.
+// Tokens of a piece that are not there but for a row's own at `position`.
 template <bool kLimited>
-__device__ inline int hidden(const AttendLaunch& launch, uint32_t position, uint32_t piece) {
-  if (!kLimited || launch.window == 0) return 0;
-  return max(static_cast<int>(position) + 1 - static_cast<int>(launch.window) - static_cast<int>(piece * kTokens), 0);
+__device__ inline int not_there(const AttendTableSpan& span, uint32_t position, uint32_t piece) {
+  return kLimited && piece == span.own_piece ? static_cast<int>(position % kTokens) : 0;
+}
+
+// Tokens of a piece that lie before the window of a row at `position`, maybe more than a piece has, or are not there.
+template <bool kLimited>
+__device__ inline int hidden(const AttendLaunch& launch, const AttendTableSpan& span, uint32_t position, uint32_t piece) {
+  if (!kLimited) return 0;
+  if (launch.window == 0 || piece == span.own_piece) return not_there<kLimited>(span, position, piece);
+  const uint32_t end = position + span.elsewhere + 1;
+  return max(static_cast<int>(end) - static_cast<int>(launch.window) - static_cast<int>(piece * kTokens), 0);
 }
 
 // The first piece that a row at `position` sees something of.
 template <bool kLimited>
-__device__ inline uint32_t first_seen(const AttendLaunch& launch, uint32_t position) {
-  if (!kLimited || launch.window == 0 || position < launch.window) return 0;
-  return (position + 1 - launch.window) / kTokens;
+__device__ inline uint32_t first_seen(const AttendLaunch& launch, const AttendTableSpan& span, uint32_t position) {
+  if (!kLimited || launch.window == 0 || position + span.elsewhere < launch.window) return 0;
+  return min((position + span.elsewhere + 1 - launch.window) / kTokens, span.own_piece);
 }
 
 // ---- copies to shared memory ----------------------------------------------------------------------------------------
 
-// K or V of a piece's head, [64][d] in memory, [64][kPitch] here; zeros from token `seen` and from element d on.
+// K or V of a piece's head, [64][d] in memory, [64][kPitch] here; zeros before token `begin`, from token `seen` and from
+// element d on.
 template <typename T, int D, int kCopiers>
-__device__ inline void bring(T* to, const T* from, uint32_t d, int seen, bool aligned, int thread) {
+__device__ inline void bring(T* to, const T* from, uint32_t d, int begin, int seen, bool aligned, int thread) {
   constexpr int kVectors = D / 8;
-  if (aligned && seen == kTokens && d == D) {
+  if (aligned && begin == 0 && seen == kTokens && d == D) {
     // Nearly all of them: one instruction a copy.
     if constexpr (kCopiers % kVectors == 0) {
       constexpr int kAtOnce = kCopiers / kVectors;  // tokens
@@ -128,13 +138,13 @@ __device__ inline void bring(T* to, const T* from, uint32_t d, int seen, bool al
   if (aligned) {
     for (int i = thread; i < kTokens * kVectors; i += kCopiers) {
       const int token = i / kVectors, at = i % kVectors * 8;
-      const bool there = token < seen && at < static_cast<int>(d);
+      const bool there = token >= begin && token < seen && at < static_cast<int>(d);
       copy_async(to + token * kPitch<D> + at, there ? from + token * d + at : from, there);
     }
   } else {
     for (int i = thread; i < kTokens * D; i += kCopiers) {
       const int token = i / D, at = i % D;
-      const bool there = token < seen && at < static_cast<int>(d);
+      const bool there = token >= begin && token < seen && at < static_cast<int>(d);
       to[token * kPitch<D> + at] = there ? from[token * d + at] : Element<T>::narrow(0.0f);
     }
   }
@@ -296,12 +306,13 @@ __global__ void __launch_bounds__(32) attend_pieces(AttendLaunch launch, const _
   const int lane = static_cast<int>(threadIdx.x);
   const int seen = min(visible(span.first_position + (end - 1) / group, piece), kTokens);
   if (seen <= 0) return;  // merging does not look at it either
-  if (hidden<kLimited>(launch, span.first_position + first / group, piece) >= kTokens) return;  // nor here
+  if (hidden<kLimited>(launch, span, span.first_position + first / group, piece) >= kTokens) return;  // nor here
+  const int begin = not_there<kLimited>(span, span.first_position, piece);
 
   const T* from = keys_of<T>(item.block, kv_head, d);
-  bring<T, D, 32>(keys, from, d, seen, launch.aligned, lane);
+  bring<T, D, 32>(keys, from, d, begin, seen, launch.aligned, lane);
   commit_copies();
-  bring<T, D, 32>(values, from + size_t{kTokens} * d, d, seen, launch.aligned, lane);
+  bring<T, D, 32>(values, from + size_t{kTokens} * d, d, begin, seen, launch.aligned, lane);
   commit_copies();
 
   uint32_t queries[D / 16][4];
@@ -312,7 +323,7 @@ __global__ void __launch_bounds__(32) attend_pieces(AttendLaunch launch, const _
     const bool there = r < rows;
     const QueryRow query(launch, span, kv_head, there ? r : first);
     row_seen[i] = there ? visible(query.position, piece) : 0;
-    row_unseen[i] = hidden<kLimited>(launch, query.position, piece);
+    row_unseen[i] = hidden<kLimited>(launch, span, query.position, piece);
     const T* q = static_cast<const T*>(launch.q) + size_t{query.row} * launch.q_stride + query.head * d;
 #pragma unroll
     for (int step = 0; step < D / 16; ++step) {
@@ -384,7 +395,7 @@ __global__ void __launch_bounds__(kMergeWarps * 32) attend_merge(AttendLaunch la
   // Pieces that the row sees begin no later than it.
   const uint32_t reached = query.position / kTokens + 1;
   const uint32_t pieces = reached > span.first_piece ? min(span.pieces, reached - span.first_piece) : 0;
-  const uint32_t begun = first_seen<kLimited>(launch, query.position);
+  const uint32_t begun = first_seen<kLimited>(launch, span, query.position);
   const uint32_t skipped = begun > span.first_piece ? begun - span.first_piece : 0;
 
   // Columns 4·lane .. + 3, and as many 128 further.
@@ -480,15 +491,16 @@ __global__ void __launch_bounds__(kSequenceWarps<D> * 32, kSequenceBlocks<D>)
   const uint32_t end = min(first + kTileRows, rows), last_position = span.first_position + (end - 1) / group;
   const uint32_t reached = last_position / kTokens + 1;
   const uint32_t pieces = reached > span.first_piece ? min(span.pieces, reached - span.first_piece) : 0;
-  const uint32_t begun = first_seen<kLimited>(launch, span.first_position + first / group);  // by the first row
+  const uint32_t begun = first_seen<kLimited>(launch, span, span.first_position + first / group);  // by the first row
   const uint32_t skipped = begun > span.first_piece ? begun - span.first_piece : 0;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
 
   // K of a piece, or V.
   auto bring_half = [&](T* to, uint32_t index, uint32_t half) {
     const int seen = min(visible(last_position, span.first_piece + index), kTokens);
+    const int begin = not_there<kLimited>(span, span.first_position, span.first_piece + index);
     const T* from = keys_of<T>(blocks[index], kv_head, d) + size_t{half} * kTokens * d;
-    bring<T, D, kThreads>(to, from, d, seen, launch.aligned, thread);
+    bring<T, D, kThreads>(to, from, d, begin, seen, launch.aligned, thread);
     commit_copies();
   };
   const T* q = static_cast<const T*>(launch.q);
@@ -526,7 +538,7 @@ __global__ void __launch_bounds__(kSequenceWarps<D> * 32, kSequenceBlocks<D>)
     if (r >= rows) continue;
     const QueryRow query(launch, span, kv_head, r);
     row_position[i] = static_cast<int>(query.position);
-    if (span.first_piece <= first_seen<kLimited>(launch, query.position)) continue;
+    if (span.first_piece <= first_seen<kLimited>(launch, span, query.position)) continue;
     const float* state = query.state(launch);
     softmax[i].sum = state[stride];
     softmax[i].largest = state[stride + 1];
@@ -548,7 +560,7 @@ __global__ void __launch_bounds__(kSequenceWarps<D> * 32, kSequenceBlocks<D>)
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (seen[i] > 0) {
-        unseen[i] = hidden<kLimited>(launch, static_cast<uint32_t>(row_position[i]), span.first_piece + index);
+        unseen[i] = hidden<kLimited>(launch, span, static_cast<uint32_t>(row_position[i]), span.first_piece + index);
       }
       sees_row[i] = seen[i] > 0 && unseen[i] < kTokens;
     }
@@ -615,6 +627,40 @@ __global__ void __launch_bounds__(kSequenceWarps<D> * 32, kSequenceBlocks<D>)
   }
 }
 
+// ---- rows that the host has a part in -------------------------------------------------------------------------------
+
+// A warp a row and head: what the host has found of it, read over the link, with what is in the device's state.
+template <typename T>
+__global__ void __launch_bounds__(kMergeWarps * 32) merge_host(MergeLaunch launch, const __grid_constant__ Table table) {
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
+  const uint32_t index = blockIdx.x * kMergeWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
+  const uint32_t heads = launch.shape.heads, d = launch.shape.head_dim, stride = padded(d);
+  if (index >= launch.rows * heads) return;
+  const size_t row = entries<uint32_t>(table)[index / heads], head = index % heads, floats = stride + 16;
+  const float* other = launch.other + size_t{index} * floats;
+  const float* state = launch.state + (row * heads + head) * floats;
+  // All of it is asked for at once: the way there and back is what it takes.
+  float theirs[kLargestHeadDim / 32], own[kLargestHeadDim / 32];
+  const float2 of_theirs = *reinterpret_cast<const float2*>(other + stride);
+#pragma unroll
+  for (int i = 0; i < kLargestHeadDim / 32; ++i) {
+    const uint32_t at = lane + 32 * i;
+    theirs[i] = at < d ? other[at] : 0.0f;
+    own[i] = at < d ? state[at] : 0.0f;
+  }
+  Softmax softmax{state[stride + 1], state[stride]};
+  constexpr float kLog2E = 1.44269504f;
+  const Softmax::Factors factors = softmax.fold(of_theirs.y * kLog2E, of_theirs.x);
+  const float part = __frcp_rn(softmax.sum);
+  T* out = static_cast<T*>(launch.out) + (row * heads + head) * d;
+#pragma unroll
+  for (int i = 0; i < kLargestHeadDim / 32; ++i) {
+    const uint32_t at = lane + 32 * i;
+    if (at < d) out[at] = Element<T>::narrow(__fmul_rn(folded(own[i], theirs[i], factors), part));
+  }
+}
+
 // ---- launches -------------------------------------------------------------------------------------------------------
 
 template <int D>
@@ -640,7 +686,7 @@ template <typename Launch>
 cudaError_t with_kernel(DType type, const AttendLaunch& launch, const Launch& issue) {
   return with_width(launch.shape.head_dim, [&]<int D>(Width<D> width) {
     return with_type(type, [&]<typename T>(T element) {
-      const bool limited = launch.window != 0 || launch.cap != 0;
+      const bool limited = launch.window != 0 || launch.cap != 0 || launch.divided;
       return limited ? issue(element, width, Limited<true>()) : issue(element, width, Limited<false>());
     });
   });
@@ -683,6 +729,13 @@ cudaError_t launch_attend_merge(cudaStream_t stream, DType type, const AttendLau
   return with_type(type, [&]<typename T>(T) {
     auto kernel = launch.window != 0 ? attend_merge<T, true> : attend_merge<T, false>;
     return cuda::launch(kernel, blocks, kMergeWarps * 32, 0, stream, launch, table);
+  });
+}
+
+cudaError_t launch_merge(cudaStream_t stream, DType type, const MergeLaunch& launch, const Table& rows) {
+  const unsigned blocks = (launch.rows * launch.shape.heads + kMergeWarps - 1) / kMergeWarps;
+  return with_type(type, [&]<typename T>(T) {
+    return cuda::launch(merge_host<T>, blocks, kMergeWarps * 32, 0, stream, launch, rows);
   });
 }
 

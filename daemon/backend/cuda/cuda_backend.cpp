@@ -143,6 +143,8 @@ class CudaBackend final : public Backend {
     failure_.check("activate", launch_activate(stream(queue), info_.compute, args));
   }
   void attend(Queue queue, const AttendArgs& args) override;
+  void hand_over(Queue queue, const HandOverArgs& args) override;
+  void merge(Queue queue, const MergeArgs& args) override;
   void cap(Queue queue, const CapArgs& args) override {
     if (args.rows == 0 || args.columns == 0 || !ready()) return;
     failure_.check("cap", launch_cap(stream(queue), args));
@@ -497,7 +499,9 @@ AttendLaunch CudaBackend::attend_launch(const AttendArgs& args, std::span<const 
     launch.rows += span.rows;
     for (const void* block : span.kv_blocks) launch.aligned &= is_aligned(block, 16);
     // What is not all of a span's pieces waits in the state.
-    IOKV_ASSERT(args.state != nullptr || (span.first_piece == 0 && span.kv_blocks.size() >= span.pieces()));
+    IOKV_ASSERT(args.state != nullptr ||
+                (!span.is_divided() && span.first_piece == 0 && span.kv_blocks.size() >= span.pieces()));
+    launch.divided |= span.is_divided();
   }
   launch.tiles = (most_rows + kTileRows - 1) / kTileRows;
   return launch;
@@ -522,7 +526,12 @@ AttendTableSpan table_span(const AttendSpan& span) {
   entry.first_position = span.first_position;
   entry.first_piece = span.first_piece;
   entry.pieces = static_cast<uint32_t>(span.kv_blocks.size());
-  entry.last = span.first_piece + entry.pieces >= span.pieces() ? 1 : 0;
+  entry.last = !span.is_divided() && span.first_piece + entry.pieces >= span.pieces() ? 1 : 0;
+  if (span.is_divided()) {
+    entry.own_piece = span.host_from / kBlockTokens;
+    entry.first_position = span.host_from + span.first_position % kBlockTokens;
+    entry.elsewhere = span.first_position - entry.first_position;
+  }
   return entry;
 }
 
@@ -567,6 +576,29 @@ void CudaBackend::attend_in_sequence(Queue queue, const AttendArgs& args, std::s
   if (!failure_.happened()) {
     failure_.check("attend", launch_attend_sequence(stream(queue), info_.compute, launch, table));
   }
+}
+
+void CudaBackend::hand_over(Queue queue, const HandOverArgs& args) {
+  if (args.rows.empty() || !ready()) return;
+  IOKV_ASSERT(args.size % 4 == 0 && args.pitch_bytes % 4 == 0 && args.rows.size() <= kMostEntries);
+  HandOverLaunch launch;
+  launch.from = args.from;
+  launch.to = args.to;
+  launch.rows = static_cast<uint32_t>(args.rows.size());
+  launch.sixteens = is_aligned(args.from, 16) && is_aligned(args.to, 16) && args.size % 16 == 0 && args.pitch_bytes % 16 == 0;
+  const size_t word = launch.sixteens ? 16 : 4;
+  launch.words = static_cast<uint32_t>(args.size / word);
+  launch.pitch_words = static_cast<uint32_t>(args.pitch_bytes / word);
+  const Table& rows = scratch(queue).tables->carry(args.rows.data(), args.rows.size_bytes(), failure_);
+  if (!failure_.happened()) failure_.check("hand over", launch_hand_over(stream(queue), launch, rows));
+}
+
+void CudaBackend::merge(Queue queue, const MergeArgs& args) {
+  if (args.rows.empty() || !ready()) return;
+  IOKV_ASSERT(args.rows.size() <= kMostEntries);
+  const MergeLaunch launch{args.shape, args.state, args.other, args.out, static_cast<uint32_t>(args.rows.size())};
+  const Table& rows = scratch(queue).tables->carry(args.rows.data(), args.rows.size_bytes(), failure_);
+  if (!failure_.happened()) failure_.check("merge", launch_merge(stream(queue), info_.compute, launch, rows));
 }
 
 // In several launches where adjustments and masks are more than one table carries.

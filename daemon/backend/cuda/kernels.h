@@ -123,6 +123,7 @@ struct AttendLaunch {
   uint32_t tiles = 0;          // of 16 query rows, of the span with the most
   uint32_t rows = 0;           // of all spans, for merging
   bool aligned = false;        // blocks and heads may be read 16 bytes at a time
+  bool divided = false;        // the host has a part in some rows
   bool pairs = false;          // pairs of queries may be read 4 bytes at a time
   bool eights = false;         // queries may be read, and results written, 16 bytes at a time
 };
@@ -135,7 +136,10 @@ struct AttendTableSpan {
   uint32_t first_address = 0;            // of its blocks (in sequence)
   uint32_t first_partial = 0;            // of its pieces' results (split)
   uint32_t first_merged = 0;             // rows of the spans before it
-  uint32_t unused[3] = {};
+  // Of a row that the host has a part in: the piece that has its own token and nothing else, whose number says where the
+  // row is here; the host's tokens, which lie between it and the piece before.
+  uint32_t own_piece = UINT32_MAX, elsewhere = 0;
+  uint32_t unused = 0;
 };
 // Split: a piece of a span.
 struct AttendItem {
@@ -150,6 +154,25 @@ struct AttendItem {
 cudaError_t launch_attend_pieces(cudaStream_t stream, DType type, const AttendLaunch& launch, const Table& table);
 cudaError_t launch_attend_merge(cudaStream_t stream, DType type, const AttendLaunch& launch, const Table& table);
 cudaError_t launch_attend_sequence(cudaStream_t stream, DType type, const AttendLaunch& launch, const Table& table);
+
+// MergeArgs; the table holds the rows.
+struct MergeLaunch {
+  KvShape shape;
+  const float* state = nullptr;
+  const float* other = nullptr;          // host memory that the device reads
+  void* out = nullptr;
+  uint32_t rows = 0;
+};
+cudaError_t launch_merge(cudaStream_t stream, DType type, const MergeLaunch& launch, const Table& rows);
+
+// HandOverArgs; the table holds the rows.
+struct HandOverLaunch {
+  const void* from = nullptr;
+  void* to = nullptr;                    // host memory that the device writes
+  uint32_t rows = 0, words = 0, pitch_words = 0;  // of 4 bytes; of 16 where everything is aligned to that
+  bool sixteens = false;
+};
+cudaError_t launch_hand_over(cudaStream_t stream, const HandOverLaunch& launch, const Table& rows);
 
 // ---- sampling (sample.cu) -------------------------------------------------------------------------------------------
 

@@ -459,7 +459,22 @@ __global__ void __launch_bounds__(kThreads) read_host(uint4* to, const uint4* fr
   }
 }
 
+template <typename Word>
+__global__ void __launch_bounds__(kThreads) hand_over(HandOverLaunch launch, const __grid_constant__ Table rows) {
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
+  const Word* from = static_cast<const Word*>(launch.from) + size_t{entries<uint32_t>(rows)[blockIdx.y]} * launch.pitch_words;
+  Word* to = static_cast<Word*>(launch.to) + size_t{blockIdx.y} * launch.words;
+  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < launch.words; i += gridDim.x * kThreads) to[i] = from[i];
+}
+
 }  // namespace
+
+cudaError_t launch_hand_over(cudaStream_t stream, const HandOverLaunch& launch, const Table& rows) {
+  const dim3 blocks((launch.words + kThreads - 1) / kThreads, launch.rows);
+  return launch.sixteens ? cuda::launch(hand_over<uint4>, blocks, kThreads, 0, stream, launch, rows)
+                         : cuda::launch(hand_over<uint32_t>, blocks, kThreads, 0, stream, launch, rows);
+}
 
 cudaError_t launch_embed(cudaStream_t stream, DType type, const EmbedLaunch& launch, const Table& rows) {
   return with_type(type, [&]<typename T>(T) {

@@ -23,6 +23,8 @@ struct Hardware {
   double memory_bytes_per_s = 0;
   double launch_ns = 0;         // least time of an operation
   double contention = 0;        // 0 ... 1: see Profile (daemon/sched/profile.h)
+  double host_attend_bytes_per_s = 0;  // of K,V that threads of the host attend to where they lie; 0: they do not
+  double host_attend_ns = 0;           // least time of that
 };
 
 // Names that find_hardware knows, sorted.

@@ -79,6 +79,24 @@ SpanTokens tokens_of(const AttendSpan& span, uint32_t window) {
   return tokens;
 }
 
+// Of a divided row the host sees what the token before its own would.
+SpanTokens tokens_of_host(AttendSpan span, uint32_t window) {
+  if (window == 1) return {};
+  --span.first_position;
+  return tokens_of(span, window == 0 ? 0 : window - 1);
+}
+
+// The device sees the pieces before the host's, and its own token.
+SpanTokens tokens_of_device(AttendSpan span, uint32_t window) {
+  const uint32_t before = span.host_from / kBlockTokens - std::min(span.first_piece, span.host_from / kBlockTokens);
+  const bool own = span.kv_blocks.size() > before;
+  span.kv_blocks = span.kv_blocks.first(std::min<size_t>(span.kv_blocks.size(), before));
+  SpanTokens tokens;
+  if (!span.kv_blocks.empty()) tokens = tokens_of(span, window);
+  if (own) ++tokens.read, ++tokens.attended;
+  return tokens;
+}
+
 }  // namespace
 
 // Address space that counts as device memory.
@@ -124,6 +142,7 @@ ModelledBackend::ModelledBackend(const ModelledOptions& options)
   info_.name = "modelled (" + hardware.name + ")";
   info_.compute = options_.compute;
   info_.memory_bytes = static_cast<uint64_t>(hardware.memory_bytes);
+  info_.host_threads = hardware.host_attend_bytes_per_s > 0 ? 1 : 0;
 }
 
 QueueCounters ModelledBackend::counters(Queue queue) const {
@@ -265,23 +284,62 @@ void ModelledBackend::activate(Queue queue, const ActivateArgs& args) {
 }
 
 void ModelledBackend::attend(Queue queue, const AttendArgs& args) {
+  const bool on_host = queue == Queue::host;
+  IOKV_ASSERT(!on_host || info_.host_threads > 0);
   uint64_t read = 0, attended = 0;
   for (const AttendSpan& span : args.spans) {
-    const SpanTokens tokens = tokens_of(span, args.window);
+    const SpanTokens tokens = !span.is_divided() ? tokens_of(span, args.window)
+                              : on_host          ? tokens_of_host(span, args.window)
+                                                 : tokens_of_device(span, args.window);
     read += tokens.read;
     attended += tokens.attended;
     if (!options_.strict) continue;
-    for (const void* block : span.kv_blocks) check_device(block);
+    for (const void* block : span.kv_blocks) {
+      if (on_host) {
+        IOKV_ASSERT(lies_within(pinned_, block, 1));
+      } else {
+        check_device(block);
+      }
+    }
   }
-  if (options_.strict) {
+  if (options_.strict && !on_host) {
     check_device(args.q);
     check_device(args.out);
     check_device(args.state);
   }
   const double kv_elements = 2.0 * args.shape.kv_heads * args.shape.head_dim;
+  if (on_host) {
+    const double bytes = static_cast<double>(read) * kv_elements * static_cast<double>(element_bytes_);
+    return issue(queue, options_.hardware.host_attend_ns + bytes / options_.hardware.host_attend_bytes_per_s * 1e9);
+  }
   const double flop = 4.0 * args.shape.heads * args.shape.head_dim;
   issue_operation(queue, static_cast<double>(read) * kv_elements * static_cast<double>(element_bytes_),
                   static_cast<double>(attended) * flop);
+}
+
+void ModelledBackend::hand_over(Queue queue, const HandOverArgs& args) {
+  if (options_.strict) {
+    check_device(args.from);
+    IOKV_ASSERT(lies_within(pinned_, args.to, args.rows.size() * args.size));
+  }
+  issue_over_link(queue, args.rows.size() * args.size);
+}
+
+void ModelledBackend::merge(Queue queue, const MergeArgs& args) {
+  const size_t bytes = args.rows.size() * args.shape.heads * attend_state_floats(args.shape.head_dim) * sizeof(float);
+  if (options_.strict) {
+    check_device(args.state);
+    check_device(args.out);
+    IOKV_ASSERT(lies_within(pinned_, args.other, bytes));
+  }
+  issue_over_link(queue, bytes);
+}
+
+// A kernel that reads or writes host memory.
+void ModelledBackend::issue_over_link(Queue queue, size_t bytes) {
+  const Hardware& hardware = options_.hardware;
+  const double rate = queue == Queue::d2h ? hardware.d2h_bytes_per_s : hardware.h2d_bytes_per_s;
+  issue(queue, bytes == 0 ? 0 : hardware.launch_ns + static_cast<double>(bytes) / rate * 1e9);
 }
 
 void ModelledBackend::cap(Queue queue, const CapArgs& args) {

@@ -92,6 +92,8 @@ class ModelledBackend final : public Backend {
   void rope(Queue queue, const RopeArgs& args) override;
   void activate(Queue queue, const ActivateArgs& args) override;
   void attend(Queue queue, const AttendArgs& args) override;
+  void hand_over(Queue queue, const HandOverArgs& args) override;
+  void merge(Queue queue, const MergeArgs& args) override;
   void cap(Queue queue, const CapArgs& args) override;
   void sample(Queue queue, const SampleArgs& args) override;
 
@@ -105,6 +107,7 @@ class ModelledBackend final : public Backend {
   void issue(Queue queue, double ns);
   // At least a launch, unless there is nothing to do.
   void issue_operation(Queue queue, double bytes, double flop);
+  void issue_over_link(Queue queue, size_t bytes);
   void check_copy(Queue queue, const CopyRun& run) const;
   void check_device(const void* data) const;
 

@@ -19,6 +19,7 @@ constexpr size_t partner_of(size_t lane) {
     case Queue::recompute: return index(Queue::dense);
     case Queue::h2d: return index(Queue::d2h);
     case Queue::d2h: return index(Queue::h2d);
+    case Queue::host: return lane;  // none
   }
   return lane;
 }
@@ -114,7 +115,7 @@ void VirtualQueues::settle() {
 }
 
 double VirtualQueues::slowness(size_t lane) const {
-  if (!lanes_[partner_of(lane)].running) return 1;
+  if (partner_of(lane) == lane || !lanes_[partner_of(lane)].running) return 1;
   return lane <= index(Queue::recompute) ? 1 + contention_ : duplex_;
 }
 
