@@ -221,6 +221,9 @@ struct AttendSpan {
   uint32_t first_piece = 0;                     // the sequence's; kv_blocks[i] holds piece first_piece + i
   std::span<const void* const> kv_blocks;       // host array of block addresses, not empty
   uint32_t pieces() const { return (first_position + rows - 1) / kBlockTokens + 1; }  // of the sequence
+  // A block's start: of a row, its cached tokens from here on are attended to on the host's queue, those before it and its
+  // own on another one. Of such spans rows == 1.
+  uint32_t host_from = UINT32_MAX;
 };
 
 // out = softmax(cap(q·Kᵀ·scale))·V a head. Query head i uses KV head i / (heads / kv_heads). Partial results of fixed
