@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention of a KV head's query rows to a block of 64 tokens, for the lanes S of an ISA and elements E.
+//
+// K is read once, row by row, then V. While one of them is computed with, the next one is asked for (prefetched into the
+// second-level cache), at the same offset: what is computed with has arrived a whole phase (8 to 64 KiB) ago, and memory
+// is always busy. A K or V row that is in registers serves up to four query rows; what a larger group reads again is in
+// the first-level cache.
+//
+// Scores are sums of products in the lanes of a vector; kLanes of them (of 1, 2 or 4 query rows) are summed across lanes
+// together, without a detour through memory. They stay in scratch memory, become weights there, and weigh V.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/backend/host/kernels.h"
+#include "daemon/backend/simd/lanes.h"
+
+namespace iokv::host {
+
+// Elements as vectors of f32.
+template <typename S>
+struct F32 {
+  using T = float;
+  static typename S::F load(const T* p) { return S::load(p); }
+};
+template <typename S>
+struct Bf16 {
+  using T = uint16_t;
+  static typename S::F load(const T* p) { return S::load(p); }
+};
+template <typename S>
+struct F16 {
+  using T = uint16_t;
+  static typename S::F load(const T* p) { return S::load_half(p); }
+};
+
+template <typename S, typename E>
+[[gnu::always_inline]] inline typename S::F load_part(const typename E::T* p, size_t count) {
+  typename E::T part[S::kLanes] = {};
+  __builtin_memcpy(part, p, count * sizeof part[0]);
+  return E::load(part);
+}
+
+// Products q·k of widened elements: q is packed as f32, whole vectors, zeros at the end.
+template <typename S, typename E>
+struct WideProducts {
+  using Vector = typename S::F;
+  static constexpr uint32_t kElements = S::kLanes;
+  static Vector load(const typename E::T* p) { return E::load(p); }
+  static Vector load_first(const typename E::T* p, uint32_t count) { return load_part<S, E>(p, count); }
+  static typename S::F dot(typename S::F sum, Vector k, const void* q) {
+    return S::fma(k, S::load(static_cast<const float*>(q)), sum);
+  }
+  static constexpr uint32_t kQueryBytes = S::kLanes * 4;  // of a vector's worth of elements
+  static void pack(const typename E::T* q, uint32_t count, void* to) {
+    S::store(static_cast<float*>(to), count < kElements ? load_part<S, E>(q, count) : E::load(q));
+  }
+};
+
+// S also has sums(a): in lane i the sum of the lanes of a[i].
+template <typename S, typename E, typename Products = WideProducts<S, E>>
+struct Decode {
+  using F = typename S::F;
+  using T = typename E::T;
+  static constexpr uint32_t kTokens = 64;
+
+  static void pack_queries(const void* q_at, uint32_t group, uint32_t d, void* packed) {
+    const T* q = static_cast<const T*>(q_at);
+    char* to = static_cast<char*>(packed);
+    for (uint32_t row = 0; row < group; ++row) {
+      for (uint32_t i = 0; i < d; i += Products::kElements, to += Products::kQueryBytes) {
+        Products::pack(q + size_t{row} * d + i, d - i < Products::kElements ? d - i : Products::kElements, to);
+      }
+    }
+  }
+
+  static void clear(float* state, uint32_t group, uint32_t d) {
+    for (uint32_t row = 0; row < group; ++row, state += state_floats(d)) {
+      for (size_t i = 0; i <= state_padded_dim(d); ++i) state[i] = 0;
+      state[state_padded_dim(d) + 1] = -__builtin_inff();
+    }
+  }
+
+  static void attend(const DecodeBlock& block) {
+    const uint32_t d = block.head_dim, first = block.begin / S::kLanes * S::kLanes;
+    const T* k = static_cast<const T*>(block.k);
+    const T* v = k + size_t{kTokens} * d;
+    for (uint32_t t = first; t < block.end; t += S::kLanes) {
+      ask_for(v + size_t{t} * d, S::kLanes * d * sizeof(T));
+      uint32_t row = 0;
+      for (; row + 4 <= block.group; row += 4) score<4>(block, row, t, k);
+      for (; row + 2 <= block.group; row += 2) score<2>(block, row, t, k);
+      if (row < block.group) score<1>(block, row, t, k);
+    }
+    for (uint32_t row = 0; row < block.group; ++row) weigh(block, row, first);
+    const T* next = static_cast<const T*>(block.next);
+    uint32_t row = 0;
+    for (; row + 4 <= block.group; row += 4, next = nullptr) values<4>(block, row, v, next);
+    for (; row + 2 <= block.group; row += 2, next = nullptr) values<2>(block, row, v, next);
+    if (row < block.group) values<1>(block, row, v, next);
+  }
+
+  static void fold(float* state, const float* other, uint32_t group, uint32_t d) {
+    const size_t padded = state_padded_dim(d);
+    for (uint32_t row = 0; row < group; ++row, state += state_floats(d), other += state_floats(d)) {
+      const float old_top = state[padded + 1], new_top = other[padded + 1], top = new_top > old_top ? new_top : old_top;
+      const F old_factor = cpu::exp<S>(S::set1(old_top - top)), new_factor = cpu::exp<S>(S::set1(new_top - top));
+      const F sum = S::fma(S::set1(other[padded]), new_factor, S::mul(S::set1(state[padded]), old_factor));
+      state[padded] = S::largest(sum);  // all lanes are equal
+      state[padded + 1] = top;
+      for (size_t i = 0; i < padded; i += S::kLanes) {
+        S::store(state + i, S::fma(S::load(other + i), new_factor, S::mul(S::load(state + i), old_factor)));
+      }
+    }
+  }
+
+ private:
+  static void ask_for(const void* data, size_t bytes) {
+    const char* at = static_cast<const char*>(data);
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
+  }
+
+  // Scores of query rows row.. against the tokens t..t + kLanes / Queries · Queries.
+  template <int Queries>
+  static void score(const DecodeBlock& block, uint32_t row, uint32_t t, const T* k) {
+    for (uint32_t i = 0; i < Queries; ++i) {
+      score_tokens<Queries>(block, row, t + i * (S::kLanes / Queries), k);
+    }
+  }
+
+  template <int Queries>
+  [[gnu::noinline]] static void score_tokens(const DecodeBlock& block, uint32_t row, uint32_t t, const T* k) {
+    constexpr int kTogether = S::kLanes / Queries;
+    const uint32_t d = block.head_dim;
+    const size_t q_row = (d + Products::kElements - 1) / Products::kElements * Products::kQueryBytes;
+    const char* q = static_cast<const char*>(block.q) + row * q_row;
+    const T* at = k + size_t{t} * d;
+    F sums[Queries * kTogether];
+#pragma GCC unroll 16
+    for (int i = 0; i < Queries * kTogether; ++i) sums[i] = S::zero();
+    uint32_t i = 0;
+    for (; i + Products::kElements <= d; i += Products::kElements, q += Products::kQueryBytes) {
+#pragma GCC unroll 16
+      for (int token = 0; token < kTogether; ++token) {
+        const typename Products::Vector keys = Products::load(at + size_t{static_cast<uint32_t>(token)} * d + i);
+#pragma GCC unroll 4
+        for (int query = 0; query < Queries; ++query) {
+          F& sum = sums[query * kTogether + token];
+          sum = Products::dot(sum, keys, q + query * q_row);
+        }
+      }
+    }
+    if (i < d) {
+#pragma GCC unroll 16
+      for (int token = 0; token < kTogether; ++token) {
+        const typename Products::Vector keys =
+            Products::load_first(at + size_t{static_cast<uint32_t>(token)} * d + i, d - i);
+#pragma GCC unroll 4
+        for (int query = 0; query < Queries; ++query) {
+          F& sum = sums[query * kTogether + token];
+          sum = Products::dot(sum, keys, q + query * q_row);
+        }
+      }
+    }
+    float totals[S::kLanes];
+    S::store(totals, S::sums(sums));
+#pragma GCC unroll 4
+    for (int query = 0; query < Queries; ++query) {
+      __builtin_memcpy(block.scores + size_t{row + static_cast<uint32_t>(query)} * kTokens + t, totals + query * kTogether,
+                       kTogether * sizeof(float));
+    }
+  }
+
+  // Scores become weights e^(score − largest so far); the row's sum and largest score go on, and where a weight was, left of
+  // `first`, nothing is. The factor of what has been summed before is left in the state's third extra float.
+  static void weigh(const DecodeBlock& block, uint32_t row, uint32_t first) {
+    float* scores = block.scores + size_t{row} * kTokens;
+    float* tail = block.state + row * state_floats(block.head_dim) + state_padded_dim(block.head_dim);
+    const F lowest = S::set1(-__builtin_inff());
+    F most = lowest;
+    for (uint32_t t = first; t < block.end; t += S::kLanes) {
+      F score = S::mul(S::load(scores + t), S::set1(block.scale));
+      if (block.score_cap != 0) {
+        score = S::mul(cpu::tanh<S>(S::div(score, S::set1(block.score_cap))), S::set1(block.score_cap));
+      }
+      if (t < block.begin) score = S::keep_first(lowest, block.begin - t, score);
+      if (block.end - t < S::kLanes) score = S::keep_first(score, block.end - t, lowest);
+      most = S::max(most, score);
+      S::store(scores + t, score);
+    }
+    const float block_top = S::largest(most), top = block_top > tail[1] ? block_top : tail[1];
+    F total = S::zero();
+    for (uint32_t t = first; t < block.end; t += S::kLanes) {
+      const F weight = cpu::exp<S>(S::sub(S::load(scores + t), S::set1(top)));
+      total = S::add(total, weight);
+      S::store(scores + t, weight);
+    }
+    const float factor = S::largest(cpu::exp<S>(S::set1(tail[1] - top)));
+    tail[0] = tail[0] * factor + S::sum(total);
+    tail[1] = top;
+    tail[2] = factor;
+  }
+
+  // Query rows row..: sums = sums·factor + Σ weight[token]·V[token].
+  template <int Queries>
+  static void values(const DecodeBlock& block, uint32_t row, const T* v, const T* next) {
+    constexpr int kMost = S::kValueSums / Queries < 8 ? S::kValueSums / Queries : 8;
+    const uint32_t d = block.head_dim;
+    uint32_t i = 0;
+    for (; i + kMost * S::kLanes <= d; i += kMost * S::kLanes, next = nullptr) {
+      values_block<Queries, kMost>(block, row, v, i, next);
+    }
+    if constexpr (kMost > 4) {
+      if (i + 4 * S::kLanes <= d) values_block<Queries, 4>(block, row, v, i, next), i += 4 * S::kLanes, next = nullptr;
+    }
+    if constexpr (kMost > 2) {
+      if (i + 2 * S::kLanes <= d) values_block<Queries, 2>(block, row, v, i, next), i += 2 * S::kLanes, next = nullptr;
+    }
+    for (; i < d; i += S::kLanes, next = nullptr) {
+      if (d - i >= S::kLanes) {
+        values_block<Queries, 1>(block, row, v, i, next);
+      } else {
+        values_block<Queries, 0>(block, row, v, i, next);
+      }
+    }
+  }
+
+  // Vectors of V from element `column` on; 0: what is left of a row, less than a vector.
+  template <int Queries, int Vectors>
+  [[gnu::noinline]] static void values_block(const DecodeBlock& block, uint32_t row, const T* v, uint32_t column,
+                                             const T* next) {
+    constexpr int kSums = Vectors == 0 ? 1 : Vectors;
+    const uint32_t d = block.head_dim;
+    const size_t row_floats = state_floats(d);
+    float* to = block.state + row * row_floats + column;
+    const float* factors = block.state + row * row_floats + state_padded_dim(d) + 2;
+    const float* weights = block.scores + size_t{row} * kTokens;
+    F sums[Queries][kSums];
+#pragma GCC unroll 4
+    for (int q = 0; q < Queries; ++q) {
+      const F factor = S::set1(factors[q * row_floats]);
+#pragma GCC unroll 8
+      for (int n = 0; n < kSums; ++n) sums[q][n] = S::mul(S::load(to + q * row_floats + n * S::kLanes), factor);
+    }
+    for (uint32_t t = block.begin; t < block.end; ++t) {
+      const T* at = v + size_t{t} * d + column;
+      if (next != nullptr) ask_for(next + size_t{t} * d, d * sizeof(T));
+      F values[kSums];
+#pragma GCC unroll 8
+      for (int n = 0; n < kSums; ++n) {
+        values[n] = Vectors == 0 ? load_part<S, E>(at, d - column) : E::load(at + n * S::kLanes);
+      }
+#pragma GCC unroll 4
+      for (int q = 0; q < Queries; ++q) {
+        const F weight = S::set1(weights[q * kTokens + t]);
+#pragma GCC unroll 8
+        for (int n = 0; n < kSums; ++n) sums[q][n] = S::fma(values[n], weight, sums[q][n]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int q = 0; q < Queries; ++q) {
+#pragma GCC unroll 8
+      for (int n = 0; n < kSums; ++n) S::store(to + q * row_floats + n * S::kLanes, sums[q][n]);
+    }
+  }
+};
+
+template <typename S, typename E, typename Products = WideProducts<S, E>>
+constexpr Kernels kernel_table() {
+  using D = Decode<S, E, Products>;
+  return {&D::pack_queries, &D::clear, &D::attend, &D::fold};
+}
+
+}  // namespace iokv::host
