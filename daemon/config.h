@@ -35,6 +35,7 @@ struct Config {
   uint32_t threads = 0;          // of the CPU backend; 0: as many as cores that the process may use
   uint32_t max_rows = 0;         // of a step; 0: what suits the device
   RecomputeSetting recompute{Recompute::automatic};
+  std::optional<uint32_t> cpu_attention;  // threads that attend beside a device; 0: off; nothing: as many as can be spared
   double link_gbps = 0;          // of the CPU backend; 0: it reads the pool in place
   uint64_t device_kv_budget = 0;  // bytes of device memory for copies of cached tokens
   WeightSetting weights = WeightSetting::automatic;
