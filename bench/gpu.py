@@ -25,18 +25,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import big_model
 import gpu_rows
 import iokvd
-from big_model import SHAPES, Shape
 from gpu_chart import chart
-from gpu_floor import Rates, cache_bytes
+from gpu_floor import Rates, best_division, cache_bytes, token_bytes
 from gpu_link import Link
 from gpu_report import HEAD, cells_of, judged, line_of, merge_parts, print_notes
 from gpu_rows import Effort, Place
 from gpu_workers import Answer, Peers, Request, measure_rates
 from iokvd import ROOT, TOOL, Daemon
 from measure import Figures, machine, output_of, report
+from model_shape import SHAPES, Shape, parse_shape, write_config
 
 GIB = 1 << 30
 RESULTS = Path(__file__).with_name("results")
@@ -53,6 +52,9 @@ class Row:
     h200_ms: float | None = None   # where the goal is a time on an H200; `limit` is its ratio to the floor there
     recompute: str = "auto"
     budget: str = "none"           # of device memory for cached tokens: none, half of K,V, all, or bytes
+    weights: str = "auto"          # iokvd --weights
+    device_bytes: int = 0          # of device memory for weights and cached tokens together; 0: `budget`, and what is left
+    steps: int | None = None       # of a round, where one takes long
     peers: tuple[tuple[str, str], ...] = ()  # of PEERS, and the figure of its answer
     part_of: str = ""              # of a case that has several settings
 
@@ -77,8 +79,13 @@ ROWS = [
     Row("serving_64", "opt-6.7b", "serving", 64, 8192, 1 / 0.90),
     Row("processes_8x4", "opt-6.7b", "processes", 32, 1024, 1 / 0.97),
     Row("processes_8x4_resident", "opt-6.7b", "processes", 32, 1024, 1 / 0.97, budget="all", part_of="processes_8x4"),
+    Row("weights_256x512", "opt-6.7b", "decode", 256, 512, 1.04, weights="host", steps=4),
+    Row("weights_256x512_never", "opt-6.7b", "decode", 256, 512, 1.04, recompute="never", weights="host", steps=4),
+    Row("opt30b_32x512", "opt-30b", "decode", 32, 512, 1.07, weights="host", steps=4),
+    Row("opt30b_32x512_24g", "opt-30b", "decode", 32, 512, 1.08, device_bytes=24 * GIB, steps=4),
+    Row("opt30b_1x128", "opt-30b", "decode", 1, 128, 1.05, weights="host", steps=4),
 ]
-MOST_POSITIONS = {"opt-6.7b": 8192 + 2048, "llama-2-7b": 16384, "llama-3-8b": 65536 + 4096}
+MOST_POSITIONS = {"opt-6.7b": 8192 + 2048, "opt-30b": 2048, "llama-2-7b": 16384, "llama-3-8b": 65536 + 4096}
 PROCESSES, SERVING_LEAST = 8, 64
 SERVING_POOL = 40 * GIB  # where all clients' longest contexts would need more
 POOL_MORE = 64 << 20     # for parts of frames (daemon/pool/block_pool.h)
@@ -89,8 +96,12 @@ REHEARSED = {
     "opt-6.7b": Shape("opt-tiny", "opt", 4, 128, 4, 4, 512, 512, 2048),
     "llama-2-7b": Shape("llama-tiny", "llama", 4, 128, 4, 4, 352, 512, 8192),
     "llama-3-8b": Shape("llama-gqa-tiny", "llama", 4, 128, 8, 2, 448, 512, 8192, 500000.0),
+    "opt-30b": Shape("opt-deep-tiny", "opt", 6, 128, 4, 4, 512, 512, 1024),
 }
+REHEARSED_DEVICE_BYTES = 2_500_000  # of which four layers of six, or two and a ring
 REHEARSAL_GBPS = 0.1
+# Where none have been measured before the daemon starts: weights are worth the same on any device that a link holds up.
+USUAL_RATES = Rates(link=55e9, memory=3e12, product=700e12)
 REHEARSAL_EFFORT = Effort(rounds=3, steps=4, lives=64, life_tokens=64, serving_warm_s=1.0, serving_s=4.0,
                            serving_pause_s=0.01, answer_tokens=16.0)
 
@@ -103,6 +114,9 @@ class Settings:
     recompute: str
     budget_bytes: int
     pool_bytes: int
+    weights: str = "auto"
+    weights_bytes: int = 0  # --device-weights-budget
+    streamed_layers: int = 0  # that this makes of the weights
     apart: str = ""  # a row that leaves the pool otherwise than it was
 
 
@@ -169,7 +183,6 @@ class Run:
         self.results: list[Figures] = []
         self.earlier: list[Figures] = []
         self.begun = datetime.datetime.now(datetime.UTC)
-        self._model: tuple[Shape, Path] | None = None
 
     def _effort(self) -> Effort:
         effort = REHEARSAL_EFFORT if self.given.rehearse else Effort()
@@ -191,27 +204,22 @@ class Run:
                   f"(torch, {time.monotonic() - begun:.0f} s)", flush=True)
 
     def model(self, shape: Shape) -> Path:
-        """One at a time: the weights lie in memory."""
-        if self._model is None or self._model[0] != shape:
-            if self._model is not None:
-                shutil.rmtree(self._model[1])
-            directory = Path(self.given.weights or self.work) / f"iokv-{shape.name}"
-            begun = time.monotonic()
-            size = big_model.make(directory, shape)
-            print(f"{shape.name}: {size / 1e9:.2f} GB of random weights in {time.monotonic() - begun:.1f} s", flush=True)
-            self._model = shape, directory
-        return self._model[1]
+        directory = self.work / f"iokv-{shape.name}"
+        write_config(directory, shape)
+        return directory
 
-    def drop_model(self) -> None:
-        if self._model is not None:
-            shutil.rmtree(self._model[1], ignore_errors=True)
-            self._model = None
+    def effort_of(self, row: Row) -> Effort:
+        """`--steps` is for all rows."""
+        few = row.steps is not None and self.given.steps is None
+        return dataclasses.replace(self.effort, steps=min(row.steps or 0, self.effort.steps)) if few else self.effort
 
     def options(self, settings: Settings) -> list[str]:
         options = ["--recompute", settings.recompute, "--pool-bytes", str(settings.pool_bytes), "--log-level", "info",
-                   "--max-clients", "128", "--state-directory", str(self.work / f"state-{settings.shape.name}")]
+                   "--random-weights", "1", "--weights", settings.weights, "--max-clients", "128", "--state-directory", str(self.work / f"state-{settings.shape.name}")]
         if settings.budget_bytes:
             options += ["--device-kv-budget", str(settings.budget_bytes)]
+        if settings.weights_bytes:
+            options += ["--device-weights-budget", str(settings.weights_bytes)]
         if self.given.rehearse:
             options += ["--link-gbps", f"{REHEARSAL_GBPS:g}", "--dtype", "bf16", "--threads", "1"]
         else:
@@ -252,10 +260,13 @@ def case_of(case: str) -> str:
     return next((row.part_of for row in ROWS if row.case == case and row.part_of), case)
 
 
-def settings_of(row: Row, shape: Shape, effort: Effort) -> Settings:
-    # Whole blocks of all that a sequence grows to, and one more.
-    grown = row.context + gpu_rows.WARM_UP + effort.rounds * effort.steps
-    longest = (-(-grown // BLOCK_TOKENS) + 1) * BLOCK_TOKENS
+def settings_of(row: Row, shape: Shape, effort: Effort, rates: Rates) -> Settings:
+    """rates: of the machine, by which device memory is divided."""
+    if row.kind == "decode":  # its context is reached halfway
+        grown, more = row.context + (effort.rounds * effort.steps + 1) // 2 + 1, 0
+    else:
+        grown, more = row.context + gpu_rows.WARM_UP + effort.rounds * effort.steps, 1
+    longest = (-(-grown // BLOCK_TOKENS) + more) * BLOCK_TOKENS
     needed = cache_bytes(shape, row.batch * longest) * (2 if row.kind == "processes" else 1)
     pool = needed
     if row.kind == "serving":
@@ -268,16 +279,28 @@ def settings_of(row: Row, shape: Shape, effort: Effort) -> Settings:
         budget = {"none": 0, "all": needed}.get(row.budget, -1)
         budget = int(row.budget) if budget < 0 else budget
     apart = row.case if row.kind == "fragmented" else ""
-    return Settings(shape, row.recompute, budget, round(1.05 * pool) + POOL_MORE, apart)
+    settings = Settings(shape, row.recompute, budget, round(1.05 * pool) + POOL_MORE, row.weights, apart=apart,
+                        streamed_layers=shape.layers if row.weights == "host" else 0)
+    return divided(settings, row, rates) if row.device_bytes else settings
 
 
-def groups_of(rows: list[Row], shape_of: Callable[[Row], Shape], effort: Effort) -> list[tuple[Settings, list[Row]]]:
+def divided(settings: Settings, row: Row, rates: Rates) -> Settings:
+    """The device's bytes between weights and cached tokens, these in whole blocks of all layers, as is best."""
+    shape = settings.shape
+    division = best_division(shape, row.batch, row.context, row.recompute, row.device_bytes, rates)
+    block = BLOCK_TOKENS * shape.layers * token_bytes(shape)[1]
+    budget = division.cache_bytes // block * block
+    return dataclasses.replace(settings, budget_bytes=budget, weights_bytes=row.device_bytes - budget,
+                               streamed_layers=division.streamed_layers)
+
+
+def groups_of(rows: list[Row], run: Run, shape_of: Callable[[Row], Shape]) -> list[tuple[Settings, list[Row]]]:
     """Rows by daemon, those of a model together: its pool and its budget for all are those of the row that needs most."""
     groups: dict[tuple[object, ...], tuple[Settings, list[Row]]] = {}
     models = list(dict.fromkeys(row.model for row in rows))
     for row in sorted(rows, key=lambda row: models.index(row.model)):
-        settings = settings_of(row, shape_of(row), effort)
-        key = (settings.shape, settings.recompute, row.budget, settings.apart)
+        settings = settings_of(row, shape_of(row), run.effort_of(row), run.rates or USUAL_RATES)
+        key = (settings.shape, settings.recompute, row.budget, settings.apart, settings.weights, settings.weights_bytes)
         if key in groups:
             before, members = groups[key]
             larger = {name: max(getattr(before, name), getattr(settings, name)) for name in ("pool_bytes", "budget_bytes")}
@@ -318,7 +341,8 @@ def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
         return
     with daemon:
         print(f"iokvd with {settings.shape.name}, recompute {settings.recompute}, {settings.budget_bytes / GIB:.1f} GiB of the "
-              f"device, pool of {settings.pool_bytes / GIB:.1f} GiB: ready in {time.monotonic() - begun:.1f} s", flush=True)
+              f"device, weights of {settings.streamed_layers} layers on the link, pool of {settings.pool_bytes / GIB:.1f} GiB: "
+              f"ready in {time.monotonic() - begun:.1f} s", flush=True)
         if run.rates is None:
             if run.given.python and not run.given.rehearse:
                 raise SystemExit("the rates must have been measured before")
@@ -328,7 +352,8 @@ def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
         for row in rows:
             begun = time.monotonic()
             rates = RatesNow(run.rates, run.link)
-            place = Place(daemon, settings.shape, rates, settings.recompute, settings.budget_bytes, run.effort)
+            place = Place(daemon, settings.shape, rates, settings.recompute, settings.budget_bytes, run.effort_of(row),
+                          settings.streamed_layers, row.device_bytes)
             found: Figures = {"case": row.case}
             try:
                 found |= measure_row(row, place)
@@ -338,11 +363,13 @@ def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
             if run.given.traces and "failed" not in found:
                 keep_trace(run.given.traces / f"{row.case}.json", daemon)
             if used_before and "failed" not in found:
-                context = run.measured_rates.get("context_bytes", 0)
-                beyond = device_used_bytes() - used_before - daemon.status()["weights_bytes"] - settings.budget_bytes
-                found |= {"device_memory_beyond_bytes": beyond, "of_which_context_bytes": context}
+                used, weights = device_used_bytes() - used_before, daemon.status()["weights_bytes"]
+                found |= {"device_memory_bytes": used, "device_weights_bytes": weights,
+                          "device_memory_beyond_bytes": used - weights - settings.budget_bytes,
+                          "of_which_context_bytes": run.measured_rates.get("context_bytes", 0)}
             found["settings"] = {"recompute": settings.recompute, "device_kv_budget": settings.budget_bytes,
-                                 "pool_bytes": settings.pool_bytes}
+                                 "weights": settings.weights, "device_weights_budget": settings.weights_bytes,
+                                 "streamed_layers": settings.streamed_layers, "pool_bytes": settings.pool_bytes}
             found["run"] = {"date": run.begun.isoformat(timespec="seconds"), "commit": commit(),
                             **dataclasses.asdict(run.rates), "link_beside": rates.seen}
             found |= judged(found, row.limit, row.h200_ms, str(run.measured_rates.get("device")))
@@ -392,6 +419,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=1024, help="of --shape (1024)")
     parser.add_argument("--device-kv-budget", default="none", help="of --shape: bytes, half, all or none (none)")
     parser.add_argument("--recompute", default="auto", help="of --shape: never, always, auto or a share (auto)")
+    parser.add_argument("--weights", choices=("auto", "device", "host"), default="auto", help="of --shape: where they live (auto)")
+    parser.add_argument("--device-memory", type=int, default=0, metavar="BYTES",
+                        help="of --shape: for weights and cached tokens together (what there is, and --device-kv-budget)")
     parser.add_argument("--peers", default="all", help="all, none, or some of transformers_offloaded, transformers_resident, "
                                                        "transformers_graphs, flexgen, flexgen_4bit (all)")
     parser.add_argument("--peer-steps", type=int, default=10, help="decode steps of a peer (10)")
@@ -399,7 +429,6 @@ def arguments() -> argparse.Namespace:
                         help="a Python with torch and transformers ($IOKV_TRANSFORMERS)")
     parser.add_argument("--flexgen", type=Path, default=os.environ.get("IOKV_FLEXGEN"),
                         help="a folder with the package flexgen or its wheel ($IOKV_FLEXGEN)")
-    parser.add_argument("--weights", type=Path, help="where the weights lie meanwhile (/dev/shm where they fit)")
     parser.add_argument("--rounds", type=int, help="of each row, of which the median counts (5)")
     parser.add_argument("--steps", type=int, help="of a round (16)")
     parser.add_argument("--lives", type=int, help="of sequences in the pool that is to be fragmented (10000)")
@@ -418,7 +447,8 @@ def arguments() -> argparse.Namespace:
 def chosen_rows(given: argparse.Namespace) -> list[Row]:
     if given.shape:
         return [Row("custom", "custom", "decode", given.batch, given.context, recompute=given.recompute,
-                    budget=given.device_kv_budget, peers=STEPS if given.family == "opt" else LLAMA_STEPS)]
+                    budget=given.device_kv_budget, weights=given.weights, device_bytes=given.device_memory,
+                    peers=STEPS if given.family == "opt" else LLAMA_STEPS)]
     if given.rows == "all":
         return ROWS
     wanted = given.rows.split(",")
@@ -429,12 +459,13 @@ def chosen_rows(given: argparse.Namespace) -> list[Row]:
 
 
 def rehearsed(row: Row) -> Row:
-    return dataclasses.replace(row, batch=max(1, row.batch // 8), context=max(96, row.context // 16))
+    return dataclasses.replace(row, batch=max(1, row.batch // 8), context=max(96, row.context // 16),
+                               device_bytes=REHEARSED_DEVICE_BYTES if row.device_bytes else 0)
 
 
 def shapes(given: argparse.Namespace) -> Callable[[Row], Shape]:
     if given.shape:
-        custom = big_model.parse_shape(given.shape, given.family, given.context + 2048)
+        custom = parse_shape(given.shape, given.family, given.context + 2048)
         return lambda row: custom
     if given.rehearse:
         return lambda row: REHEARSED[row.model]
@@ -453,17 +484,15 @@ def output_path(given: argparse.Namespace, device: str) -> Path:
 
 
 @contextlib.contextmanager
-def work_directory(given: argparse.Namespace) -> Iterator[Path]:
-    memory = Path("/dev/shm")
-    where = memory if given.weights is None and memory.is_dir() and shutil.disk_usage(memory).free > 18 * GIB else None
-    with tempfile.TemporaryDirectory(prefix="iokv-gpu-", dir=where) as directory:
+def work_directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="iokv-gpu-") as directory:
         yield Path(directory)
 
 
 def main() -> None:
     given = arguments()
     iokvd.LIMIT_S = 300.0  # loading and pinning take longer than what the tests start
-    with work_directory(given) as work:
+    with work_directory() as work:
         rows = [rehearsed(row) if given.rehearse and not given.shape else row for row in chosen_rows(given)]
         run = Run(given, work, rows)
         shape_of = shapes(given)
@@ -471,16 +500,14 @@ def main() -> None:
             run.measure_rates()
             given.json = output_path(given, str(run.measured_rates.get("device", nvidia("name"))))
             run.earlier = run.earlier_rows()
-            for settings, members in groups_of(rows, shape_of, run.effort):
+            for settings, members in groups_of(rows, run, shape_of):
                 run_group(run, settings, members)
-            run.drop_model()
             if given.peers != "none" and not given.rehearse:
                 ask_peers(run, rows, shape_of)
             if given.python and not given.rehearse:
                 _, again = measure_rates(given.python, work / "rates.log")
                 run.measured_rates["again"] = again
         finally:
-            run.drop_model()
             run.results.sort(key=lambda found: place_of(found["case"]))
             run.results = merge_parts(run.results, {row.case: row.part_of for row in rows if row.part_of})
             run.save()

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import iokv
-from big_model import Shape
-from gpu_floor import Floor, Rates, Work, prefill_floor, prefill_operations, step_floor
+from gpu_floor import Floor, Rates, Work, best_division, prefill_floor, prefill_operations, step_floor
 from iokvd import Daemon
 from measure import Figures, Load, run_together
+from model_shape import Shape
 
 APPEND = 4096   # tokens of a prompt in one operation
 WARM_UP = 4     # steps
@@ -56,6 +56,8 @@ class Place:
     recompute: str
     budget_bytes: int
     effort: Effort
+    streamed_layers: int = 0  # whose weights cross the link
+    device_bytes: int = 0     # for weights and cached tokens together, if that is what is given
 
 
 def counters_since(daemon: Daemon, before: dict[str, int]) -> dict[str, int]:
@@ -132,8 +134,13 @@ def _with_floor(figures: Figures, floor: Floor) -> Figures:
 def measure_decode(place: Place, batch: int, context: int) -> Figures:
     with iokv.Client(place.daemon.socket) as client:
         figures = _steps(place, client, batch, context)
-    work = Work.decode(place.shape, batch, figures["context"])
-    return _with_floor(figures, step_floor(place.shape, work, place.recompute, place.budget_bytes, place.rates()))
+    context, rates = figures["context"], place.rates()
+    if place.device_bytes:
+        floor = best_division(place.shape, batch, context, place.recompute, place.device_bytes, rates).floor
+    else:
+        work = Work.decode(place.shape, batch, context, place.streamed_layers)
+        floor = step_floor(place.shape, work, place.recompute, place.budget_bytes, rates)
+    return _with_floor(figures, floor)
 
 
 def measure_prefill(place: Place, batch: int, context: int) -> Figures:

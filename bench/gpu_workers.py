@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from big_model import Shape
 from gpu_floor import Rates
+from model_shape import Shape
 
 WORKERS = Path(__file__).with_name("gpu_peers")
 Answer = dict[str, Any]

@@ -26,6 +26,7 @@ enum class BackendChoice : uint8_t {
 
 struct Config {
   std::string model;             // directory or .gguf file
+  uint64_t random_weights = 0;   // the seed of weights in place of the model's own; 0: those
   std::string socket;            // empty: see choose_socket_path
   uint64_t pool_bytes = uint64_t{1} << 30;
   BackendChoice backend = BackendChoice::automatic;

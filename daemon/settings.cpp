@@ -231,6 +231,10 @@ std::vector<Setting> make_settings() {
   return {
       text({"Model", "model", false, "the model that is served"}, "a directory with config.json and *.safetensors, or a .gguf file",
            &Config::model),
+      number<uint64_t>({"Model", "random-weights", false,
+                        "the seed of random weights in place of the model's own, of whose directory only config.json is read: to measure "
+                        "what a shape takes; its tokens mean nothing. 0: its own"},
+                       &Config::random_weights, 0, UINT32_MAX),
       choice<std::optional<DType>>(
           {"Model", "dtype", false,
            "of weights, activations and cache. auto: on a GPU as the weights are stored, on a CPU what is fastest; f32 is for a CPU, f16 for a GPU"},

@@ -2,7 +2,7 @@
 """Decodes with FlexGen (PyPI flexgen 0.1.8) on a GPU, for bench/gpu.py: weights and activations on the GPU, the whole
 cache in host memory, copies overlapped with computing: its `--percent 100 0 0 100 100 0`.
 
-usage: flexgen_worker.py SHAPE, a JSON object of big_model.Shape's fields (OPT only: it knows no other family); then one
+usage: flexgen_worker.py SHAPE, a JSON object of model_shape.Shape's fields (OPT only: it knows no other family); then one
 JSON object a line: batch, context, steps, compress_cache; each is answered by one: prefill_ms, step_ms (medians).
 
 The package is used as it is published. Beside it, for what it would fetch or has no setting for:
