@@ -94,8 +94,9 @@ struct Decode {
       for (; row + 2 <= block.group; row += 2, ask = nullptr) score<2>(block, row, t, k, ask);
       if (row < block.group) score<1>(block, row, t, k, ask);
     }
-    for (uint32_t row = 0; row < block.group; ++row) weigh(block, row, first);
     Asking next(block);
+    for (uint32_t row = 0; row < block.group; ++row) weigh(block, row, first, next);
+    next.divide(block);
     uint32_t row = 0;
     for (; row + 4 <= block.group; row += 4) values<4>(block, row, v, next);
     for (; row + 2 <= block.group; row += 2) values<2>(block, row, v, next);
@@ -120,29 +121,34 @@ struct Decode {
   static constexpr size_t kLine = 64;
   static void ask_for(const void* line) { __builtin_prefetch(line, 0, 3); }
 
-  // The next block's K, divided evenly between the passes over V and between a pass's tokens.
+  // The next block's K: some of it while scores become weights, the rest divided evenly between the passes over V and
+  // between a pass's tokens.
   struct Asking {
     const char* at = nullptr;
-    size_t token_bytes = 0;
+    size_t step_bytes = 0;
 
-    explicit Asking(const DecodeBlock& block) {
-      if (block.next == nullptr) return;
-      const uint32_t passes = passes_of<4>(block.group / 4, block.head_dim) +
-                              passes_of<2>(block.group % 4 / 2, block.head_dim) +
-                              passes_of<1>(block.group % 2, block.head_dim);
-      at = static_cast<const char*>(block.next);
-      token_bytes = (block.head_dim * sizeof(T) + passes - 1) / passes;
+    explicit Asking(const DecodeBlock& block)
+        : at(static_cast<const char*>(block.next)), step_bytes(at == nullptr ? 0 : kWeighLines * kLine) {}
+    void divide(const DecodeBlock& block) {
+      if (at == nullptr) return;
+      const size_t passes = passes_of<4>(block.group / 4, block.head_dim) +
+                            passes_of<2>(block.group % 4 / 2, block.head_dim) +
+                            passes_of<1>(block.group % 2, block.head_dim);
+      const size_t asked = static_cast<size_t>(at - static_cast<const char*>(block.next));
+      const size_t all = size_t{kTokens} * block.head_dim * sizeof(T);
+      step_bytes = asked < all ? (all - asked + passes * kTokens - 1) / (passes * kTokens) : 0;
     }
     template <uint32_t Queries>
     static uint32_t passes_of(uint32_t times, uint32_t d) {
       const uint32_t vectors = (d + S::kLanes - 1) / S::kLanes;
       return times * ((vectors + value_vectors<Queries>() - 1) / value_vectors<Queries>());
     }
-    void token() {
-      for (size_t i = 0; i < token_bytes; i += kLine) ask_for(at + i);
-      at += token_bytes;
+    void step() {
+      for (size_t i = 0; i < step_bytes; i += kLine) ask_for(at + i);
+      at += step_bytes;
     }
   };
+  static constexpr uint32_t kWeighLines = 4;  // for a vector of scores: its exponentials take as long as 50 products
 
   // Scores of query rows row.. against the tokens t..t + kLanes / Queries · Queries. V of the tokens is asked for unless `v` is null.
   template <int Queries>
@@ -213,7 +219,7 @@ struct Decode {
 
   // Scores become weights e^(score − largest so far); the row's sum and largest score go on, and where a weight was, left of
   // `first`, nothing is. The factor of what has been summed before is left in the state's third extra float.
-  static void weigh(const DecodeBlock& block, uint32_t row, uint32_t first) {
+  static void weigh(const DecodeBlock& block, uint32_t row, uint32_t first, Asking& next) {
     float* scores = block.scores + size_t{row} * kTokens;
     float* tail = block.state + row * state_floats(block.head_dim) + state_padded_dim(block.head_dim);
     const F lowest = S::set1(-__builtin_inff());
@@ -231,6 +237,7 @@ struct Decode {
     const float block_top = S::largest(most), top = block_top > tail[1] ? block_top : tail[1];
     F total = S::zero();
     for (uint32_t t = first; t < block.end; t += S::kLanes) {
+      next.step();
       const F weight = cpu::exp<S>(S::sub(S::load(scores + t), S::set1(top)));
       total = S::add(total, weight);
       S::store(scores + t, weight);
@@ -286,7 +293,7 @@ struct Decode {
     Asking next = asking;
     for (uint32_t t = block.begin; t < block.end; ++t) {
       const T* at = v + size_t{t} * d + column;
-      next.token();
+      next.step();
       F values[kSums];
 #pragma GCC unroll 8
       for (int n = 0; n < kSums; ++n) {
