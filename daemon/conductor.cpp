@@ -39,6 +39,7 @@ Conductor::Conductor(const ConductorConfig& config, BlockPool& pool, Effects& ef
       clients_(config.max_clients),
       block_users_(pool.total_units().value, kNobody),
       builder_(config_.staging),
+      division_(config_.staging),
       forms_(share_of(config.recompute)),
       copy_forms_(0),
       audit_(config.audit) {
@@ -65,7 +66,11 @@ void Conductor::handle(Event event) {
 void Conductor::know_device(const Profile& profile) {
   const Profile measured = profile;  // it may be the one that is kept here
   plan_with(measured);
-  if (config_.step_model.known()) drift_.emplace(measured);
+  if (!config_.step_model.known()) return;
+  drift_.emplace(measured);
+  if (config_.staging.in_place || !measured.host_attends()) return;
+  if (config_.batch_invariant) fixed_host_share_ = fixed_host_share(measured, config_.step_model.shape);
+  forms_.keep_suffixes(0, fixed_host_share_);
 }
 
 void Conductor::on(const ClientJoined& event) {

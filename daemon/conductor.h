@@ -32,6 +32,7 @@
 #include "daemon/sched/batch.h"
 #include "daemon/sched/drift.h"
 #include "daemon/sched/form_choice.h"
+#include "daemon/sched/host_division.h"
 #include "daemon/sched/plan.h"
 #include "daemon/sched/plan_build.h"
 #include "daemon/sched/request.h"
@@ -67,6 +68,7 @@ struct ConductorConfig {
   uint32_t device_units = 0;         // for copies of blocks on the device; 0: nothing is kept there
   StagingShape staging;              // of the device; units are taken from the pool
   bool refit = true;                 // correct the profile when steps take another time than predicted
+  bool batch_invariant = false;      // of the device: a row's division between device and host is the same whoever else is there
   StepModel step_model;              // how long steps take; nothing known: batch.prefill_rows. Its delay is that of tuning
   AuditSetting audit;
   bool verify_always = false;        // after every event: for tests
@@ -273,6 +275,7 @@ class Conductor {
   bool drop_idle_copies();
   void give_back(SequenceBlock block);
   void count(const Plan& plan);
+  void divide(Plan& plan);
   void predict(Plan& plan);
   void plan_with(const Profile& profile);
   void watch_drift(const Plan& plan);
@@ -330,6 +333,9 @@ class Conductor {
   std::vector<uint32_t> to_be_released_;      // by block id: see could_reserve
   BatchChooser chooser_;
   PlanBuilder builder_;
+  HostDivision division_;
+  double fixed_host_share_ = 0;           // of a batch-invariant device, once it is known
+  uint64_t probed_host_ns_ = 0;           // when the host last had a part
   FormChooser forms_, copy_forms_;        // of blocks that cross the link, and of copies on the device
   std::optional<Drift> drift_;
   std::optional<StepTimer> timer_;

@@ -63,6 +63,7 @@ bool Conductor::build_plan(Plan& plan) {
   }
   add_audit(plan);
   if (plan.spans.empty()) return false;
+  divide(plan);
   builder_.build(plan);
   predict(plan);
   for (const PlanSpan& span : plan.spans) {
@@ -71,6 +72,19 @@ bool Conductor::build_plan(Plan& plan) {
   if (several) bump(Counter::steps_multiclient_possible);
   if (several && plan.clients >= 2) bump(Counter::steps_shared);
   return true;
+}
+
+// A host that has got nothing for some time, because it was found busy, gets a little, or nobody would see that it is free.
+void Conductor::divide(Plan& plan) {
+  constexpr uint64_t kProbeNs = 1'000'000'000;
+  constexpr double kProbeShare = 0.06;  // of the step: a little more than Drift needs to learn from it
+  const StepModel& model = config_.step_model;
+  if (!model.known() || !model.profile.host_attends()) return;
+  if (config_.batch_invariant) return division_.divide_by_share(plan, drift_->measured(), fixed_host_share_);
+  const bool probes = drift_->host_factor() > 1 && now_ns_ >= probed_host_ns_ + kProbeNs;
+  division_.divide(plan, model, probes ? kProbeShare : 0);
+  const bool divided = std::any_of(plan.spans.begin(), plan.spans.end(), [](const PlanSpan& s) { return s.host_tokens() > 0; });
+  if (divided) probed_host_ns_ = now_ns_;
 }
 
 // Where tokens cross the link, rounds wait for each other and the ring has an end: the program is timed, unless it is so
@@ -142,6 +156,9 @@ void Conductor::aim_forms() {
   const XShares now{forms_.x_share(), copy_forms_.x_share()};
   const XShares best = best_shares(model.profile, model.shape, work, device_bytes, now);
   forms_.set_x_share(best.host);
+  if (model.profile.host_attends() && !config_.staging.in_place) {
+    forms_.keep_suffixes(work.kv_host / kBlockTokens + work.rows, fixed_host_share_);
+  }
   copy_forms_.set_x_share(best.device);
 }
 
@@ -348,9 +365,10 @@ void Conductor::watch_drift(const Plan& plan) {
   if (!drift_ || !config_.refit || !decodes || plan.predicted.total_ns <= 0 || plan.measured.step_ns == 0) return;
   auto busy_ns = [&](Queue queue) { return static_cast<double>(plan.measured.busy_ns[static_cast<size_t>(queue)]); };
   const StepTimes predicted{std::max(plan.predicted.h2d_ns, plan.predicted.d2h_ns), plan.predicted.device_ns,
-                            plan.predicted.total_ns};
+                            plan.predicted.host_ns, plan.predicted.total_ns};
   const StepTimes measured{std::max(busy_ns(Queue::h2d), busy_ns(Queue::d2h)),
-                           static_cast<double>(plan.measured.device_busy_ns), static_cast<double>(plan.measured.step_ns)};
+                           static_cast<double>(plan.measured.device_busy_ns), busy_ns(Queue::host),
+                           static_cast<double>(plan.measured.step_ns)};
   if (drift_->observe(predicted, measured, plan.fit)) plan_with(drift_->profile());
 }
 

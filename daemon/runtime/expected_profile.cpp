@@ -76,6 +76,14 @@ Profile expected_profile(const Hardware& hardware, const ModelSpec& spec, uint32
   profile.embed_ns = hardware.launch_ns;
   profile.keep_x = {hardware.launch_ns, 0, 2 / hardware.memory_bytes_per_s * 1e9};  // read and written
   profile.contention = hardware.contention;
+  if (hardware.host_attend_bytes_per_s > 0) {
+    profile.host_attend = {0, hardware.host_attend_ns, kv_bytes / hardware.host_attend_bytes_per_s * 1e9};
+    // A row's queries to host memory, and the partial sums of its heads back.
+    const double row_bytes = static_cast<double>(spec.q_width()) * element_bytes +
+                             static_cast<double>(spec.heads * attend_state_floats(spec.head_dim) * sizeof(float));
+    profile.exchange = {0, 2 * hardware.launch_ns, row_bytes / hardware.h2d_bytes_per_s * 1e9};
+    profile.host_slows_link = hardware.host_slows_link;
+  }
   return profile;
 }
 

@@ -17,7 +17,7 @@ struct ProfileCurve {
   Curve Profile::*curve;
 };
 
-inline constexpr std::array<ProfileCurve, 8> kProfileCurves = {{
+inline constexpr std::array<ProfileCurve, 10> kProfileCurves = {{
     {"h2d", "bytes", &Profile::h2d},
     {"d2h", "bytes", &Profile::d2h},
     {"recompute", "tokens", &Profile::recompute},
@@ -26,6 +26,8 @@ inline constexpr std::array<ProfileCurve, 8> kProfileCurves = {{
     {"dense", "rows", &Profile::dense},
     {"head", "rows", &Profile::head},
     {"keep_x", "bytes", &Profile::keep_x},
+    {"host_attend", "tokens", &Profile::host_attend},
+    {"exchange", "rows", &Profile::exchange},
 }};
 
 struct ProfileNumber {
@@ -34,12 +36,14 @@ struct ProfileNumber {
   double least, most;
 };
 
-inline constexpr std::array<ProfileNumber, 5> kProfileNumbers = {{
+inline constexpr std::array<ProfileNumber, 7> kProfileNumbers = {{
     {"duplex", &Profile::duplex, 1, 1e18},
     {"piece_ns", &Profile::piece_ns, 0, 1e18},
     {"project_share", &Profile::project_share, 0, 1},
     {"embed_ns", &Profile::embed_ns, 0, 1e18},
     {"contention", &Profile::contention, 0, 1},
+    {"host_slows_link", &Profile::host_slows_link, 1, 1e18},
+    {"host_contention", &Profile::host_contention, 0, 1},
 }};
 
 struct MeasuredProfile {

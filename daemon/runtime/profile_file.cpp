@@ -24,8 +24,8 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr int kFormat = 2;
-// 8 curves of at most 64 samples, each some 50 bytes: 20 KiB. More is not ours.
+constexpr int kFormat = 3;
+// 10 curves of at most 64 samples, each some 50 bytes: 20 KiB. More is not ours.
 constexpr size_t kMostBytes = size_t{1} << 20;
 constexpr const char* kChecksum = ",\n  \"checksum\": \"";
 
@@ -49,6 +49,7 @@ ordered_json json_of(const ProfileKey& key) {
           {"iokv", key.iokv},
           {"link", key.link},
           {"paced_bytes_per_s", key.paced_bytes_per_s},
+          {"host_threads", key.host_threads},
           {"family", key.family},
           {"layers", key.layers},
           {"hidden", key.hidden},
@@ -102,6 +103,7 @@ ProfileKey key_of(const ordered_json& object) {
   key.paced_bytes_per_s = number(object, "paced_bytes_per_s", 0);
   object.at("family").get_to(key.family);
   auto count = [&](const char* name) { return static_cast<uint32_t>(number(object, name, 0, 1u << 31)); };
+  key.host_threads = count("host_threads");
   key.layers = count("layers");
   key.hidden = count("hidden");
   key.heads = count("heads");
@@ -184,6 +186,7 @@ ProfileKey profile_key(const DeviceInfo& device, const ModelSpec& spec) {
   key.iokv = IOKV_VERSION;
   key.link = !device.host_addressable;
   key.paced_bytes_per_s = device.paced_bytes_per_s;
+  key.host_threads = device.host_threads;
   key.family = spec.family;
   key.layers = spec.layers;
   key.hidden = spec.hidden;
@@ -223,6 +226,7 @@ std::string profile_path(const std::string& state_directory, const ProfileKey& k
     std::snprintf(rate, sizeof rate, "-link%.3g", key.paced_bytes_per_s / 1e9);
     link = rate;
   }
+  if (key.host_threads > 0) link += "-host" + std::to_string(key.host_threads);
   DigestBuilder shape;
   for (uint32_t count : {key.layers, key.hidden, key.heads, key.kv_heads, key.head_dim, key.ffn, key.vocab, key.max_context}) {
     shape.update(std::to_string(count));
@@ -272,6 +276,10 @@ Status check_profile(const StoredProfile& profile, const ProfileKey& key, int64_
   if (other.dtype != key.dtype) return error("was measured in " + other.dtype + ", and the daemon computes in " + key.dtype);
   if (other.link != key.link) return error(key.link ? "was measured without a link" : "was measured over a link");
   if (other.paced_bytes_per_s != key.paced_bytes_per_s) return error("was measured over a link of another rate");
+  if (other.host_threads != key.host_threads) {
+    return error("was measured with " + std::to_string(other.host_threads) + " host threads that attend, and there are " +
+                 std::to_string(key.host_threads));
+  }
   if (other != key) return error("is of a model of another shape");
   const int64_t age_s = now_unix_s - profile.measured_unix_s;
   if (age_s > life_s) {

@@ -23,6 +23,7 @@ struct ProfileKey {
   std::string iokv;             // version that measured: kernels differ
   bool link = false;            // whether anything has to be copied
   double paced_bytes_per_s = 0; // of a link that is slow on purpose
+  uint32_t host_threads = 0;    // that attend
   std::string family;
   uint32_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, ffn = 0, vocab = 0, max_context = 0;
 
@@ -43,7 +44,7 @@ struct StoredProfile {
 // 16 hexadecimal digits that tell Profiles apart: equal numbers, equal hash.
 std::string profile_hash(const Profile& profile);
 
-// Names the kind of device, the rate of a paced link, the shape and the type, so that a profile takes the place of the one
+// Names the kind of device, the rate of a paced link, threads that attend, the shape and the type, so that a profile takes the place of the one
 // that it replaces.
 std::string profile_path(const std::string& state_directory, const ProfileKey& key);
 

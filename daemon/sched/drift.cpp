@@ -31,10 +31,11 @@ bool Drift::observe(const StepTimes& predicted, const StepTimes& measured, uint3
 
   const bool link = observe(link_, predicted.link_ns, measured.link_ns, predicted, measured.total_ns);
   const bool device = observe(device_, predicted.device_ns, measured.device_ns, predicted, measured.total_ns);
-  if (!link && !device) return false;
+  const bool host = observe_host(predicted, measured);
+  if (!link && !device && !host) return false;
   ++fits_;
   total_average_ = 0;
-  corrected_ = scaled(measured_, link_.factor, device_.factor);
+  corrected_ = scaled(measured_, link_.factor, device_.factor, host_.factor);
   return true;
 }
 
@@ -44,6 +45,16 @@ bool Drift::observe(Part& part, double predicted_ns, double measured_ns, const S
   if (predicted_ns < limits_.least_share * predicted.total_ns) return false;
   if (!suspect(part, log_ratio(predicted_ns, measured_ns), weight(predicted), step_ns)) return false;
   correct(part);
+  return true;
+}
+
+bool Drift::observe_host(const StepTimes& predicted, const StepTimes& measured) {
+  const bool busy = usable(predicted.host_ns) && measured.host_ns > limits_.busy_host * predicted.host_ns &&
+                    measured.host_ns >= limits_.least_share * measured.total_ns;
+  if (!busy) return observe(host_, predicted.host_ns, measured.host_ns, predicted, measured.total_ns);
+  host_.sum = log_ratio(predicted.host_ns, measured.host_ns);
+  host_.steps = 1;
+  correct(host_);
   return true;
 }
 
@@ -88,9 +99,10 @@ double Drift::log_ratio(double predicted_ns, double measured_ns) const {
 
 double Drift::link_ratio() const { return std::exp(link_.average); }
 double Drift::device_ratio() const { return std::exp(device_.average); }
+double Drift::host_ratio() const { return std::exp(host_.average); }
 double Drift::total_ratio() const { return std::exp(total_average_); }
 
-Profile scaled(const Profile& profile, double link_factor, double device_factor) {
+Profile scaled(const Profile& profile, double link_factor, double device_factor, double host_factor) {
   Profile result = profile;
   result.h2d = scaled(profile.h2d, link_factor);
   result.d2h = scaled(profile.d2h, link_factor);
@@ -102,6 +114,8 @@ Profile scaled(const Profile& profile, double link_factor, double device_factor)
   result.head = scaled(profile.head, device_factor);
   result.embed_ns = profile.embed_ns * device_factor;
   result.keep_x = scaled(profile.keep_x, device_factor);
+  result.exchange = scaled(profile.exchange, device_factor);
+  result.host_attend = scaled(profile.host_attend, host_factor);
   return result;
 }
 

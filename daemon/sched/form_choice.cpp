@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "daemon/sched/split.h"
 #include "daemon/sched/whole_placement.h"
 
 namespace iokv {
@@ -26,7 +27,7 @@ LayerWork with_shares(const CacheShape& shape, const LayerWork& work, uint64_t d
   const double of_a_token = shape.layers * (shares.device * shape.x_bytes + (1 - shares.device) * shape.kv_bytes);
   const uint64_t tokens = work.kv_host;
   const uint64_t on_device = std::min(tokens, static_cast<uint64_t>(static_cast<double>(device_bytes) / of_a_token));
-  LayerWork divided = work;
+  LayerWork divided = work;  // those that the host attends to are K,V
   divided.x_device = part_of(shares.device, on_device);
   divided.x_host = part_of(shares.host, tokens - on_device);
   divided.kv_host = tokens - on_device - divided.x_host;
@@ -40,11 +41,14 @@ XShares best_shares(const Profile& profile, const CacheShape& shape, const Layer
   if (work.kv_host == 0) return now;
   const LayerWork best = best_whole_placement(profile, shape, work, device_bytes);
   const double best_ns = streaming_cost(profile, shape, best).total_ns;
-  const LayerWork kept = with_shares(shape, work, device_bytes, now);
+  LayerWork kept = with_shares(shape, work, device_bytes, now);
+  if (const uint64_t attended = best_attended(profile, shape, kept, kept.kv_host, kept.rows); attended > 0) {
+    kept = with_host(kept, attended, kept.rows);
+  }
   if (best_ns * (1 + kLeastGain) >= streaming_cost(profile, shape, kept).total_ns) return now;
-  const uint64_t on_host = best.x_host + best.kv_host;
+  const uint64_t kv_host = best.kv_host + best.kv_attended, on_host = best.x_host + kv_host;
   XShares shares{now.host, ratio(best.x_device, work.kv_host - on_host - best.x_device)};
-  if (on_host > 0) shares.host = ratio(best.x_host, best.kv_host);
+  if (on_host > 0) shares.host = ratio(best.x_host, kv_host);
   return shares;
 }
 
@@ -52,6 +56,7 @@ uint32_t FormChooser::x_of(uint32_t blocks, std::optional<BlockForm> last) const
   const auto x = static_cast<double>(blocks_[static_cast<size_t>(BlockForm::x)]);
   const auto kv = static_cast<double>(blocks_[static_cast<size_t>(BlockForm::kv)]);
   const double missing = x_share_ * (x + kv + blocks) - x;  // of X, when all are there
+  if (suffixes_) return x_of_suffix(blocks, last, missing);
   const double wanted = std::clamp(missing, 0.0, static_cast<double>(blocks));
   const bool mixed = x_share_ > 0 && x_share_ < 1;
   if (last && mixed && blocks < kStretchBlocks) {
@@ -60,6 +65,20 @@ uint32_t FormChooser::x_of(uint32_t blocks, std::optional<BlockForm> last) const
     if (surplus < kStretchBlocks) return as_x ? blocks : 0;
   }
   return static_cast<uint32_t>(std::lround(wanted));
+}
+
+uint32_t FormChooser::x_of_suffix(uint32_t blocks, std::optional<BlockForm> last, double missing) const {
+  if (last == BlockForm::kv || x_share_ == 0) return 0;
+  const auto in_use = static_cast<double>(std::max(expected_blocks_, blocks_[0] + blocks_[1] + blocks));
+  const double all = blocks;
+  if (fixed_host_share_ > 0) return static_cast<uint32_t>(std::clamp(missing, 0.0, std::floor((1 - fixed_host_share_) * all)));
+  if (last == BlockForm::x && all < kStretchBlocks) {
+    // What has been given back to K,V never becomes X again: not for what goes away by itself.
+    const double stretch = std::max(kStretchBlocks, kWholePart / 2 * in_use);
+    return missing > -stretch ? blocks : 0;
+  }
+  if (all <= kWholePart * in_use) return missing >= all / 2 ? blocks : 0;
+  return static_cast<uint32_t>(std::lround(std::clamp(missing, 0.0, all)));
 }
 
 }  // namespace iokv

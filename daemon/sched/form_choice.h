@@ -33,6 +33,12 @@ XShares best_shares(const Profile& profile, const CacheShape& shape, const Layer
 inline constexpr double kLeastGain = 0.01;
 
 // Hands out forms so that a share of the blocks in use is X.
+//
+// Where the host attends, its part of a sequence is the end of it, and has to be K,V: a sequence that has gone over to K,V
+// stays with K,V. It then matters where the share is made. Sequences that are each X or K,V as a whole keep the share while
+// they grow, and fewer rows are divided; but a sequence that is a large part of all can only be divided by position. So one
+// that has up to kWholePart of the blocks goes to the form that is missing more, which leaves the share right to within
+// half of that, and a larger one has its first blocks as X.
 class FormChooser {
  public:
   explicit FormChooser(double x_share) : x_share_(x_share) {}
@@ -44,11 +50,24 @@ class FormChooser {
   void removed(BlockForm form) { --blocks_[static_cast<size_t>(form)]; }
 
   void set_x_share(double x_share) { x_share_ = x_share; }
+  // The host attends. Blocks in use will soon be about `blocks`; 0: no more than there are. Where its part is a fixed share of
+  // each sequence only blocks before it may be X.
+  void keep_suffixes(uint64_t blocks, double fixed_host_share = 0) {
+    suffixes_ = true;
+    expected_blocks_ = blocks;
+    fixed_host_share_ = fixed_host_share;
+  }
+  static constexpr double kWholePart = 1.0 / 16;
   double x_share() const { return x_share_; }
 
  private:
+  uint32_t x_of_suffix(uint32_t blocks, std::optional<BlockForm> last, double missing) const;
+
   double x_share_ = 0;                // that is aimed at
   uint64_t blocks_[2] = {0, 0};       // in use, by form
+  bool suffixes_ = false;
+  uint64_t expected_blocks_ = 0;
+  double fixed_host_share_ = 0;
 };
 
 }  // namespace iokv

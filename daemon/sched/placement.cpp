@@ -50,7 +50,10 @@ struct Loads {
 // max(a, b) + contention·min(a, b) is the larger of two lines.
 double step_of(const PlacementProblem& problem, const Loads& loads) {
   const double recompute = loads.recompute_ns, dense = problem.device_ns, both = problem.contention;
-  return std::max({loads.link_ns + problem.link_ns, recompute + both * dense, dense + both * recompute, loads.host_ns});
+  const double beside_host = problem.host_contention * loads.host_ns;
+  const double chain = loads.host_ns > 0 ? problem.host_ns + loads.host_ns : 0;
+  return std::max({loads.link_ns + problem.link_ns, recompute + both * dense + beside_host,
+                   dense + both * recompute + beside_host, chain});
 }
 
 }  // namespace
@@ -118,7 +121,7 @@ Placement best_placement(const PlacementProblem& problem) {
   const size_t link = simplex.add_constraint(at_most, -fixed_link);
   const size_t recompute = simplex.add_constraint(at_most, -problem.contention * fixed_dense);
   const size_t dense = simplex.add_constraint(at_most, -fixed_dense);
-  const size_t cpu = simplex.add_constraint(at_most, 0);
+  const size_t cpu = simplex.add_constraint(at_most, problem.host_attend_ns > 0 ? -problem.host_ns * per_time : 0);
   for (size_t row : {link, recompute, dense, cpu}) simplex.set(row, step, -1);
   simplex.set(simplex.add_constraint(at_most, 1), streamed, 1);
   simplex.set(device, streamed, -weight_bytes / byte_scale);
@@ -139,8 +142,9 @@ Placement best_placement(const PlacementProblem& problem) {
       simplex.set(device, v, tokens * cost.device_bytes / byte_scale);
       simplex.set(host, v, tokens * cost.host_bytes / byte_scale);
       simplex.set(link, v, read * cost.link_ns);
-      simplex.set(recompute, v, read * cost.recompute_ns);
-      simplex.set(dense, v, read * cost.recompute_ns * problem.contention);
+      const double beside_host = problem.host_contention * cost.host_ns;
+      simplex.set(recompute, v, read * (cost.recompute_ns + beside_host));
+      simplex.set(dense, v, read * (cost.recompute_ns * problem.contention + beside_host));
       simplex.set(cpu, v, read * cost.host_ns);
       simplex.set_cost(v, kWorkPrice * read * (cost.link_ns + cost.recompute_ns + cost.host_ns));
     }

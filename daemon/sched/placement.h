@@ -48,6 +48,8 @@ struct PlacementProblem {
   double contention = 0;        // of Profile
   double device_ns = 0;         // of a step, without recomputation: dense work and attention, all layers
   double host_attend_ns = 0;    // of a token of a layer, on the host's CPU; 0: the CPU does not attend
+  double host_ns = 0;           // of a step, dense work that is done before its part or waits for it
+  double host_contention = 0;   // of Profile
   double link_ns = 0;           // of a step, besides cached tokens and weight_bytes
   uint64_t weight_bytes = 0;    // of all layers, each on the device or over the link
   uint64_t device_bytes = 0;    // for cached tokens and weights

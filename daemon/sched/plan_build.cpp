@@ -124,6 +124,7 @@ void PlanBuilder::build_batch(uint32_t index) {
       work.attended -= host_tokens;
       work.products -= host_tokens;
       work.kv_attended += host_tokens;
+      ++work.divided;
       emit_divided(span, i);
     } else if (here.rows == span.rows) {
       emit_span(span, i);

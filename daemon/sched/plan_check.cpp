@@ -394,7 +394,7 @@ class Checker {
     require(said.rows == work_.rows && said.attended == work_.attended && said.products == work_.products,
             "the work's rows are not the spans'");
     require(said.x_host == work_.x_host && said.kv_host == work_.kv_host && said.x_device == work_.x_device &&
-                said.kv_attended == work_.kv_attended,
+                said.kv_attended == work_.kv_attended && said.divided == work_.divided,
             "the work's tokens are not those of the parts");
     const StreamedLayers& layers = shape_.weights.layers;
     require(said.weight_bytes == (layers.layers == 0 ? 0 : layers.streamed * shape_.weights.layer_bytes() / layers.layers),
@@ -517,6 +517,7 @@ class Checker {
       read_pool(Memory::host_kv, run->id + offset * units(BlockForm::kv), position % kBlockTokens);
     }
     work_.kv_attended += span.host_tokens();
+    ++work_.divided;
     write(at(Memory::host_state, 0, i), of_host(op, i));
   }
 

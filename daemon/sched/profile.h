@@ -27,7 +27,12 @@ struct Profile {
   // for all of a sequence's rows; and computing, by the tokens that each row attends to, added up over rows. A sequence
   // that decodes has one row, so both numbers are the same, and of those `attend` takes longer.
   Curve attend, attend_rows;
-  Curve host_attend;       // one layer's attention on the host, by tokens, beside a busy link; all 0: the host does not attend
+  // One layer's attention on the host, by tokens, beside a busy link: they read the same memory. All 0: the host does not
+  // attend.
+  Curve host_attend;
+  // Of a micro-batch, by its rows that are divided: from queries that are there to the host's work, and from its end to the
+  // merged result, on the dense queue.
+  Curve exchange;
   Curve dense;             // the rest of one layer, by rows
   double project_share = 0.25;  // of dense: before attention; 3 of 12 h^2 weights where the ffn is 4 h wide
   Curve head;              // embedding, final norm, logits and draws of a step, by rows
@@ -35,6 +40,10 @@ struct Profile {
   Curve keep_x;            // a copy of X within the device, by bytes: new rows of blocks that stay there
   double link_slowdown = 1;  // >= 1: how much longer the device's curves are, beside a busy h2d, than without one
   double contention = 0;   // 0: recomputation beside dense work costs neither anything; 1: they take turns
+  double host_slows_link = 1;   // >= 1: how much longer copies take while the host attends
+  double host_contention = 0;   // 0: attention on the host costs the device nothing; 1: they take turns, being one processor
+
+  bool host_attends() const { return host_attend.at(1) > 0; }
 
   double attention_ns(double attended, double products) const {
     return std::max(attend.at(attended), attend_rows.at(products));

@@ -71,4 +71,22 @@ uint64_t best_split(const Profile& profile, const CacheShape& shape, const Layer
   });
 }
 
+LayerWork with_host(const LayerWork& work, uint64_t tokens, uint64_t divided) {
+  LayerWork shared = work;
+  shared.kv_host -= tokens;
+  shared.attended -= tokens;
+  shared.products -= tokens;
+  shared.kv_attended += tokens;
+  shared.divided += divided;
+  return shared;
+}
+
+uint64_t best_attended(const Profile& profile, const CacheShape& shape, const LayerWork& work, uint64_t most, uint64_t rows) {
+  IOKV_ASSERT(most <= work.kv_host);
+  if (!profile.host_attends() || most == 0) return 0;
+  return least_with_ends(0, most, [&](uint64_t tokens) {
+    return streaming_cost(profile, shape, with_host(work, tokens, tokens == 0 ? 0 : rows)).total_ns;
+  });
+}
+
 }  // namespace iokv

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// For how many cached tokens X is sent and K,V recomputed, so that a step is shortest. Pure.
+// For how many cached tokens X is sent and K,V recomputed, and to how many the host attends, so that a step is shortest.
+// Pure.
 #pragma once
 
 #include <cstdint>
@@ -19,5 +20,12 @@ uint64_t paper_split(const Profile& profile, const CacheShape& shape, uint64_t t
 // have nothing else. The smallest number that nothing is faster than. Needs least_x <= most_x <= the tokens in all.
 uint64_t best_split(const Profile& profile, const CacheShape& shape, const LayerWork& work, uint64_t least_x,
                     uint64_t most_x);
+
+// The same work with `tokens` of its work.kv_host attended to by the host, in `divided` rows.
+LayerWork with_host(const LayerWork& work, uint64_t tokens, uint64_t divided);
+
+// The number of work.kv_host tokens that the host attends to so that streaming_cost is least, `most` <= work.kv_host of
+// them at the most, which are in `rows` rows. None where the host does not attend.
+uint64_t best_attended(const Profile& profile, const CacheShape& shape, const LayerWork& work, uint64_t most, uint64_t rows);
 
 }  // namespace iokv

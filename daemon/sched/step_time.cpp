@@ -106,7 +106,7 @@ void StepTimer::measure(const Plan& plan) {
       case OpKind::attend: op_ns_[i] = attend_ns(plan, op); break;
       case OpKind::append: op_ns_[i] = append_ns(plan, op); break;
       case OpKind::hand_over:
-      case OpKind::merge: break;
+      case OpKind::merge: op_ns_[i] = profile_.exchange.at(op.count) / 2; break;
       case OpKind::attend_host: {
         uint64_t tokens = 0;
         for (uint32_t d = op.first; d < op.first + op.count; ++d) tokens += plan.spans[plan.divided[d]].host_tokens();
@@ -169,7 +169,9 @@ double StepTimer::attend_ns(const Plan& plan, const PlanOp& op) const {
     const PlanAttend& attend = plan.attends[i];
     const SpanPart span = part_of(plan.spans[attend.span], plan.batches[op.batch]);
     const uint64_t begin = attend.first_piece * kBlockTokens, end = begin + attend.pieces * kBlockTokens;
-    const uint64_t cached = span.first_position, length = cached + span.rows;
+    const PlanSpan& whole = plan.spans[attend.span];
+    // Of a divided one the device's pieces are followed by the one with its own row.
+    const uint64_t cached = whole.host_tokens() > 0 ? whole.host_from : span.first_position, length = cached + span.rows;
     attended += std::min(end, length) - begin;
     // Each row attends to what is cached, to the rows before it and to its own token.
     products += products_until(std::min(end, length), cached, length) - products_until(begin, cached, length);
@@ -335,15 +337,12 @@ size_t StepTimer::ended_at(const Place& place) const {
 
 // Between the ends of two operations on dense, counted from 1.
 double StepTimer::play(uint32_t from_dense, uint32_t to_dense) {
-  constexpr std::array<size_t, kQueues> kBeside{index_of(Queue::recompute), index_of(Queue::dense), index_of(Queue::d2h),
-                                                index_of(Queue::h2d), index_of(Queue::host)};
-  const double contended = 1 + profile_.contention;
-  const std::array<double, kQueues> slow{contended, contended, profile_.duplex, profile_.duplex, 1};
+  constexpr size_t kDense = index_of(Queue::dense), kRecompute = index_of(Queue::recompute), kH2d = index_of(Queue::h2d),
+                   kD2h = index_of(Queue::d2h), kHost = index_of(Queue::host);
   Ended ended{};
   std::array<bool, kQueues> running{};
   std::array<double, kQueues> left_ns{};
   double now_ns = 0, from_ns = 0;
-  constexpr size_t kDense = index_of(Queue::dense), kRecompute = index_of(Queue::recompute), kH2d = index_of(Queue::h2d);
   while (ended[kDense] < to_dense) {
     // What can begin begins, and ends at once where it takes no time.
     for (bool changed = true; changed;) {
@@ -368,11 +367,16 @@ double StepTimer::play(uint32_t from_dense, uint32_t to_dense) {
     if (ended[kDense] >= to_dense) break;
     double step_ns = std::numeric_limits<double>::infinity();
     size_t ending = kQueues;
+    const bool computes = running[kDense] || running[kRecompute];
+    // The device's curves are those beside a busy link.
+    const double device = (running[kDense] && running[kRecompute] ? 1 + profile_.contention : 1) *
+                          (running[kHost] ? 1 + profile_.host_contention : 1) / (running[kH2d] ? 1 : profile_.link_slowdown);
+    const double link = (running[kH2d] && running[kD2h] ? profile_.duplex : 1) * (running[kHost] ? profile_.host_slows_link : 1);
     std::array<double, kQueues> slowness;
+    slowness[kDense] = slowness[kRecompute] = device;
+    slowness[kH2d] = slowness[kD2h] = link;
+    slowness[kHost] = computes ? 1 + profile_.host_contention : 1;
     for (size_t q = 0; q < kQueues; ++q) {
-      slowness[q] = running[kBeside[q]] ? slow[q] : 1;
-      // The curves are those beside a busy link.
-      if ((q == kDense || q == kRecompute) && !running[kH2d]) slowness[q] /= profile_.link_slowdown;
       if (!running[q] || left_ns[q] * slowness[q] >= step_ns) continue;
       step_ns = left_ns[q] * slowness[q];
       ending = q;

@@ -7,7 +7,8 @@
 // Invariants
 //  1. Operations of a queue run in the order in which the pipeline issues them, and wait for what it lets them wait for
 //     (daemon/runtime/pipeline.h). Issuing takes no time; nothing but fetches begins before the step ahead has ended.
-//  2. While dense and recompute both run, each is 1 + contention times as slow; h2d and d2h are duplex times as slow.
+//  2. While dense and recompute both run, each is 1 + contention times as slow; h2d and d2h are duplex times as slow. While
+//     the host attends copies are host_slows_link times as slow, and it and the device 1 + host_contention times.
 //  3. No memory is taken once the largest Plan has been seen.
 #pragma once
 

@@ -6,6 +6,7 @@
 #include "daemon/sched/whole_placement.h"
 
 #include <algorithm>
+#include <array>
 
 #include "daemon/base/assert.h"
 #include "daemon/sched/placement.h"
@@ -13,6 +14,10 @@
 
 namespace iokv {
 namespace {
+
+// With a host the share of X is found to within this part of the tokens: closer ones are of no use to anybody, and each is
+// some dozen costs.
+constexpr uint64_t kSharesApart = 1024;
 
 class WholePlacement {
  public:
@@ -35,7 +40,10 @@ class WholePlacement {
     const uint64_t most_x = std::min(tokens_, room_ / shape_.x_bytes);
     const uint64_t near = programmed_x();
     LayerWork best = split_host(work_);
-    for (uint64_t x_device : {uint64_t{0}, near, near + 1, near + 2, least_x_that_fits(), most_x}) {
+    std::array candidates{uint64_t{0}, near, near + 1, near + 2, least_x_that_fits(), most_x};
+    std::sort(candidates.begin(), candidates.end());
+    for (auto at = candidates.begin(), end = std::unique(at, candidates.end()); at != end; ++at) {
+      const uint64_t x_device = *at;
       if (x_device > most_x) continue;
       const LayerWork one = split_host(with_x_on_device(x_device));
       if (total_ns(one) < total_ns(best)) best = one;
@@ -54,10 +62,43 @@ class WholePlacement {
   }
 
   LayerWork split_host(LayerWork work) const {
+    if (profile_.host_attends()) return split_three_ways(work);
     work.x_host = best_split(profile_, shape_, work, 0, work.kv_host);
     work.kv_host -= work.x_host;
     return work;
   }
+
+  // Of K,V on the host the best part is attended to there, for each number of X. The least over one of two variables of
+  // something convex is convex in the other one.
+  LayerWork split_three_ways(const LayerWork& work) const {
+    const auto with_x = [&](uint64_t x_host) {
+      LayerWork one = work;
+      one.x_host = x_host;
+      one.kv_host -= x_host;
+      const uint64_t rows = std::min(one.rows, rows_of(one.kv_host));
+      const uint64_t attended = best_attended(profile_, shape_, one, one.kv_host, rows);
+      return attended == 0 ? one : with_host(one, attended, std::min(rows, rows_of(attended)));
+    };
+    uint64_t first = 0, last = work.kv_host;
+    LayerWork best = with_x(0);
+    for (const uint64_t close = last / kSharesApart; last - first > close;) {
+      const uint64_t middle = first + (last - first) / 2, step = std::max<uint64_t>(1, close / 2);
+      const LayerWork here = with_x(middle), further = with_x(middle + std::min(step, last - middle));
+      for (const LayerWork& one : {here, further}) {
+        if (total_ns(one) < total_ns(best)) best = one;
+      }
+      if (total_ns(here) <= total_ns(further)) {
+        last = middle;
+      } else {
+        first = middle + 1;
+      }
+    }
+    const LayerWork all = with_x(work.kv_host);
+    return total_ns(all) < total_ns(best) ? all : best;
+  }
+
+  // That have so many cached tokens if all have alike.
+  uint64_t rows_of(uint64_t tokens) const { return tokens_ == 0 ? 0 : (tokens * work_.rows + tokens_ - 1) / tokens_; }
 
   // Solved for, with weights of so many bytes on the device or over the link.
   Placement programmed(uint64_t weight_bytes) const {
@@ -73,6 +114,10 @@ class WholePlacement {
     problem.contention = profile_.contention;
     problem.device_ns = alone.dense_ns;
     problem.link_ns = alone.h2d_ns;
+    problem.host_attend_ns = profile_.host_attend.each_ns;
+    problem.host_ns = alone.dense_ns - shape_.layers * profile_.attention_ns(static_cast<double>(work_.attended), static_cast<double>(work_.products)) +
+                      shape_.layers * (profile_.host_attend.fixed_ns + profile_.exchange.at(static_cast<double>(work_.rows)));
+    problem.host_contention = profile_.host_contention;
     problem.weight_bytes = weight_bytes;
     problem.device_bytes = device_bytes_;
     problem.host_bytes = tokens_ * shape_.layers * std::max(shape_.x_bytes, shape_.kv_bytes);

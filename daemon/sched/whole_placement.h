@@ -10,8 +10,9 @@
 
 namespace iokv {
 
-// The step with its work.kv_host cached tokens, which all have X stored, too, divided over K,V and X on the host and X on
-// the device, so that streaming_cost is least; those that are in none of the three are on the device as K,V.
+// The step with its work.kv_host cached tokens, which all have X stored, too, divided over K,V and X that cross the link, K,V
+// that the host attends to, and X on the device, so that streaming_cost is least; those that are in none of the four are on
+// the device as K,V. Of the rows as many are divided as have such tokens if contexts are alike and whole ones go first.
 // `device_bytes` are there for cached tokens of all layers. Needs no X in `work`.
 LayerWork best_whole_placement(const Profile& profile, const CacheShape& shape, const LayerWork& work,
                                uint64_t device_bytes);

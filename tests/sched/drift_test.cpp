@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A machine whose link and device have true rates that may change, predicted by a Drift that must follow. Its noise is
+// A machine whose link, device and host have true rates that may change, predicted by a Drift that must follow. Its noise is
 // synthetic and seeded.
 #include "daemon/sched/drift.h"
 
@@ -24,15 +24,17 @@ Profile profile() {
 // Steps of a link that takes link_ns and a device that takes device_ns by the profile as it was measured.
 struct Machine {
   double link_ns = 10e6, device_ns = 6e6;
-  double link_true = 1, device_true = 1;  // how much longer they really take
+  double host_ns = 0;                                    // of it, 0: it does not attend
+  double link_true = 1, device_true = 1, host_true = 1;  // how much longer they really take
   std::function<double()> noise = [] { return 1.0; };
   Drift drift{profile()};
 
   bool step() {
     const double link = link_ns * link_true * noise(), device = device_ns * device_true * noise();
+    const double host = host_ns * host_true * noise(), expected_host = host_ns * drift.host_factor();
     const double expected_link = link_ns * drift.link_factor(), expected_device = device_ns * drift.device_factor();
-    return drift.observe({expected_link, expected_device, std::max(expected_link, expected_device)},
-                         {link, device, std::max(link, device)}, drift.fits());
+    return drift.observe({expected_link, expected_device, expected_host, std::max({expected_link, expected_device, expected_host})},
+                         {link, device, host, std::max({link, device, host})}, drift.fits());
   }
   // Until a re-fit: how many steps that took, at most so many.
   int steps_to_refit(int most) {
@@ -149,17 +151,17 @@ void a_prediction_of_an_earlier_fit_is_passed_over(void**) {
   assert_true(machine.steps_to_refit(100) <= 100);
   const double factor = machine.drift.link_factor();
   // Plans that were out: predicted three times too short.
-  for (int i = 0; i < 1000; ++i) assert_false(machine.drift.observe({10e6, 6e6, 10e6}, {30e6, 6e6, 30e6}, 0));
+  for (int i = 0; i < 1000; ++i) assert_false(machine.drift.observe({10e6, 6e6, 0, 10e6}, {30e6, 6e6, 0, 30e6}, 0));
   assert_true(machine.drift.link_factor() == factor);
 }
 
 void what_says_nothing_changes_nothing(void**) {
   Drift drift(profile());
   for (int i = 0; i < 1000; ++i) {
-    assert_false(drift.observe({0, 10e6, 10e6}, {50e6, 10e6, 50e6}, 0));         // nothing to carry was predicted
-    assert_false(drift.observe({1e4, 10e6, 10e6}, {1e5, 10e6, 10e6}, 0));        // nearly nothing
-    assert_false(drift.observe({10e6, 10e6, 10e6}, {NAN, INFINITY, 10e6}, 0));
-    assert_false(drift.observe({0, 0, 0}, {10e6, 10e6, 10e6}, 0));
+    assert_false(drift.observe({0, 10e6, 0, 10e6}, {50e6, 10e6, 0, 50e6}, 0));         // nothing to carry was predicted
+    assert_false(drift.observe({1e4, 10e6, 1e3, 10e6}, {1e5, 10e6, 1e5, 10e6}, 0));     // nearly nothing
+    assert_false(drift.observe({10e6, 10e6, 10e6, 10e6}, {NAN, INFINITY, NAN, 10e6}, 0));
+    assert_false(drift.observe({0, 0, 0, 0}, {10e6, 10e6, 10e6, 10e6}, 0));
   }
   assert_int_equal(drift.fits(), 0);
   assert_int_equal(drift.steps(), 3000);
@@ -168,9 +170,34 @@ void what_says_nothing_changes_nothing(void**) {
 // The parts are right and wait for each other: counted, and no rate is blamed.
 void a_step_longer_than_its_parts_is_no_rate_s_fault(void**) {
   Drift drift(profile());
-  for (int i = 0; i < 1000; ++i) assert_false(drift.observe({10e6, 8e6, 10e6}, {10e6, 8e6, 18e6}, 0));
+  for (int i = 0; i < 1000; ++i) assert_false(drift.observe({10e6, 8e6, 0, 10e6}, {10e6, 8e6, 0, 18e6}, 0));
   assert_int_equal(drift.drifted_steps(), 1000);
   assert_true(near(drift.total_ratio(), 1.8, 0.01));
+}
+
+// Somebody else begins to compute on the host's cores.
+void a_busy_host_is_believed_at_once_and_trusted_again_later(void**) {
+  std::mt19937_64 random(test_seed());
+  Machine machine;
+  machine.link_ns = 80e6;
+  machine.device_ns = 60e6;
+  machine.host_ns = 80e6;
+  machine.noise = uniform(random, 0.10);
+  for (int i = 0; i < 200; ++i) assert_false(machine.step());
+  machine.host_true = 2;
+  assert_int_equal(machine.steps_to_refit(100), 1);
+  assert_true(near(machine.drift.host_factor(), 2, 0.25));
+  assert_true(machine.drift.link_factor() == 1 && machine.drift.device_factor() == 1);
+  assert_true(machine.drift.profile().h2d.each_ns == profile().h2d.each_ns);
+  for (int i = 0; i < 200; ++i) machine.step();
+  assert_true(near(machine.drift.host_factor(), 2, 0.15) && machine.drift.fits() <= 3);
+
+  // Free again: believed after half a second of steps, 80 ms each, and not at once.
+  machine.host_true = 1;
+  const int steps = machine.steps_to_refit(100);
+  assert_true(steps >= 6 && steps <= 20);
+  for (int i = 0; i < 200; ++i) machine.step();
+  assert_true(machine.drift.host_factor() < 1.15);
 }
 
 void corrections_have_an_end(void**) {
@@ -180,23 +207,26 @@ void corrections_have_an_end(void**) {
   assert_true(machine.drift.link_factor() == DriftLimits{}.most_factor);
 }
 
-void all_times_are_of_the_link_or_the_device(void**) {
+void all_times_are_of_the_link_the_device_or_the_host(void**) {
   Profile profile;
-  double Profile::*const shares[] = {&Profile::duplex, &Profile::project_share, &Profile::link_slowdown, &Profile::contention};
+  double Profile::*const shares[] = {&Profile::duplex,          &Profile::project_share,   &Profile::link_slowdown, &Profile::contention,
+                                     &Profile::host_slows_link, &Profile::host_contention};
   Curve Profile::*const link[] = {&Profile::h2d, &Profile::d2h};
   Curve Profile::*const device[] = {&Profile::recompute, &Profile::attend, &Profile::attend_rows, &Profile::dense, &Profile::head,
-                                    &Profile::keep_x};
+                                    &Profile::keep_x, &Profile::exchange};
   // A Profile is these numbers and no other.
-  static_assert(sizeof(Profile) == 9 * sizeof(Curve) + 6 * sizeof(double));
+  static_assert(sizeof(Profile) == 10 * sizeof(Curve) + 8 * sizeof(double));
   for (auto curve : link) profile.*curve = {1, 2, 3};
   for (auto curve : device) profile.*curve = {1, 2, 3};
+  profile.host_attend = {1, 2, 3};
   profile.piece_ns = profile.embed_ns = 1;
-  const Profile result = scaled(profile, 2, 3);
+  const Profile result = scaled(profile, 2, 3, 5);
   auto assert_curve = [](const Curve& curve, double factor) {
     assert_true(curve.least_ns == factor && curve.fixed_ns == 2 * factor && curve.each_ns == 3 * factor);
   };
   for (auto curve : link) assert_curve(result.*curve, 2);
   for (auto curve : device) assert_curve(result.*curve, 3);
+  assert_curve(result.host_attend, 5);
   assert_true(result.piece_ns == 2 && result.embed_ns == 3);
   for (auto share : shares) assert_true(result.*share == profile.*share);
 }
@@ -217,8 +247,9 @@ int main() {
       cmocka_unit_test(a_prediction_of_an_earlier_fit_is_passed_over),
       cmocka_unit_test(what_says_nothing_changes_nothing),
       cmocka_unit_test(a_step_longer_than_its_parts_is_no_rate_s_fault),
+      cmocka_unit_test(a_busy_host_is_believed_at_once_and_trusted_again_later),
       cmocka_unit_test(corrections_have_an_end),
-      cmocka_unit_test(all_times_are_of_the_link_or_the_device),
+      cmocka_unit_test(all_times_are_of_the_link_the_device_or_the_host),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

@@ -21,6 +21,7 @@ struct Number {
   double scale;         // of the file's unit
   double low, high;     // in the file's unit
   double Hardware::*field;
+  bool optional = false;
 };
 
 constexpr Number kNumbers[] = {
@@ -33,6 +34,9 @@ constexpr Number kNumbers[] = {
     {"compute", "memory_gb_per_s", 1e9, 1e-3, 1e6, &Hardware::memory_bytes_per_s},
     {"compute", "launch_ns", 1, 0, 1e9, &Hardware::launch_ns},
     {"compute", "contention", 1, 0, 1, &Hardware::contention},
+    {"host", "attend_gb_per_s", 1e9, 1e-3, 1e6, &Hardware::host_attend_bytes_per_s, true},
+    {"host", "attend_ns", 1, 0, 1e9, &Hardware::host_attend_ns, true},
+    {"host", "slows_link", 1, 1, 10, &Hardware::host_slows_link, true},
 };
 constexpr const char* kTexts[] = {"description", "source"};
 
@@ -52,7 +56,7 @@ Status only_known_keys(const toml::table& table, const std::string& section, con
   for (const auto& [key, value] : table) {
     const std::string name(key.str());
     const auto line = value.source().begin.line;
-    if (section.empty() && (name == "link" || name == "compute")) {
+    if (section.empty() && (name == "link" || name == "compute" || name == "host")) {
       if (!value.is_table()) return error(fmt::format("{}:{}: {} must be a table", file, line, name));
       IOKV_TRY(only_known_keys(*value.as_table(), name, file));
       continue;
@@ -78,6 +82,7 @@ Result<Hardware> read(const toml::table& table, const std::string& name, const s
   for (const Number& one : kNumbers) {
     const toml::table* section = *one.section == '\0' ? &table : table[one.section].as_table();
     const toml::node* node = section == nullptr ? nullptr : section->get(one.key);
+    if (node == nullptr && one.optional) continue;
     if (node == nullptr) {
       // The line of the table in which it should be.
       const auto line = section == nullptr ? table.source().begin.line : section->source().begin.line;

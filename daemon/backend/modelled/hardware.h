@@ -24,7 +24,8 @@ struct Hardware {
   double launch_ns = 0;         // least time of an operation
   double contention = 0;        // 0 ... 1: see Profile (daemon/sched/profile.h)
   double host_attend_bytes_per_s = 0;  // of K,V that threads of the host attend to where they lie; 0: they do not
-  double host_attend_ns = 0;           // least time of that
+  double host_attend_ns = 0;           // of every operation, on top
+  double host_slows_link = 1;          // >= 1: how much longer copies take meanwhile
 };
 
 // Names that find_hardware knows, sorted.

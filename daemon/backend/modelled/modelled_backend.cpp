@@ -135,7 +135,7 @@ class ModelledBackend::WeightMatrix final : public Matrix {
 ModelledBackend::ModelledBackend(const ModelledOptions& options)
     : options_(options),
       element_bytes_(size_of(options.compute)),
-      queues_(options.hardware.contention, options.hardware.duplex) {
+      queues_(options.hardware.contention, options.hardware.duplex, options.hardware.host_slows_link) {
   const Hardware& hardware = options_.hardware;
   IOKV_ASSERT(hardware.h2d_bytes_per_s > 0 && hardware.d2h_bytes_per_s > 0 && hardware.memory_bytes_per_s > 0 &&
               hardware.matrix_flop_per_s > 0);

@@ -26,8 +26,9 @@ constexpr size_t partner_of(size_t lane) {
 
 }  // namespace
 
-VirtualQueues::VirtualQueues(double contention, double duplex) : contention_(contention), duplex_(duplex) {
-  IOKV_ASSERT(contention >= 0 && duplex >= 1);
+VirtualQueues::VirtualQueues(double contention, double duplex, double host_slows_link)
+    : contention_(contention), duplex_(duplex), host_slows_link_(host_slows_link) {
+  IOKV_ASSERT(contention >= 0 && duplex >= 1 && host_slows_link >= 1);
   for (Lane& lane : lanes_) lane.times_ns.resize(Backend::kTimedTickets);
 }
 
@@ -115,8 +116,10 @@ void VirtualQueues::settle() {
 }
 
 double VirtualQueues::slowness(size_t lane) const {
-  if (partner_of(lane) == lane || !lanes_[partner_of(lane)].running) return 1;
-  return lane <= index(Queue::recompute) ? 1 + contention_ : duplex_;
+  if (lane == index(Queue::host)) return 1;
+  const bool beside = lanes_[partner_of(lane)].running;
+  if (lane <= index(Queue::recompute)) return beside ? 1 + contention_ : 1;
+  return (beside ? duplex_ : 1) * (lanes_[index(Queue::host)].running ? host_slows_link_ : 1);
 }
 
 VirtualQueues::End VirtualQueues::next_end() const {

@@ -5,7 +5,8 @@
 // Invariants
 //  1. The state is that of the clock's time: what is issued begins then at the earliest.
 //  2. Work of a queue runs in order of issue. While dense and recompute both run, each is 1 + contention times as slow,
-//     so that overlapped work a <= b takes b + contention·a; h2d and d2h are duplex times as slow.
+//     so that overlapped work a <= b takes b + contention·a; h2d and d2h are duplex times as slow, and host_slows_link
+//     times while the host's queue runs.
 //     A ticket is waited for after it was recorded, so that queues cannot wait for each other.
 //  3. The same calls give the same times, bit for bit. Issuing allocates only where a queue is longer than ever before.
 #pragma once
@@ -21,8 +22,8 @@ namespace iokv {
 
 class VirtualQueues {
  public:
-  // contention >= 0, duplex >= 1.
-  VirtualQueues(double contention, double duplex);
+  // contention >= 0, duplex >= 1, host_slows_link >= 1.
+  VirtualQueues(double contention, double duplex, double host_slows_link = 1);
 
   void work(Queue queue, double ns);
   Ticket record(Queue queue);
@@ -90,7 +91,7 @@ class VirtualQueues {
   void progress(double ns, size_t ending_lane);
   void run_to(double ns);
 
-  const double contention_, duplex_;
+  const double contention_, duplex_, host_slows_link_;
   double at_ns_ = 0;
   std::array<Lane, kQueues> lanes_;
 };
