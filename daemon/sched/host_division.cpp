@@ -64,30 +64,55 @@ uint32_t fixed_host_from(const Profile& profile, double share, uint32_t cached) 
 void HostDivision::divide(Plan& plan, const StepModel& model, double least_share) {
   if (staging_.in_place || !model.profile.host_attends()) return;
   const LayerWork work = look_at(plan, model);
-  const uint64_t wanted = tokens_for(model, work, least_share);
-  if (wanted == 0) return;
-  // The longest ends first, within a factor of two.
+  const auto ns_with = [&](uint64_t tokens, uint64_t rows) {
+    return streaming_cost(model.profile, model.shape, tokens == 0 ? work : with_host(work, tokens, rows)).total_ns;
+  };
+  const double whole_ns = ns_with(0, 0);
+  const uint64_t best = best_attended(model.profile, model.shape, work, tokens_, ends_.size());
+  const auto least = static_cast<uint64_t>(least_share * whole_ns / model.shape.layers / model.profile.host_attend.each_ns);
+  const uint64_t wanted = std::max(best, std::min(tokens_, least));
+  const uint64_t whole_ends = take_longest(plan, wanted);
+  if (taken_.empty()) return;
+  // The last one in part: of the two blocks that it could begin at the one with the shorter step, where it has two.
+  const uint64_t rows = taken_.size();
+  uint64_t tokens = whole_ends;
+  if (whole_ends < wanted) {
+    End& last = taken_.back();
+    const uint32_t cached = plan.spans[last.span].first_position, left = static_cast<uint32_t>(wanted - whole_ends);
+    const uint32_t first = std::max(last.from, (cached - left) / kBlockTokens * kBlockTokens), second = first + kBlockTokens;
+    const uint64_t more = whole_ends + cached - first, less = second < cached ? whole_ends + cached - second : whole_ends;
+    const bool shorter = ns_with(less, less == whole_ends ? rows - 1 : rows) < ns_with(more, rows);
+    const bool fewer = less == 0 && least > 0 ? left < kBlockTokens / 2 : shorter;
+    tokens = fewer ? less : more;
+    last.from = fewer ? second : first;
+    if (last.from >= cached) taken_.pop_back();
+  }
+  const bool gains = ns_with(tokens, taken_.size()) * (1 + kLeastGain) < whole_ns;
+  if (!gains && least == 0) return;
+  for (const End& end : taken_) give(plan.spans[end.span], end.from);
+}
+
+// Into taken_, until they have `wanted` tokens: longer ones first, to within a factor of two. Returns how many there are in
+// those that are needed as a whole: all, or all but the last one.
+uint64_t HostDivision::take_longest(const Plan& plan, uint64_t wanted) {
   constexpr size_t kSizes = 33;
   std::array<uint32_t, kSizes> counts{};
-  const auto size_of = [&](const End& end) { return static_cast<int>(std::bit_width(plan.spans[end.span].first_position - end.from)); };
-  for (const End& end : ends_) ++counts[static_cast<size_t>(size_of(end))];
-  uint64_t left = wanted;
-  for (int size = kSizes - 1; size >= 0 && left > 0; --size) {
-    if (counts[static_cast<size_t>(size)] == 0) continue;
+  const auto size_of = [&](const End& end) { return static_cast<size_t>(std::bit_width(plan.spans[end.span].first_position - end.from)); };
+  for (const End& end : ends_) ++counts[size_of(end)];
+  taken_.clear();
+  uint64_t tokens = 0;
+  for (size_t size = kSizes; size-- > 0;) {
+    if (counts[size] == 0) continue;
     for (const End& end : ends_) {
+      if (tokens == wanted) return tokens;
       if (size_of(end) != size) continue;
-      PlanSpan& span = plan.spans[end.span];
-      const uint32_t tokens = span.first_position - end.from;
-      uint32_t from = end.from;
-      if (tokens > left) {
-        from = (span.first_position - static_cast<uint32_t>(left) + kBlockTokens / 2) / kBlockTokens * kBlockTokens;
-        if (from >= span.first_position) return;
-      }
-      give(span, std::max(from, end.from));
-      left -= std::min<uint64_t>(left, span.host_tokens());
-      if (left == 0) return;
+      const uint32_t here = plan.spans[end.span].first_position - end.from;
+      taken_.push_back(end);
+      if (tokens + here > wanted) return tokens;
+      tokens += here;
     }
   }
+  return tokens;
 }
 
 void HostDivision::divide_by_share(Plan& plan, const Profile& profile, double share) {
@@ -115,16 +140,6 @@ LayerWork HostDivision::look_at(const Plan& plan, const StepModel& model) {
     tokens_ += span.first_position - cached.from;
   }
   return work;
-}
-
-uint64_t HostDivision::tokens_for(const StepModel& model, const LayerWork& work, double least_share) const {
-  const Profile& profile = model.profile;
-  const uint64_t rows = ends_.size(), most = tokens_;
-  const uint64_t best = best_attended(profile, model.shape, work, most, rows);
-  const double none_ns = streaming_cost(profile, model.shape, work).total_ns;
-  const auto least = static_cast<uint64_t>(least_share * none_ns / model.shape.layers / profile.host_attend.each_ns);
-  const bool gains = best > 0 && streaming_cost(profile, model.shape, with_host(work, best, rows)).total_ns * (1 + kLeastGain) < none_ns;
-  return std::max(gains ? best : 0, std::min(most, least));
 }
 
 // The block with the row's own token still has an area, and what is cached in it is not brought.

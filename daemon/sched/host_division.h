@@ -49,11 +49,11 @@ class HostDivision {
   };
 
   LayerWork look_at(const Plan& plan, const StepModel& model);
-  uint64_t tokens_for(const StepModel& model, const LayerWork& work, double least_share) const;
+  uint64_t take_longest(const Plan& plan, uint64_t wanted);
   void give(PlanSpan& span, uint32_t host_from) const;
 
   const StagingShape staging_;
-  std::vector<End> ends_;
+  std::vector<End> ends_, taken_;
   uint64_t tokens_ = 0;  // of all ends
 };
 

@@ -68,33 +68,57 @@ class WholePlacement {
     return work;
   }
 
-  // Of K,V on the host the best part is attended to there, for each number of X. The least over one of two variables of
-  // something convex is convex in the other one.
+  // With no K,V, some or all of them attended to there. Within each of these costs are convex: the least over one of two
+  // variables of something convex is convex in the other one. Meanwhile all rows are taken for divided, since their number
+  // goes by steps.
   LayerWork split_three_ways(const LayerWork& work) const {
-    const auto with_x = [&](uint64_t x_host) {
-      LayerWork one = work;
-      one.x_host = x_host;
-      one.kv_host -= x_host;
-      const uint64_t rows = std::min(one.rows, rows_of(one.kv_host));
-      const uint64_t attended = best_attended(profile_, shape_, one, one.kv_host, rows);
-      return attended == 0 ? one : with_host(one, attended, std::min(rows, rows_of(attended)));
+    LayerWork best = work;
+    best.x_host = best_split(profile_, shape_, work, 0, work.kv_host);
+    best.kv_host -= best.x_host;
+    const auto attended = [&](const LayerWork& one, uint64_t tokens) {
+      return tokens == 0 ? one : with_host(one, tokens, work.rows);
     };
-    uint64_t first = 0, last = work.kv_host;
-    LayerWork best = with_x(0);
-    for (const uint64_t close = last / kSharesApart; last - first > close;) {
-      const uint64_t middle = first + (last - first) / 2, step = std::max<uint64_t>(1, close / 2);
-      const LayerWork here = with_x(middle), further = with_x(middle + std::min(step, last - middle));
-      for (const LayerWork& one : {here, further}) {
-        if (total_ns(one) < total_ns(best)) best = one;
+    const auto consider = [&](const LayerWork& one) {
+      const double ns = total_ns(one);
+      if (ns < total_ns(best)) best = one;
+      return ns;
+    };
+    for (const bool all : {false, true}) {
+      const auto with_x = [&](uint64_t x_host) {
+        LayerWork one = work;
+        one.x_host = x_host;
+        one.kv_host -= x_host;
+        return attended(one, all ? one.kv_host : most_useful(one));
+      };
+      consider(with_x(0));
+      uint64_t first = 1, last = work.kv_host;
+      for (const uint64_t close = last / kSharesApart; last - first > close;) {
+        // At thirds: between neighbours whole tokens for the host make more of a difference than one of X.
+        const uint64_t third = (last - first) / 3, left = first + third, right = last - third - (third == 0 ? 1 : 0);
+        if (consider(with_x(left)) <= consider(with_x(right))) {
+          last = right;
+        } else {
+          first = left + 1;
+        }
       }
-      if (total_ns(here) <= total_ns(further)) {
+    }
+    best.divided = rows_of(best.kv_attended);
+    return best;
+  }
+
+  // Of the K,V some, whatever that gains.
+  uint64_t most_useful(const LayerWork& work) const {
+    uint64_t first = std::min<uint64_t>(work.kv_host, 1), last = work.kv_host - std::min<uint64_t>(work.kv_host, 1);
+    const uint64_t rows = work.rows;
+    while (first < last) {
+      const uint64_t middle = first + (last - first) / 2;
+      if (total_ns(with_host(work, middle, rows)) <= total_ns(with_host(work, middle + 1, rows))) {
         last = middle;
       } else {
         first = middle + 1;
       }
     }
-    const LayerWork all = with_x(work.kv_host);
-    return total_ns(all) < total_ns(best) ? all : best;
+    return first;
   }
 
   // That have so many cached tokens if all have alike.

@@ -108,6 +108,58 @@ void what_hardly_gains_moves_nothing(void**) {
   assert_true(best_shares(profile_of(1.1), kShape, work_of(0), 0, third).host == third.host);  // nothing to say
 }
 
+// A sequence of so many blocks, at once; true: some are X and some K,V.
+bool take(FormChooser& chooser, uint32_t blocks, uint32_t& x) {
+  x = chooser.x_of(blocks, std::nullopt);
+  for (uint32_t i = 0; i < blocks; ++i) chooser.added(i < x ? BlockForm::x : BlockForm::kv);
+  return x > 0 && x < blocks;
+}
+
+// The host's part is the end of a sequence, and is K,V.
+void with_a_host_kv_stays_kv(void**) {
+  FormChooser chooser(0.9);
+  chooser.keep_suffixes(0);
+  for (int i = 0; i < 100; ++i) chooser.added(BlockForm::kv);
+  assert_int_equal(chooser.x_of(1, BlockForm::kv), 0);
+  assert_int_equal(chooser.x_of(50, BlockForm::kv), 0);
+  assert_int_equal(chooser.x_of(1, BlockForm::x), 1);
+  assert_int_equal(chooser.x_of(50, std::nullopt), 50);  // what is missing comes with others
+}
+
+void with_a_host_short_sequences_are_whole_and_long_ones_are_cut(void**) {
+  constexpr double kShare = 0.56;
+  for (uint32_t sequences : {1u, 4u, 15u, 16u, 32u, 200u}) {
+    FormChooser chooser(kShare);
+    chooser.keep_suffixes(sequences * 16);
+    uint32_t all_x = 0, cut = 0, x = 0;
+    for (uint32_t i = 0; i < sequences; ++i) {
+      cut += take(chooser, 16, x);
+      all_x += x;
+    }
+    assert_int_equal(cut, sequences < 16 ? sequences : 0);
+    assert_true(std::abs(all_x - kShare * sequences * 16) <= (sequences < 16 ? 1 : 8));
+    // They grow, X as X and K,V as K,V, and the share stays.
+    if (sequences < 16) continue;
+    const uint32_t of_x = all_x / 16;
+    for (uint32_t block = 0; block < 16; ++block) {
+      for (uint32_t i = 0; i < sequences; ++i) {
+        const BlockForm last = i < of_x ? BlockForm::x : BlockForm::kv;
+        assert_int_equal(chooser.x_of(1, last), last == BlockForm::x ? 1 : 0);
+        chooser.added(last);
+      }
+    }
+  }
+}
+
+void fixed_parts_are_kept_free_of_x(void**) {
+  FormChooser chooser(1);
+  chooser.keep_suffixes(0, 0.4);
+  for (uint32_t blocks : {1u, 2u, 10u, 1000u}) {
+    assert_int_equal(chooser.x_of(blocks, std::nullopt), static_cast<uint32_t>(0.6 * blocks));
+    for (uint32_t i = 0; i < blocks; ++i) chooser.added(BlockForm::kv);
+  }
+}
+
 }  // namespace
 }  // namespace iokv
 
@@ -121,6 +173,9 @@ int main() {
       cmocka_unit_test(x_that_does_not_pay_is_not_stored),
       cmocka_unit_test(the_device_is_given_x_where_k_and_v_do_not_fit),
       cmocka_unit_test(what_hardly_gains_moves_nothing),
+      cmocka_unit_test(with_a_host_kv_stays_kv),
+      cmocka_unit_test(with_a_host_short_sequences_are_whole_and_long_ones_are_cut),
+      cmocka_unit_test(fixed_parts_are_kept_free_of_x),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

@@ -23,6 +23,7 @@ size_t count_of(const Plan& plan, OpKind kind) {
 struct Demand {
   uint64_t x = 0, kv = 0, resident_x = 0, new_x = 0, new_kv = 0;
   uint64_t rounds = 0;  // with areas
+  uint64_t on_host = 0, divided = 0;  // tokens that the host attends to, and rows of theirs
 };
 
 // Blocks [first, end) of each span whose K,V are kept from one micro-batch to the next: of the spans that are cut, one
@@ -56,6 +57,7 @@ Demand demand_of(const Plan& plan, const StagingShape& shape) {
     for (size_t s = 0; s < plan.spans.size(); ++s) {
       const PlanSpan& span = plan.spans[s];
       const SpanPart part = part_of(span, batch);
+      demand.divided += part.rows > 0 && span.host_from != kAllOnDevice;
       uint32_t position = 0;
       const uint32_t part_end = part.first_position + part.rows;
       for (uint32_t r = span.first_run; r < span.first_run + span.runs && part.rows > 0; ++r) {
@@ -64,10 +66,13 @@ Demand demand_of(const Plan& plan, const StagingShape& shape) {
         for (uint32_t b = 0; b < run.blocks && position < part_end; ++b, position += kBlockTokens) {
           const uint32_t end = std::min(part_end, position + kBlockTokens);
           const uint32_t cached = part.first_position - std::min(part.first_position, position);
-          const uint32_t tokens = std::min(cached, kBlockTokens);
+          uint32_t tokens = std::min(cached, kBlockTokens);
           const uint32_t fresh = end - position - tokens;
+          const bool hosts = position >= span.host_from;
+          if (hosts) demand.on_host += std::exchange(tokens, 0);
           if (!shape.in_place) (run.form == BlockForm::x ? demand.new_x : demand.new_kv) += fresh;
           if (run.resident() && form == BlockForm::kv) continue;
+          if (hosts && fresh == 0) continue;
           const uint32_t block = position / kBlockTokens;
           if (block >= kept[s].first && block < kept[s].second) continue;
           const uint32_t units = form == BlockForm::x ? shape.x_units : shape.kv_units;
@@ -96,6 +101,8 @@ void expect_demand(const Plan& plan, const StagingShape& shape) {
   assert_int_equal(plan.work.x_device, demand.resident_x);
   assert_int_equal(plan.work.new_x, demand.new_x);
   assert_int_equal(plan.work.new_kv, demand.new_kv);
+  assert_int_equal(plan.work.kv_attended, demand.on_host);
+  assert_int_equal(plan.work.divided, demand.divided);
   // A span is cut at a block's end, which wastes less than a block of rows.
   for (size_t i = 0; i + 1 < plan.batches.size(); ++i) {
     assert_true(plan.batches[i].rows + kBlockTokens > shape.batch_rows);
@@ -123,7 +130,7 @@ void expect_demand(const Plan& plan, const StagingShape& shape) {
 
 void random_plans_are_sound_and_do_no_more_than_needed(void**) {
   std::mt19937_64 random(test_seed());
-  uint64_t cut = 0, kept = 0, plans_checked = 0, shared = 0, split = 0, resident_x = 0, spans = 0;
+  uint64_t cut = 0, kept = 0, divided = 0, plans_checked = 0, shared = 0, split = 0, resident_x = 0, spans = 0;
   for (int world = 0; world < 500; ++world) {
     const StagingShape shape = random_shape(random);
     const std::vector<Plan> plans = random_plans(random(), shape, 5);
@@ -133,6 +140,7 @@ void random_plans_are_sound_and_do_no_more_than_needed(void**) {
     for (const Plan& plan : plans) {
       expect_demand(plan, shape);
       cut += plan.batches.size() > 1;
+      divided += plan.work.divided;
       for (const PlanStore& store : plan.stores) kept += store.kept;
       ++plans_checked, spans += plan.spans.size(), resident_x += plan.work.x_device;
       for (const BlockRun& run : plan.runs) shared += run.shared, split += run.kv_id != kNoBlock;
@@ -140,8 +148,8 @@ void random_plans_are_sound_and_do_no_more_than_needed(void**) {
   }
   std::printf("%lu plans of %lu spans: %lu shared runs, %lu blocks stored twice, %lu tokens of resident X\n", plans_checked,
               spans, shared, split, resident_x);
-  std::printf("%lu of several micro-batches, which keep %lu blocks\n", cut, kept);
-  assert_true(cut > 100 && kept > 100 && shared > 100 && split > 100 && resident_x > 100);
+  std::printf("%lu of several micro-batches, which keep %lu blocks; %lu divided rows\n", cut, kept, divided);
+  assert_true(cut > 100 && kept > 100 && divided > 100 && shared > 100 && split > 100 && resident_x > 100);
 }
 
 // ---- closed forms ---------------------------------------------------------------------------------------------------

@@ -218,13 +218,36 @@ inline StagingShape random_shape(std::mt19937_64& random) {
   return shape;
 }
 
+// Where the K,V that end a span's cached tokens begin, of what lies in the host pool alone; kAllOnDevice: nowhere.
+inline uint32_t first_of_end(const Plan& plan, const PlanSpan& span) {
+  uint32_t from = kAllOnDevice, begin = 0;
+  for (uint32_t r = span.first_run; r < span.first_run + span.runs && begin < span.first_position; ++r) {
+    const BlockRun& run = plan.runs[r];
+    const bool attendable = run.form == BlockForm::kv && !run.resident() && run.kv_id == kNoBlock;
+    if (!attendable) from = kAllOnDevice;
+    if (attendable && from == kAllOnDevice) from = begin;
+    begin += run.blocks * kBlockTokens;
+  }
+  return from;
+}
+
+// Some of the rows that can be divided are, from any block on.
+inline void divide_some(Plan& plan, World& world) {
+  for (PlanSpan& span : plan.spans) {
+    const uint32_t from = first_of_end(plan, span);
+    if (span.rows != 1 || from == kAllOnDevice || world.chance(30)) continue;
+    const uint32_t blocks = blocks_for(Tokens(span.first_position - from)).value;
+    span.host_from = from + world.below(world.chance(50) ? 1 : blocks) * kBlockTokens;
+  }
+}
+
 // Plans that are issued one after the other, over sequences that live on.
 inline std::vector<Plan> random_plans(uint64_t seed, const StagingShape& shape, size_t count) {
   World world(seed, shape);
   if (world.chance(50)) world.residents_percent = 20;
   if (world.chance(50)) world.twins_percent = 20;
   world.loads = true;
-  const bool neighbours = world.chance(70);
+  const bool neighbours = world.chance(70), divides = !shape.in_place && world.chance(50);
   const uint32_t forms = world.below(4);  // K,V; X; X in front of K,V; any
   for (uint32_t i = 0; i < 1 + world.below(4); ++i) world.open();
   PlanBuilder builder(shape);
@@ -246,6 +269,7 @@ inline std::vector<Plan> random_plans(uint64_t seed, const StagingShape& shape, 
       const bool x_form = forms == 1 || (forms == 2 && sequence.cached < 130) || (forms == 3 && world.chance(50));
       world.add(plan, sequence, rows, x_form, neighbours);
     }
+    if (divides) divide_some(plan, world);
     builder.build(plan);
   }
   return plans;

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention of a KV head's query rows to a block of 64 tokens, for the lanes S of an ISA and elements E.
 //
-// K is read once, row by row, then V. While one of them is computed with, the next one is asked for (prefetched), a line of
-// 64 bytes at a time between the products: what is computed with has arrived a whole phase (8 to 64 KiB) ago, and memory is
-// always busy. Asking for many lines at once would have the processor wait for room among its outstanding misses, and memory
-// for the processor afterwards. A K or V row that is in registers serves up to four query rows; what a larger group reads
-// again is in the first-level cache.
+// K is read once, row by row, then V behind it. Lines of 64 bytes are asked for (prefetched) a few KiB before they are
+// computed with, one by one between the products, so that memory is always busy: asking for many at once would have the
+// processor wait for room among its outstanding misses, and memory for the processor afterwards. A K or V row that is in
+// registers serves up to four query rows; what a larger group reads again is in the first-level cache.
 //
 // Scores are sums of products in the lanes of a vector; kLanes of them (of 1, 2 or 4 query rows) are summed across lanes
 // together, without a detour through memory. They stay in scratch memory, become weights there, and weigh V.
@@ -88,19 +87,18 @@ struct Decode {
     const T* k = static_cast<const T*>(block.k);
     const T* v = k + size_t{kTokens} * d;
     for (uint32_t t = first; t < block.end; t += S::kLanes) {
-      const T* ask = v;
       uint32_t row = 0;
-      for (; row + 4 <= block.group; row += 4, ask = nullptr) score<4>(block, row, t, k, ask);
-      for (; row + 2 <= block.group; row += 2, ask = nullptr) score<2>(block, row, t, k, ask);
-      if (row < block.group) score<1>(block, row, t, k, ask);
+      for (; row + 4 <= block.group; row += 4) score<4>(block, row, t, k);
+      for (; row + 2 <= block.group; row += 2) score<2>(block, row, t, k);
+      if (row < block.group) score<1>(block, row, t, k);
     }
-    Asking next(block);
-    for (uint32_t row = 0; row < block.group; ++row) weigh(block, row, first, next);
-    next.divide(block);
+    Asking asking(block);
+    for (uint32_t row = 0; row < block.group; ++row) weigh(block, row, first, asking);
+    asking.divide(block);
     uint32_t row = 0;
-    for (; row + 4 <= block.group; row += 4) values<4>(block, row, v, next);
-    for (; row + 2 <= block.group; row += 2) values<2>(block, row, v, next);
-    if (row < block.group) values<1>(block, row, v, next);
+    for (; row + 4 <= block.group; row += 4) values<4>(block, row, v, asking);
+    for (; row + 2 <= block.group; row += 2) values<2>(block, row, v, asking);
+    if (row < block.group) values<1>(block, row, v, asking);
   }
 
   static void fold(float* state, const float* other, uint32_t group, uint32_t d) {
@@ -118,64 +116,86 @@ struct Decode {
   }
 
  private:
-  static constexpr size_t kLine = 64;
-  static void ask_for(const void* line) { __builtin_prefetch(line, 0, 3); }
+  static constexpr uint32_t kLine = 64;
+  // Lines are asked for so far ahead: three times what memory gives a core (35 GB/s at the most) while it answers (150 ns),
+  // and a third of a first-level cache; not farther than half a block, K and V of which are asked for as one.
+  static constexpr uint32_t kAheadBytes = 16 << 10;
+  static constexpr uint32_t kWeighLines = 4;  // for a vector of scores: its exponentials take as long as 50 products
 
-  // The next block's K: some of it while scores become weights, the rest divided evenly between the passes over V and
-  // between a pass's tokens.
+  static uint32_t ahead(const DecodeBlock& block) {
+    const uint32_t half = kTokens * block.head_dim * sizeof(T);
+    return half < kAheadBytes ? half : kAheadBytes;
+  }
+
+  // What is asked for after a block's scores: the rest of its own V, then the first of what comes after it up to where that
+  // block itself will begin to ask. Some of it while scores become weights, and the rest evenly between the passes over V and
+  // between a pass's tokens, by steps that need not be whole lines: a loop of as many turns each time is foreseen, as one
+  // that makes up for fractions is not. Where nothing is known to come after it, the block's own first lines again, at no cost.
   struct Asking {
-    const char* at = nullptr;
-    size_t step_bytes = 0;
+    const char* at;
+    const char* end;
+    const char* next;
+    uint32_t left, step;  // bytes
 
-    explicit Asking(const DecodeBlock& block)
-        : at(static_cast<const char*>(block.next)), step_bytes(at == nullptr ? 0 : kWeighLines * kLine) {}
+    explicit Asking(const DecodeBlock& block) {
+      const uint32_t half = kTokens * block.head_dim * sizeof(T);
+      const char* own = static_cast<const char*>(block.k);
+      at = own + half + ahead(block);
+      end = own + 2 * half;
+      next = block.next != nullptr ? static_cast<const char*>(block.next) : own;
+      left = half;
+      step = kWeighLines * kLine;
+    }
     void divide(const DecodeBlock& block) {
-      if (at == nullptr) return;
-      const size_t passes = passes_of<4>(block.group / 4, block.head_dim) +
-                            passes_of<2>(block.group % 4 / 2, block.head_dim) +
-                            passes_of<1>(block.group % 2, block.head_dim);
-      const size_t asked = static_cast<size_t>(at - static_cast<const char*>(block.next));
-      const size_t all = size_t{kTokens} * block.head_dim * sizeof(T);
-      step_bytes = asked < all ? (all - asked + passes * kTokens - 1) / (passes * kTokens) : 0;
+      const uint32_t passes = passes_of<4>(block.group / 4, block.head_dim) +
+                              passes_of<2>(block.group % 4 / 2, block.head_dim) +
+                              passes_of<1>(block.group % 2, block.head_dim);
+      step = (left + passes * kTokens - 1) / (passes * kTokens);
     }
     template <uint32_t Queries>
     static uint32_t passes_of(uint32_t times, uint32_t d) {
       const uint32_t vectors = (d + S::kLanes - 1) / S::kLanes;
       return times * ((vectors + value_vectors<Queries>() - 1) / value_vectors<Queries>());
     }
-    void step() {
-      for (size_t i = 0; i < step_bytes; i += kLine) ask_for(at + i);
-      at += step_bytes;
+    void ask() {
+      if (left < step) return;
+      if (at >= end) {
+        at = next;
+        end = next + left + kLine;  // not reached again
+      }
+      for (uint32_t i = 0; i < step; i += kLine) __builtin_prefetch(at + i, 0, 3);
+      at += step;
+      left -= step;
     }
   };
-  static constexpr uint32_t kWeighLines = 4;  // for a vector of scores: its exponentials take as long as 50 products
 
-  // Scores of query rows row.. against the tokens t..t + kLanes / Queries · Queries. V of the tokens is asked for unless `v` is null.
+  // Scores of query rows row.. against the tokens t..t + kLanes - 1. What is ahead of them is asked for with the first rows.
   template <int Queries>
-  static void score(const DecodeBlock& block, uint32_t row, uint32_t t, const T* k, const T* v) {
+  static void score(const DecodeBlock& block, uint32_t row, uint32_t t, const T* k) {
     for (uint32_t i = 0; i < Queries; ++i, t += S::kLanes / Queries) {
-      if (v != nullptr) {
-        score_tokens<Queries, true>(block, row, t, k, v);
+      if (row == 0) {
+        score_tokens<Queries, true>(block, row, t, k);
       } else {
-        score_tokens<Queries, false>(block, row, t, k, nullptr);
+        score_tokens<Queries, false>(block, row, t, k);
       }
     }
   }
 
   template <int Queries, bool Ask>
-  [[gnu::noinline]] static void score_tokens(const DecodeBlock& block, uint32_t row, uint32_t t, const T* k, const T* v) {
+  [[gnu::noinline]] static void score_tokens(const DecodeBlock& block, uint32_t row, uint32_t t, const T* k) {
     constexpr int kTogether = S::kLanes / Queries;
-    // Vectors of K in a line: each of them asks for a line of as many tokens fewer.
+    // Vectors of K in a line. Lines are asked for in order, which processors' own prefetchers follow, and not as they are
+    // computed with.
     constexpr int kParts = kLine / (Products::kElements * sizeof(T));
     const uint32_t d = block.head_dim;
     const size_t q_row = (d + Products::kElements - 1) / Products::kElements * Products::kQueryBytes;
     const char* q = static_cast<const char*>(block.q) + row * q_row;
     const T* at = k + size_t{t} * d;
-    const T* ask = v + size_t{t} * d;
+    const char* ask = reinterpret_cast<const char*>(at) + ahead(block);
     F sums[Queries * kTogether];
 #pragma GCC unroll 16
     for (int i = 0; i < Queries * kTogether; ++i) sums[i] = S::zero();
-    auto multiply = [&](int token, typename Products::Vector keys) [[gnu::always_inline]] {
+    auto multiply = [&](int token, typename Products::Vector keys) __attribute__((always_inline)) {
 #pragma GCC unroll 4
       for (int query = 0; query < Queries; ++query) {
         F& sum = sums[query * kTogether + token];
@@ -183,23 +203,24 @@ struct Decode {
       }
     };
     uint32_t i = 0;
-    for (; i + kParts * Products::kElements <= d;) {
+    for (; i + kParts * Products::kElements <= d; ask += kTogether * kLine) {
 #pragma GCC unroll 8
       for (int part = 0; part < kParts; ++part, i += Products::kElements, q += Products::kQueryBytes) {
 #pragma GCC unroll 16
         for (int token = 0; token < kTogether; ++token) {
-          const size_t offset = size_t{static_cast<uint32_t>(token)} * d + i;
-          if (Ask && token % kParts == part) ask_for(ask + offset);
-          multiply(token, Products::load(at + offset));
+          if (Ask && token % kParts == part) {
+            constexpr int kPartLines = kTogether / kParts;
+            __builtin_prefetch(ask + (part * kPartLines + token / kParts) * int{kLine}, 0, 3);
+          }
+          multiply(token, Products::load(at + size_t{static_cast<uint32_t>(token)} * d + i));
         }
       }
     }
     for (; i + Products::kElements <= d; i += Products::kElements, q += Products::kQueryBytes) {
 #pragma GCC unroll 16
       for (int token = 0; token < kTogether; ++token) {
-        const size_t offset = size_t{static_cast<uint32_t>(token)} * d + i;
-        if (Ask) ask_for(ask + offset);
-        multiply(token, Products::load(at + offset));
+        if (Ask && token % kParts == 0) __builtin_prefetch(ask, 0, 3), ask += kLine;
+        multiply(token, Products::load(at + size_t{static_cast<uint32_t>(token)} * d + i));
       }
     }
     if (i < d) {
@@ -219,7 +240,7 @@ struct Decode {
 
   // Scores become weights e^(score − largest so far); the row's sum and largest score go on, and where a weight was, left of
   // `first`, nothing is. The factor of what has been summed before is left in the state's third extra float.
-  static void weigh(const DecodeBlock& block, uint32_t row, uint32_t first, Asking& next) {
+  static void weigh(const DecodeBlock& block, uint32_t row, uint32_t first, Asking& asking) {
     float* scores = block.scores + size_t{row} * kTokens;
     float* tail = block.state + row * state_floats(block.head_dim) + state_padded_dim(block.head_dim);
     const F lowest = S::set1(-__builtin_inff());
@@ -237,7 +258,7 @@ struct Decode {
     const float block_top = S::largest(most), top = block_top > tail[1] ? block_top : tail[1];
     F total = S::zero();
     for (uint32_t t = first; t < block.end; t += S::kLanes) {
-      next.step();
+      asking.ask();
       const F weight = cpu::exp<S>(S::sub(S::load(scores + t), S::set1(top)));
       total = S::add(total, weight);
       S::store(scores + t, weight);
@@ -256,27 +277,27 @@ struct Decode {
 
   // Query rows row..: sums = sums·factor + Σ weight[token]·V[token].
   template <int Queries>
-  static void values(const DecodeBlock& block, uint32_t row, const T* v, Asking& next) {
+  static void values(const DecodeBlock& block, uint32_t row, const T* v, Asking& asking) {
     constexpr uint32_t kMost = value_vectors<Queries>();
     const uint32_t d = block.head_dim;
     uint32_t i = 0;
-    for (; i + kMost * S::kLanes <= d; i += kMost * S::kLanes) values_block<Queries, kMost>(block, row, v, i, next);
+    for (; i + kMost * S::kLanes <= d; i += kMost * S::kLanes) values_block<Queries, kMost>(block, row, v, i, asking);
     if (i == d) return;
     // What is left of a row, in few passes.
     if constexpr (kMost > 4) {
-      if (i + 4 * S::kLanes <= d) values_block<Queries, 4>(block, row, v, i, next), i += 4 * S::kLanes;
+      if (i + 4 * S::kLanes <= d) values_block<Queries, 4>(block, row, v, i, asking), i += 4 * S::kLanes;
     }
     if constexpr (kMost > 2) {
-      if (i + 2 * S::kLanes <= d) values_block<Queries, 2>(block, row, v, i, next), i += 2 * S::kLanes;
+      if (i + 2 * S::kLanes <= d) values_block<Queries, 2>(block, row, v, i, asking), i += 2 * S::kLanes;
     }
-    if (i + S::kLanes <= d) values_block<Queries, 1>(block, row, v, i, next), i += S::kLanes;
-    if (i < d) values_block<Queries, 0>(block, row, v, i, next);
+    if (i + S::kLanes <= d) values_block<Queries, 1>(block, row, v, i, asking), i += S::kLanes;
+    if (i < d) values_block<Queries, 0>(block, row, v, i, asking);
   }
 
   // Vectors of V from element `column` on; 0: what is left of a row, less than a vector.
   template <int Queries, int Vectors>
   [[gnu::noinline]] static void values_block(const DecodeBlock& block, uint32_t row, const T* v, uint32_t column,
-                                             Asking& asking) {
+                                             Asking& asking_at) {
     constexpr int kSums = Vectors == 0 ? 1 : Vectors;
     const uint32_t d = block.head_dim;
     const size_t row_floats = state_floats(d);
@@ -290,10 +311,10 @@ struct Decode {
 #pragma GCC unroll 8
       for (int n = 0; n < kSums; ++n) sums[q][n] = S::mul(S::load(to + q * row_floats + n * S::kLanes), factor);
     }
-    Asking next = asking;
+    Asking asking = asking_at;
     for (uint32_t t = block.begin; t < block.end; ++t) {
       const T* at = v + size_t{t} * d + column;
-      next.step();
+      asking.ask();
       F values[kSums];
 #pragma GCC unroll 8
       for (int n = 0; n < kSums; ++n) {
@@ -306,7 +327,7 @@ struct Decode {
         for (int n = 0; n < kSums; ++n) sums[q][n] = S::fma(values[n], weight, sums[q][n]);
       }
     }
-    asking = next;
+    asking_at = asking;
 #pragma GCC unroll 4
     for (int q = 0; q < Queries; ++q) {
 #pragma GCC unroll 8

@@ -55,7 +55,7 @@ void HostJob::prepare(const AttendArgs& args, DType type) {
       span.end_token = (position - 1) % kBlockTokens + 1;
       const auto seen = from.kv_blocks.subspan(first_block - from.first_piece, span.blocks);
       addresses_.insert(addresses_.end(), seen.begin(), seen.end());
-      span.chunk_blocks = kChunkBlocks;
+      span.chunk_blocks = static_cast<uint32_t>(std::max<size_t>(1, kChunkBytes / head_bytes_));
       while (span.chunk_blocks * kMostChunks < span.blocks) span.chunk_blocks *= 2;
       span.chunks = (span.blocks + span.chunk_blocks - 1) / span.chunk_blocks;
     }

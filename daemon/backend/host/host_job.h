@@ -36,10 +36,12 @@ class Floats {
 
 class HostJob {
  public:
-  // Tokens of a chunk: kChunkBlocks blocks, and twice as many as often as it takes for a span to have kMostChunks at most.
-  // 256 tokens of a head with d = 128 are 128 KiB, 10 µs at the rate of a core: as long as threads wait for the last one.
-  // Of 16,384 tokens and more, chunks of which are larger, there are 64 for each head, and folding them takes 10 µs.
-  static constexpr uint32_t kChunkBlocks = 4, kMostChunks = 64;
+  // K and V of a chunk of a head: so many bytes, or a block, and twice that as often as it takes for a span to have
+  // kMostChunks at most. A core reads them in 13 to 25 µs where it has 5 to 10 GB/s of the memory's, and as long others wait
+  // for the last one at the end; beginning and folding them takes 0.3 µs. Chunks of a long sequence are larger: folding 64 of
+  // them takes 10 µs at its end.
+  static constexpr size_t kChunkBytes = size_t{128} << 10;
+  static constexpr uint32_t kMostChunks = 64;
 
   // Copies what it needs of the arguments' host arrays. q, state and the blocks stay the caller's.
   void prepare(const AttendArgs& args, DType type);

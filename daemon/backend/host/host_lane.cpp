@@ -16,6 +16,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <string>
 #include <system_error>
@@ -32,6 +34,11 @@ namespace {
 
 // Polls between two looks at the clock, which costs as much as a poll or two.
 constexpr uint32_t kPollsBetweenTimes = 64;
+// Who polls for longer, for a device's word say, lets others have the core between polls if they want it. Where nobody does,
+// that is a system call of 0.3 µs every 3 µs.
+constexpr uint64_t kYieldNanoseconds = 50'000;
+// Of the issuing thread, when more than a thousand layers are outstanding.
+constexpr auto kFullPause = std::chrono::microseconds(50);
 
 void relax() {
 #if defined(__x86_64__)
@@ -146,7 +153,7 @@ host::HostJob* HostLane::free_job() {
 // of issued_ before the load of sleepers_ here, and sleepers_ before issued_ in sleep: one of the two sees the other.
 void HostLane::issue(const Operation& operation) {
   const uint64_t number = issued_.load(std::memory_order_relaxed);
-  while (number - completed_.load(std::memory_order_acquire) >= kOperations) relax();
+  while (number - completed_.load(std::memory_order_acquire) >= kOperations) std::this_thread::sleep_for(kFullPause);
   if (reclaimed_ + kOperations == number) {  // the slot's job has not been taken back yet
     if (operations_[number % kOperations].job != nullptr) free_jobs_.push_back(operations_[number % kOperations].job);
     ++reclaimed_;
@@ -264,26 +271,29 @@ void HostLane::work() {
   be_nicer(kNiceness);
   host::Floats scratch;
   Claim claimed;
-  uint64_t idle_since_ns = 0;
+  uint64_t polling_since_ns = 0, idle_since_ns = 0;
   for (uint32_t polls = 1; !stopping_.load(std::memory_order_relaxed); ++polls) {
     if (claimed.job == nullptr) claimed = claim();
     if (claimed.job != nullptr) {
       Claim next;
       run(claimed, scratch, &next);
       claimed = next;
-      idle_since_ns = 0;
+      polling_since_ns = idle_since_ns = 0;
       continue;
     }
     if (can_advance() && advance()) continue;
     relax();
     if (polls % kPollsBetweenTimes != 0) continue;
+    const uint64_t now_ns = monotonic_ns();
+    if (polling_since_ns == 0) polling_since_ns = now_ns;
+    if (now_ns - polling_since_ns >= kYieldNanoseconds) sched_yield();
     if (!idle()) {
       idle_since_ns = 0;
-    } else if (const uint64_t now_ns = monotonic_ns(); idle_since_ns == 0) {
+    } else if (idle_since_ns == 0) {
       idle_since_ns = now_ns;
     } else if (now_ns - idle_since_ns >= kIdleNanoseconds) {
       sleep();
-      idle_since_ns = 0;
+      polling_since_ns = idle_since_ns = 0;
     }
   }
 }
