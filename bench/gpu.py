@@ -30,7 +30,7 @@ import iokvd
 from gpu_chart import chart
 from gpu_floor import Rates, best_division, cache_bytes, token_bytes
 from gpu_link import Link
-from gpu_report import HEAD, cells_of, judged, line_of, merge_parts, print_notes
+from gpu_report import HEAD, beside_off, cells_of, judged, line_of, merge_parts, print_notes
 from gpu_rows import Effort, Place
 from gpu_workers import Answer, Peers, Request, measure_rates
 from iokvd import ROOT, TOOL, Daemon
@@ -55,6 +55,10 @@ class Row:
     weights: str = "auto"          # iokvd --weights
     device_bytes: int = 0          # of device memory for weights and cached tokens together; 0: `budget`, and what is left
     steps: int | None = None       # of a round, where one takes long
+    cpu_attention: str = "off"     # iokvd --cpu-attention
+    busy_threads: int = 0          # of other processes, meanwhile
+    beside: str = ""               # the row that this one is compared with
+    predicted_within: float = 0.07
     peers: tuple[tuple[str, str], ...] = ()  # of PEERS, and the figure of its answer
     part_of: str = ""              # of a case that has several settings
 
@@ -85,6 +89,21 @@ ROWS = [
     Row("opt30b_32x512_24g", "opt-30b", "decode", 32, 512, 1.08, device_bytes=24 * GIB, steps=4),
     Row("opt30b_1x128", "opt-30b", "decode", 1, 128, 1.05, weights="host", steps=4),
 ]
+# Rows of the CPU's attention. Their floor is what the link alone needs, since that is what the CPU adds to; each is measured
+# with `--cpu-attention off` as well.
+CPU_ROWS = [
+    Row("cpu_32x1024", "opt-6.7b", "decode", 32, 1024, 90 / 155, 90.0),
+    Row("cpu_64x512", "opt-6.7b", "decode", 64, 512, 90 / 156, 90.0),
+    Row("cpu_llama2_7b_4x8192", "llama-2-7b", "decode", 4, 8192, 92 / 156, 92.0),
+    Row("cpu_llama3_8b_32x4096", "llama-3-8b", "decode", 32, 4096, 125 / 310, 125.0),
+    Row("cpu_llama3_8b_1x65536", "llama-3-8b", "decode", 1, 65536, 65 / 155, 65.0),
+    Row("cpu_busy_32x1024", "opt-6.7b", "decode", 32, 1024, 1.03, busy_threads=12),
+]
+for cpu_row in CPU_ROWS:
+    cpu_row = dataclasses.replace(cpu_row, predicted_within=0.08)
+    off = dataclasses.replace(cpu_row, case=f"{cpu_row.case}_off", limit=None, h200_ms=None, beside=cpu_row.case)
+    ROWS += [dataclasses.replace(cpu_row, cpu_attention="auto"), off]
+
 MOST_POSITIONS = {"opt-6.7b": 8192 + 2048, "opt-30b": 2048, "llama-2-7b": 16384, "llama-3-8b": 65536 + 4096}
 PROCESSES, SERVING_LEAST = 8, 64
 SERVING_POOL = 40 * GIB  # where all clients' longest contexts would need more
@@ -117,6 +136,7 @@ class Settings:
     weights: str = "auto"
     weights_bytes: int = 0  # --device-weights-budget
     streamed_layers: int = 0  # that this makes of the weights
+    cpu_attention: str = "off"
     apart: str = ""  # a row that leaves the pool otherwise than it was
 
 
@@ -142,6 +162,21 @@ def commit() -> str:
         command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
         return os.environ.get("IOKV_COMMIT") or subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()
     return "unknown"
+
+
+def knows_cpu_attention() -> bool:
+    return "--cpu-attention" in subprocess.check_output([str(iokvd.IOKVD), "--help"], text=True)
+
+
+@contextlib.contextmanager
+def busy(threads: int) -> Iterator[None]:
+    """Processes that compute and touch no memory."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(threads):
+            process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        yield
 
 
 def rates_of_profile(state: Path) -> tuple[Rates, Answer]:
@@ -183,6 +218,7 @@ class Run:
         self.results: list[Figures] = []
         self.earlier: list[Figures] = []
         self.begun = datetime.datetime.now(datetime.UTC)
+        self.cpu_attention = knows_cpu_attention()
 
     def _effort(self) -> Effort:
         effort = REHEARSAL_EFFORT if self.given.rehearse else Effort()
@@ -213,11 +249,17 @@ class Run:
         few = row.steps is not None and self.given.steps is None
         return dataclasses.replace(self.effort, steps=min(row.steps or 0, self.effort.steps)) if few else self.effort
 
+    def state_of(self, settings: Settings) -> Path:
+        """Profiles with and without the CPU's attention are kept apart, so that each has been measured as it is used."""
+        return self.work / f"state-{settings.shape.name}-{settings.cpu_attention}"
+
     def options(self, settings: Settings) -> list[str]:
         options = ["--recompute", settings.recompute, "--pool-bytes", str(settings.pool_bytes), "--log-level", "info",
-                   "--random-weights", "1", "--weights", settings.weights, "--max-clients", "128", "--state-directory", str(self.work / f"state-{settings.shape.name}")]
+                   "--random-weights", "1", "--weights", settings.weights, "--max-clients", "128", "--state-directory", str(self.state_of(settings))]
         if settings.budget_bytes:
             options += ["--device-kv-budget", str(settings.budget_bytes)]
+        if self.cpu_attention:
+            options += ["--cpu-attention", settings.cpu_attention]
         if settings.weights_bytes:
             options += ["--device-weights-budget", str(settings.weights_bytes)]
         if self.given.rehearse:
@@ -280,7 +322,7 @@ def settings_of(row: Row, shape: Shape, effort: Effort, rates: Rates) -> Setting
         budget = int(row.budget) if budget < 0 else budget
     apart = row.case if row.kind == "fragmented" else ""
     settings = Settings(shape, row.recompute, budget, round(1.05 * pool) + POOL_MORE, row.weights, apart=apart,
-                        streamed_layers=shape.layers if row.weights == "host" else 0)
+                        cpu_attention=row.cpu_attention, streamed_layers=shape.layers if row.weights == "host" else 0)
     return divided(settings, row, rates) if row.device_bytes else settings
 
 
@@ -300,7 +342,8 @@ def groups_of(rows: list[Row], run: Run, shape_of: Callable[[Row], Shape]) -> li
     models = list(dict.fromkeys(row.model for row in rows))
     for row in sorted(rows, key=lambda row: models.index(row.model)):
         settings = settings_of(row, shape_of(row), run.effort_of(row), run.rates or USUAL_RATES)
-        key = (settings.shape, settings.recompute, row.budget, settings.apart, settings.weights, settings.weights_bytes)
+        key = (settings.shape, settings.recompute, row.budget, settings.apart, settings.weights, settings.weights_bytes,
+               settings.cpu_attention)
         if key in groups:
             before, members = groups[key]
             larger = {name: max(getattr(before, name), getattr(settings, name)) for name in ("pool_bytes", "budget_bytes")}
@@ -346,7 +389,7 @@ def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
         if run.rates is None:
             if run.given.python and not run.given.rehearse:
                 raise SystemExit("the rates must have been measured before")
-            run.rates, run.measured_rates = rates_of_profile(run.work / f"state-{settings.shape.name}")
+            run.rates, run.measured_rates = rates_of_profile(run.state_of(settings))
             if run.given.rehearse:
                 run.measured_rates["read_bandwidth"] = float(output_of("read_bandwidth"))
         for row in rows:
@@ -356,7 +399,8 @@ def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
                           settings.streamed_layers, row.device_bytes)
             found: Figures = {"case": row.case}
             try:
-                found |= measure_row(row, place)
+                with busy(row.busy_threads):
+                    found |= measure_row(row, place)
             except Exception as failure:  # the others are still of interest
                 found["failed"] = f"{type(failure).__name__}: {failure}"
                 found["daemon"] = daemon.output[-8:]
@@ -369,10 +413,11 @@ def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
                           "of_which_context_bytes": run.measured_rates.get("context_bytes", 0)}
             found["settings"] = {"recompute": settings.recompute, "device_kv_budget": settings.budget_bytes,
                                  "weights": settings.weights, "device_weights_budget": settings.weights_bytes,
-                                 "streamed_layers": settings.streamed_layers, "pool_bytes": settings.pool_bytes}
+                                 "streamed_layers": settings.streamed_layers, "pool_bytes": settings.pool_bytes, "cpu_attention": settings.cpu_attention,
+                                 "busy_threads": row.busy_threads}
             found["run"] = {"date": run.begun.isoformat(timespec="seconds"), "commit": commit(),
                             **dataclasses.asdict(run.rates), "link_beside": rates.seen}
-            found |= judged(found, row.limit, row.h200_ms, str(run.measured_rates.get("device")))
+            found |= judged(found, row.limit, row.h200_ms, str(run.measured_rates.get("device")), row.predicted_within)
             run.results.append(found)
             print(f"  {row.case}: {line_of(found)} ({time.monotonic() - begun:.1f} s)", flush=True)
             run.save()
@@ -411,7 +456,7 @@ def ask_peers(run: Run, rows: list[Row], shape_of: Callable[[Row], Shape]) -> No
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench gpu", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [row.case for row in ROWS if not row.part_of]
+    names = [row.case for row in ROWS if not row.part_of and not row.beside]
     parser.add_argument("--rows", default="all", help=f"some of: {', '.join(names)} (all)")
     parser.add_argument("--shape", metavar="L,H,HEADS,KV,FFN,VOCAB", help="one row of any shape instead")
     parser.add_argument("--family", choices=("opt", "llama"), default="llama", help="of --shape (llama)")
@@ -420,6 +465,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device-kv-budget", default="none", help="of --shape: bytes, half, all or none (none)")
     parser.add_argument("--recompute", default="auto", help="of --shape: never, always, auto or a share (auto)")
     parser.add_argument("--weights", choices=("auto", "device", "host"), default="auto", help="of --shape: where they live (auto)")
+    parser.add_argument("--cpu-attention", default="off", help="of --shape: auto, off or a number of threads (off)")
     parser.add_argument("--device-memory", type=int, default=0, metavar="BYTES",
                         help="of --shape: for weights and cached tokens together (what there is, and --device-kv-budget)")
     parser.add_argument("--peers", default="all", help="all, none, or some of transformers_offloaded, transformers_resident, "
@@ -447,20 +493,23 @@ def arguments() -> argparse.Namespace:
 def chosen_rows(given: argparse.Namespace) -> list[Row]:
     if given.shape:
         return [Row("custom", "custom", "decode", given.batch, given.context, recompute=given.recompute,
+                    cpu_attention=given.cpu_attention,
                     budget=given.device_kv_budget, weights=given.weights, device_bytes=given.device_memory,
                     peers=STEPS if given.family == "opt" else LLAMA_STEPS)]
     if given.rows == "all":
         return ROWS
-    wanted = given.rows.split(",")
-    unknown = set(wanted) - {row.case for row in ROWS}
+    wanted = set(given.rows.split(","))
+    unknown = wanted - {row.case for row in ROWS}
     if unknown:
         raise SystemExit(f"scripts/bench gpu: no row {', '.join(sorted(unknown))}")
-    return [row for row in ROWS if row.case in wanted or row.part_of in wanted]
+    return [row for row in ROWS if {row.case, row.part_of, row.beside} & wanted]
 
 
 def rehearsed(row: Row) -> Row:
     return dataclasses.replace(row, batch=max(1, row.batch // 8), context=max(96, row.context // 16),
-                               device_bytes=REHEARSED_DEVICE_BYTES if row.device_bytes else 0)
+                               device_bytes=REHEARSED_DEVICE_BYTES if row.device_bytes else 0,
+                               busy_threads=min(1, row.busy_threads),
+                               cpu_attention="1" if row.cpu_attention == "auto" else row.cpu_attention)
 
 
 def shapes(given: argparse.Namespace) -> Callable[[Row], Shape]:
@@ -494,6 +543,9 @@ def main() -> None:
     iokvd.LIMIT_S = 300.0  # loading and pinning take longer than what the tests start
     with work_directory() as work:
         rows = [rehearsed(row) if given.rehearse and not given.shape else row for row in chosen_rows(given)]
+        if not knows_cpu_attention():
+            print("this iokvd has no --cpu-attention: rows of it are left out", flush=True)
+            rows = [row for row in rows if row.cpu_attention == "off" and not row.beside]
         run = Run(given, work, rows)
         shape_of = shapes(given)
         try:
@@ -510,6 +562,8 @@ def main() -> None:
         finally:
             run.results.sort(key=lambda found: place_of(found["case"]))
             run.results = merge_parts(run.results, {row.case: row.part_of for row in rows if row.part_of})
+            run.results = beside_off(run.results, {row.case: row.beside for row in rows if row.beside},
+                                     {row.case for row in rows if row.busy_threads})
             run.save()
             keep_logs(work, given)
         report(f"scripts/bench gpu: {run.title()}", HEAD, [cells_of(found) for found in run.results], {}, None)

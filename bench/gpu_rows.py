@@ -100,6 +100,12 @@ def decode(place: Place, client: iokv.Client, sequences: list[iokv.Sequence], st
     return {**counters_since(place.daemon, before), "wall_ns": wall_ns}
 
 
+def host_work(one: Figures, now: Figures, steps: int) -> Figures:
+    """What the host has attended to: of each counter the difference a step, of a number of threads the number."""
+    found = {name: now[name] if name.endswith("threads") else one[name] / steps for name in one if name.startswith("host_")}
+    return {"host": found} if found else {}
+
+
 def _steps(place: Place, client: iokv.Client, batch: int, context: int) -> Figures:
     """The median round of decode steps at about that context."""
     effort = place.effort
@@ -122,6 +128,7 @@ def _steps(place: Place, client: iokv.Client, batch: int, context: int) -> Figur
         "link_bytes": round(one["h2d_bytes"] / steps), "planned_link_bytes": round(one["planned_h2d_bytes"] / steps),
         "busy_ms": {queue: one[f"{queue}_busy_ns"] / steps / 1e6 for queue in ("h2d", "d2h", "recompute", "dense")},
         "x_share": now["x_blocks"] / max(1, now["x_blocks"] + now["kv_blocks"]), "profile_fits": now["profile_fits"],
+        **host_work(one, now, steps),
     }
 
 
