@@ -65,6 +65,7 @@ class Row:
 
 STEPS = (("transformers_offloaded", "step_ms"), ("flexgen", "step_ms"))
 LLAMA_STEPS = (("transformers_offloaded", "step_ms"),)
+WEIGHTS_STEPS = (("flexgen_weights", "step_ms"),)
 
 ROWS = [
     Row("offload_32x1024", "opt-6.7b", "decode", 32, 1024, 1.02, peers=STEPS),
@@ -83,25 +84,27 @@ ROWS = [
     Row("serving_64", "opt-6.7b", "serving", 64, 8192, 1 / 0.90),
     Row("processes_8x4", "opt-6.7b", "processes", 32, 1024, 1 / 0.97),
     Row("processes_8x4_resident", "opt-6.7b", "processes", 32, 1024, 1 / 0.97, budget="all", part_of="processes_8x4"),
-    Row("weights_256x512", "opt-6.7b", "decode", 256, 512, 1.04, weights="host", steps=4),
-    Row("weights_256x512_never", "opt-6.7b", "decode", 256, 512, 1.04, recompute="never", weights="host", steps=4),
-    Row("opt30b_32x512", "opt-30b", "decode", 32, 512, 1.07, weights="host", steps=4),
-    Row("opt30b_32x512_24g", "opt-30b", "decode", 32, 512, 1.08, device_bytes=24 * GIB, steps=4),
-    Row("opt30b_1x128", "opt-30b", "decode", 1, 128, 1.05, weights="host", steps=4),
+    Row("weights_256x512", "opt-6.7b", "decode", 256, 512, 1.04, weights="host", steps=4, peers=WEIGHTS_STEPS),
+    Row("weights_256x512_never", "opt-6.7b", "decode", 256, 512, 1.04, recompute="never", weights="host", steps=4,
+        peers=WEIGHTS_STEPS),
+    Row("opt30b_32x512", "opt-30b", "decode", 32, 512, 1.07, weights="host", steps=4, peers=WEIGHTS_STEPS),
+    Row("opt30b_32x512_24g", "opt-30b", "decode", 32, 512, 1.08, device_bytes=24 * GIB, steps=4,
+        peers=(("flexgen_weights_30", "step_ms"),)),
+    Row("opt30b_1x128", "opt-30b", "decode", 1, 128, 1.05, weights="host", steps=4, peers=WEIGHTS_STEPS),
 ]
 # Rows of the CPU's attention. Their floor is what the link alone needs, since that is what the CPU adds to; each is measured
 # with `--cpu-attention off` as well.
 CPU_ROWS = [
-    Row("cpu_32x1024", "opt-6.7b", "decode", 32, 1024, 90 / 155, 90.0),
-    Row("cpu_64x512", "opt-6.7b", "decode", 64, 512, 90 / 156, 90.0),
-    Row("cpu_llama2_7b_4x8192", "llama-2-7b", "decode", 4, 8192, 92 / 156, 92.0),
-    Row("cpu_llama3_8b_32x4096", "llama-3-8b", "decode", 32, 4096, 125 / 310, 125.0),
-    Row("cpu_llama3_8b_1x65536", "llama-3-8b", "decode", 1, 65536, 65 / 155, 65.0),
+    Row("cpu_32x1024", "opt-6.7b", "decode", 32, 1024, 90 / 155, 90.0, peers=STEPS),
+    Row("cpu_64x512", "opt-6.7b", "decode", 64, 512, 90 / 156, 90.0, peers=STEPS),
+    Row("cpu_llama2_7b_4x8192", "llama-2-7b", "decode", 4, 8192, 92 / 156, 92.0, peers=LLAMA_STEPS),
+    Row("cpu_llama3_8b_32x4096", "llama-3-8b", "decode", 32, 4096, 125 / 310, 125.0, peers=LLAMA_STEPS),
+    Row("cpu_llama3_8b_1x65536", "llama-3-8b", "decode", 1, 65536, 65 / 155, 65.0, peers=LLAMA_STEPS),
     Row("cpu_busy_32x1024", "opt-6.7b", "decode", 32, 1024, 1.03, busy_threads=12),
 ]
 for cpu_row in CPU_ROWS:
     cpu_row = dataclasses.replace(cpu_row, predicted_within=0.08)
-    off = dataclasses.replace(cpu_row, case=f"{cpu_row.case}_off", limit=None, h200_ms=None, beside=cpu_row.case)
+    off = dataclasses.replace(cpu_row, case=f"{cpu_row.case}_off", limit=None, h200_ms=None, beside=cpu_row.case, peers=())
     ROWS += [dataclasses.replace(cpu_row, cpu_attention="auto"), off]
 
 MOST_POSITIONS = {"opt-6.7b": 8192 + 2048, "opt-30b": 2048, "llama-2-7b": 16384, "llama-3-8b": 65536 + 4096}
@@ -469,7 +472,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device-memory", type=int, default=0, metavar="BYTES",
                         help="of --shape: for weights and cached tokens together (what there is, and --device-kv-budget)")
     parser.add_argument("--peers", default="all", help="all, none, or some of transformers_offloaded, transformers_resident, "
-                                                       "transformers_graphs, flexgen, flexgen_4bit (all)")
+                                                       "transformers_graphs, flexgen, flexgen_4bit, flexgen_weights, flexgen_weights_30 (all)")
     parser.add_argument("--peer-steps", type=int, default=10, help="decode steps of a peer (10)")
     parser.add_argument("--python", default=os.environ.get("IOKV_TRANSFORMERS"),
                         help="a Python with torch and transformers ($IOKV_TRANSFORMERS)")
