@@ -266,7 +266,7 @@ class Run:
         if settings.weights_bytes:
             options += ["--device-weights-budget", str(settings.weights_bytes)]
         if self.given.rehearse:
-            options += ["--link-gbps", f"{REHEARSAL_GBPS:g}", "--dtype", "bf16", "--threads", "1"]
+            options += ["--link-gbps", f"{self.given.link_gbps:g}", "--dtype", "bf16", "--threads", "1"]
         else:
             options += ["--backend", "cuda", "--dtype", "f16"]
         return [*options, *str(self.given.daemon_options).split()]
@@ -287,7 +287,7 @@ class Run:
             "effort": dataclasses.asdict(self.effort), "rows": every,
         }, indent=2, default=str)
         self.given.json.write_text(text + "\n")
-        if every:
+        if any("measured_ms" in row for row in every):
             self.given.json.with_suffix(".svg").write_text(chart(every, self.title()))
 
     def title(self) -> str:
@@ -490,6 +490,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--traces", type=Path, metavar="FOLDER",
                         help="keep what `iokv trace` says after each row there; bench/trace_picture.py draws it")
     parser.add_argument("--rehearse", "--quick", action="store_true", help="tiny shapes on the CPU: shows that it runs")
+    parser.add_argument("--link-gbps", type=float, default=REHEARSAL_GBPS, help=f"of a rehearsal ({REHEARSAL_GBPS:g})")
     return parser.parse_args()
 
 
