@@ -193,6 +193,13 @@ def rates_of_profile(state: Path) -> tuple[Rates, Answer]:
     return rates, {**dataclasses.asdict(rates), "from": f"iokv profile {profile['hash']}", "device": profile["device"]}
 
 
+def with_host(rates: Rates, measured: Answer) -> Rates:
+    """And the rate at which all cores read memory, where the program that measures it is there."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        measured["host"] = float(output_of("read_bandwidth"))
+    return dataclasses.replace(rates, host=measured.get("host", 0.0))
+
+
 class RatesNow:
     """The machine's rates, with the link's as it was right before a row and is when asked: the higher one."""
 
@@ -238,6 +245,7 @@ class Run:
             begun = time.monotonic()
             self.rates, self.measured_rates = measure_rates(self.given.python, self.work / "rates.log")
             self.measured_rates["from"] = "torch"
+            self.rates = with_host(self.rates, self.measured_rates)
             print(f"{self.measured_rates['device']}: link {self.rates.link / 1e9:.1f} GB/s, memory "
                   f"{self.rates.memory / 1e9:.0f} GB/s, fp16 product {self.rates.product / 1e12:.0f} TFLOP/s "
                   f"(torch, {time.monotonic() - begun:.0f} s)", flush=True)
@@ -392,14 +400,13 @@ def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
         if run.rates is None:
             if run.given.python and not run.given.rehearse:
                 raise SystemExit("the rates must have been measured before")
-            run.rates, run.measured_rates = rates_of_profile(run.state_of(settings))
-            if run.given.rehearse:
-                run.measured_rates["read_bandwidth"] = float(output_of("read_bandwidth"))
+            rates, run.measured_rates = rates_of_profile(run.state_of(settings))
+            run.rates = with_host(rates, run.measured_rates)
         for row in rows:
             begun = time.monotonic()
             rates = RatesNow(run.rates, run.link)
             place = Place(daemon, settings.shape, rates, settings.recompute, settings.budget_bytes, run.effort_of(row),
-                          settings.streamed_layers, row.device_bytes)
+                          settings.streamed_layers, settings.cpu_attention != "off", row.device_bytes)
             found: Figures = {"case": row.case}
             try:
                 with busy(row.busy_threads):
@@ -409,10 +416,11 @@ def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
                 found["daemon"] = daemon.output[-8:]
             if run.given.traces and "failed" not in found:
                 keep_trace(run.given.traces / f"{row.case}.json", daemon)
+            weights = daemon.status()["weights_bytes"] if "failed" not in found else 0
+            found["device_weights_bytes"] = weights
             if used_before and "failed" not in found:
-                used, weights = device_used_bytes() - used_before, daemon.status()["weights_bytes"]
-                found |= {"device_memory_bytes": used, "device_weights_bytes": weights,
-                          "device_memory_beyond_bytes": used - weights - settings.budget_bytes,
+                used = device_used_bytes() - used_before
+                found |= {"device_memory_bytes": used, "device_memory_beyond_bytes": used - weights - settings.budget_bytes,
                           "of_which_context_bytes": run.measured_rates.get("context_bytes", 0)}
             found["settings"] = {"recompute": settings.recompute, "device_kv_budget": settings.budget_bytes,
                                  "weights": settings.weights, "device_weights_budget": settings.weights_bytes,

@@ -18,7 +18,8 @@ def judged(found: Figures, limit: float | None, h200_ms: float | None, device: s
     if limit is not None:
         on_h200 = h200_ms is not None and "H200" in device
         met = found["measured_ms"] <= h200_ms if on_h200 and h200_ms else found["ratio"] <= limit
-        verdict["met"] = met and found.get("jain", 1.0) >= 0.99
+        budget = found.get("settings", {}).get("device_weights_budget") or math.inf
+        verdict["met"] = met and found.get("jain", 1.0) >= 0.99 and found.get("device_weights_bytes", 0) <= budget
     of_ms = found.get("predicted_of_ms", found["measured_ms"])
     verdict["predicted_over_measured"] = found["predicted_ms"] / of_ms if of_ms else math.nan
     verdict["predicted_met"] = abs(verdict["predicted_over_measured"] - 1) <= predicted_within
@@ -73,6 +74,8 @@ def line_of(found: Figures) -> str:
                 f"{found['tokens_per_s']:.1f} of {found['bound_tokens_per_s']:.1f} tokens/s")
     if "jain" in found:
         more = f"; {found['share']:.3f} of one process, Jain {found['jain']:.4f}"
+    if "floor_with_host_ms" in found:
+        more += f"; with the host's reading as well {ms(found['floor_with_host_ms'])} at the least"
     if "host" in found:
         more += "; " + ", ".join(f"{name} {value:,.0f}" for name, value in found["host"].items())
     if "device_memory_beyond_bytes" in found:
@@ -111,7 +114,7 @@ def cells_of(found: Figures) -> list[str]:
 
 def rates_text(rates: Figures) -> str:
     return (f"link {rates.get('link', 0) / 1e9:.2f} GB/s, memory {rates.get('memory', 0) / 1e9:.0f} GB/s, product "
-            f"{rates.get('product', 0) / 1e12:.1f} TFLOP/s")
+            f"{rates.get('product', 0) / 1e12:.1f} TFLOP/s" + (f", host's cores {rates['host'] / 1e9:.0f} GB/s" if rates.get("host") else ""))
 
 
 def print_notes(results: list[Figures], rates: Figures) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import iokv
-from gpu_floor import Floor, Rates, Work, best_division, prefill_floor, prefill_operations, step_floor
+from gpu_floor import Floor, Rates, Work, best_division, host_floor, prefill_floor, prefill_operations, step_floor
 from iokvd import Daemon
 from measure import Figures, Load, run_together
 from model_shape import Shape
@@ -57,6 +57,7 @@ class Place:
     budget_bytes: int
     effort: Effort
     streamed_layers: int = 0  # whose weights cross the link
+    host_attends: bool = False
     device_bytes: int = 0     # for weights and cached tokens together, if that is what is given
 
 
@@ -147,6 +148,8 @@ def measure_decode(place: Place, batch: int, context: int) -> Figures:
     else:
         work = Work.decode(place.shape, batch, context, place.streamed_layers)
         floor = step_floor(place.shape, work, place.recompute, place.budget_bytes, rates)
+        if place.host_attends and rates.host > 0:
+            figures["floor_with_host_ms"] = 1e3 * host_floor(place.shape, work, place.recompute, rates).seconds
     return _with_floor(figures, floor)
 
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(BENCH))
 
 import gpu_workers  # noqa: E402
 import iokv  # noqa: E402
-from gpu_floor import Rates, Work, best_division, cache_bytes, prefill_floor, step_floor  # noqa: E402
+from gpu_floor import Rates, Work, best_division, cache_bytes, host_floor, prefill_floor, step_floor  # noqa: E402
 from gpu_report import beside_off  # noqa: E402
 from gpu_workers import Peers, Request  # noqa: E402
 from model_shape import SHAPES, Shape, write_config  # noqa: E402
@@ -78,6 +78,21 @@ class Floors(unittest.TestCase):
         self.assertEqual(never.streamed_layers, found.streamed_layers)
         with self.assertRaisesRegex(ValueError, "two layers of opt-30b"):
             best_division(shape, 32, 512, "auto", 3 << 30, H200)
+
+    def test_a_host_that_attends_leaves_less_to_the_link(self) -> None:
+        rates = dataclasses.replace(H200, host=127e9)
+        for model, batch, context in (("opt-6.7b", 32, 1024), ("llama-3-8b", 1, 65536)):
+            shape = SHAPES[model]
+            work, total = Work.decode(shape, batch, context), batch * context
+            best = math.inf
+            for i in range(1001):
+                attended = total * i / 1000
+                left = dataclasses.replace(work, tokens=total - attended, attended=total - attended)
+                host_s = cache_bytes(shape, 1) * attended / rates.host
+                best = min(best, max(host_s, step_floor(shape, left, "auto", 0, rates).seconds))
+            found = host_floor(shape, work, "auto", rates).seconds
+            self.assertLessEqual(found, best)
+            self.assertGreater(found, best * 0.995)
 
     def test_no_placement_on_a_grid_is_faster_than_the_floor(self) -> None:
         """Brute force over the shares of all four places."""
@@ -213,7 +228,9 @@ class Rehearsal(unittest.TestCase):
         # A link is no faster than it is; its rate here is exact.
         for case in ("offload_32x1024_never", "weights_256x512_never", "opt30b_1x128", "opt30b_32x512_24g"):
             self.assertGreater(rows[case]["ratio"], 0.9, case)
-        self.assertTrue(0 < rows["opt30b_32x512_24g"]["settings"]["streamed_layers"] < 6)
+        divided = rows["opt30b_32x512_24g"]
+        self.assertTrue(0 < divided["settings"]["streamed_layers"] < 6)
+        self.assertLessEqual(divided["device_weights_bytes"], divided["settings"]["device_weights_budget"])
 
 
 if __name__ == "__main__":
