@@ -113,8 +113,9 @@ def cells_of(found: Figures) -> list[str]:
 
 
 def rates_text(rates: Figures) -> str:
+    host = f", host's cores {rates['host'] / 1e9:.0f} GB/s" if rates.get("host") else ""
     return (f"link {rates.get('link', 0) / 1e9:.2f} GB/s, memory {rates.get('memory', 0) / 1e9:.0f} GB/s, product "
-            f"{rates.get('product', 0) / 1e12:.1f} TFLOP/s" + (f", host's cores {rates['host'] / 1e9:.0f} GB/s" if rates.get("host") else ""))
+            f"{rates.get('product', 0) / 1e12:.1f} TFLOP/s{host}")
 
 
 def print_notes(results: list[Figures], rates: Figures) -> None:
