@@ -185,8 +185,8 @@ def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
         if run.rates is None:
             if run.given.python and not run.given.rehearse:
                 raise SystemExit("the rates must have been measured before")
-            rates, run.measured_rates = rates_of_profile(run.state_of(settings))
-            run.rates = with_host(rates, run.measured_rates)
+            of_profile, run.measured_rates = rates_of_profile(run.state_of(settings))
+            run.rates = with_host(of_profile, run.measured_rates)
         for row in rows:
             begun = time.monotonic()
             rates = RatesNow(run.rates, run.link)

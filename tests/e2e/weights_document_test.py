@@ -20,7 +20,7 @@ from kvpr_document_test import commands, iokv, matches, plan, row
 DOCUMENT = Path(ROOT, "docs", "weights.md")
 TRACE, PICTURE = Path(ROOT, "docs", "trace-weights.json.gz"), Path(ROOT, "docs", "trace-weights.svg")
 # A name, what `iokv plan` calls it, and what is left of its memory for weights and cached tokens.
-GPUS = [("24 GiB (RTX 4090)", "rtx4090-pcie4", 22), ("40 GiB (A100)", "a100-pcie4", 38), ("80 GiB (as an H200)", "h200", 78)]
+GPUS = [("24 GiB (RTX 4090)", "rtx4090-pcie4", 22), ("40 GiB (A100)", "a100-pcie4", 38), ("80 GiB (H100)", "h100", 78)]
 GIB = 1 << 30
 
 
