@@ -29,6 +29,7 @@ class Rates:
     link: float
     memory: float
     product: float
+    host: float = 0.0  # of all the host's cores that read its memory, beside nothing; 0: it is not known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +99,27 @@ def step_floor(shape: Shape, work: Work, recompute: str, budget_bytes: float, ra
 
     room = min(total, budget_bytes / x) if recompute == "auto" else 0.0
     return min((placed(room * i / 256) for i in range(257 if room else 1)), key=lambda floor: floor.seconds)
+
+
+def host_floor(shape: Shape, work: Work, recompute: str, rates: Rates) -> Floor:
+    """With nothing on the device, where the host's CPU attends to as much K,V as is best: it reads them at its own rate
+    meanwhile, as if the link did not read the same memory."""
+    _, kv = token_bytes(shape)
+
+    def of(attended: float) -> Floor:
+        """By the host, so many of the tokens."""
+        left = dataclasses.replace(work, tokens=work.tokens - attended, attended=work.attended - attended)
+        return step_floor(shape, left, recompute, 0, rates)
+
+    # The host's time rises with what it attends to, the other one falls: it ends where they meet, or with everything.
+    least, most = 0.0, work.tokens
+    for _ in range(40):
+        middle = (least + most) / 2
+        if middle * shape.layers * kv / rates.host < of(middle).seconds:
+            least = middle
+        else:
+            most = middle
+    return of(least)
 
 
 RING_LAYERS = 2  # of weights that come over the link, on the device

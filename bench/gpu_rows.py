@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import iokv
-from gpu_floor import Floor, Rates, Work, best_division, prefill_floor, prefill_operations, step_floor
+from gpu_floor import Floor, Rates, Work, best_division, host_floor, prefill_floor, prefill_operations, step_floor
 from iokvd import Daemon
 from measure import Figures, Load, run_together
 from model_shape import Shape
@@ -57,6 +57,7 @@ class Place:
     budget_bytes: int
     effort: Effort
     streamed_layers: int = 0  # whose weights cross the link
+    host_attends: bool = False
     device_bytes: int = 0     # for weights and cached tokens together, if that is what is given
 
 
@@ -100,6 +101,12 @@ def decode(place: Place, client: iokv.Client, sequences: list[iokv.Sequence], st
     return {**counters_since(place.daemon, before), "wall_ns": wall_ns}
 
 
+def host_work(one: Figures, now: Figures, steps: int) -> Figures:
+    """What the host has attended to: of each counter the difference a step, of a number of threads the number."""
+    found = {name: now[name] if name.endswith("threads") else one[name] / steps for name in one if name.startswith("host_")}
+    return {"host": found} if found else {}
+
+
 def _steps(place: Place, client: iokv.Client, batch: int, context: int) -> Figures:
     """The median round of decode steps at about that context."""
     effort = place.effort
@@ -122,6 +129,7 @@ def _steps(place: Place, client: iokv.Client, batch: int, context: int) -> Figur
         "link_bytes": round(one["h2d_bytes"] / steps), "planned_link_bytes": round(one["planned_h2d_bytes"] / steps),
         "busy_ms": {queue: one[f"{queue}_busy_ns"] / steps / 1e6 for queue in ("h2d", "d2h", "recompute", "dense")},
         "x_share": now["x_blocks"] / max(1, now["x_blocks"] + now["kv_blocks"]), "profile_fits": now["profile_fits"],
+        **host_work(one, now, steps),
     }
 
 
@@ -140,6 +148,8 @@ def measure_decode(place: Place, batch: int, context: int) -> Figures:
     else:
         work = Work.decode(place.shape, batch, context, place.streamed_layers)
         floor = step_floor(place.shape, work, place.recompute, place.budget_bytes, rates)
+        if place.host_attends and rates.host > 0:
+            figures["floor_with_host_ms"] = 1e3 * host_floor(place.shape, work, place.recompute, rates).seconds
     return _with_floor(figures, floor)
 
 

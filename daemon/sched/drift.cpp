@@ -52,7 +52,7 @@ bool Drift::observe_host(const StepTimes& predicted, const StepTimes& measured) 
   const bool busy = usable(predicted.host_ns) && measured.host_ns > limits_.busy_host * predicted.host_ns &&
                     measured.host_ns >= limits_.least_share * measured.total_ns;
   if (!busy) return observe(host_, predicted.host_ns, measured.host_ns, predicted, measured.total_ns);
-  host_.sum = log_ratio(predicted.host_ns, measured.host_ns);
+  host_.sum = std::log(measured.host_ns / predicted.host_ns);
   host_.steps = 1;
   correct(host_);
   return true;

@@ -70,7 +70,8 @@ void HostDivision::divide(Plan& plan, const StepModel& model, double least_share
   const double whole_ns = ns_with(0, 0);
   const uint64_t best = best_attended(model.profile, model.shape, work, tokens_, ends_.size());
   const auto least = static_cast<uint64_t>(least_share * whole_ns / model.shape.layers / model.profile.host_attend.each_ns);
-  const uint64_t wanted = std::max(best, std::min(tokens_, least));
+  const bool probes = least_share > 0;
+  const uint64_t wanted = std::max(best, std::min(tokens_, probes ? std::max<uint64_t>(least, 1) : 0));
   const uint64_t whole_ends = take_longest(plan, wanted);
   if (taken_.empty()) return;
   // The last one in part: of the two blocks that it could begin at the one with the shorter step, where it has two.
@@ -82,13 +83,13 @@ void HostDivision::divide(Plan& plan, const StepModel& model, double least_share
     const uint32_t first = std::max(last.from, (cached - left) / kBlockTokens * kBlockTokens), second = first + kBlockTokens;
     const uint64_t more = whole_ends + cached - first, less = second < cached ? whole_ends + cached - second : whole_ends;
     const bool shorter = ns_with(less, less == whole_ends ? rows - 1 : rows) < ns_with(more, rows);
-    const bool fewer = less == 0 && least > 0 ? left < kBlockTokens / 2 : shorter;
+    const bool fewer = shorter && (less > 0 || !probes);
     tokens = fewer ? less : more;
     last.from = fewer ? second : first;
     if (last.from >= cached) taken_.pop_back();
   }
   const bool gains = ns_with(tokens, taken_.size()) * (1 + kLeastGain) < whole_ns;
-  if (!gains && least == 0) return;
+  if (!gains && !probes) return;
   for (const End& end : taken_) give(plan.spans[end.span], end.from);
 }
 

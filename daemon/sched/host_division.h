@@ -35,8 +35,8 @@ class HostDivision {
  public:
   explicit HostDivision(const StagingShape& staging) : staging_(staging) {}
 
-  // Of a Plan with all its spans and no program. `least_share` of the step's time is given to the host whatever it gains, to
-  // see how long it takes; 0: nothing that gains less than kLeastGain.
+  // Of a Plan with all its spans and no program. The host gets `least_share` of the step's time whatever it gains, and a
+  // block at the least, to see how long that takes; 0: nothing that gains less than kLeastGain.
   void divide(Plan& plan, const StepModel& model, double least_share = 0);
 
   // The same for all: of rows that decode, so that it makes no difference in which parts a prompt was computed.

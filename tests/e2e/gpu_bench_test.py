@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from iokvd import ROOT, Daemon
+from iokvd import IOKVD, ROOT, Daemon
 
 BENCH = ROOT / "bench"
 sys.path.insert(0, str(BENCH))
 
 import gpu_workers  # noqa: E402
 import iokv  # noqa: E402
-from gpu_floor import Rates, Work, best_division, cache_bytes, prefill_floor, step_floor  # noqa: E402
+from gpu_floor import Rates, Work, best_division, cache_bytes, host_floor, prefill_floor, step_floor  # noqa: E402
+from gpu_report import beside_off  # noqa: E402
 from gpu_workers import Peers, Request  # noqa: E402
 from model_shape import SHAPES, Shape, write_config  # noqa: E402
 
@@ -77,6 +78,21 @@ class Floors(unittest.TestCase):
         self.assertEqual(never.streamed_layers, found.streamed_layers)
         with self.assertRaisesRegex(ValueError, "two layers of opt-30b"):
             best_division(shape, 32, 512, "auto", 3 << 30, H200)
+
+    def test_a_host_that_attends_leaves_less_to_the_link(self) -> None:
+        rates = dataclasses.replace(H200, host=127e9)
+        for model, batch, context in (("opt-6.7b", 32, 1024), ("llama-3-8b", 1, 65536)):
+            shape = SHAPES[model]
+            work, total = Work.decode(shape, batch, context), batch * context
+            best = math.inf
+            for i in range(1001):
+                attended = total * i / 1000
+                left = dataclasses.replace(work, tokens=total - attended, attended=total - attended)
+                host_s = cache_bytes(shape, 1) * attended / rates.host
+                best = min(best, max(host_s, step_floor(shape, left, "auto", 0, rates).seconds))
+            found = host_floor(shape, work, "auto", rates).seconds
+            self.assertLessEqual(found, best)
+            self.assertGreater(found, best * 0.995)
 
     def test_no_placement_on_a_grid_is_faster_than_the_floor(self) -> None:
         """Brute force over the shares of all four places."""
@@ -160,8 +176,34 @@ class PeersThatFail(unittest.TestCase):
         self.assertEqual(answers[4]["failed"], "no")
 
 
+class BesideOff(unittest.TestCase):
+    def test_a_row_holds_the_one_without_the_cpu_s_attention(self) -> None:
+        row = {"case": "cpu", "measured_ms": 90.0, "floor_ms": 155.0, "ratio": 0.58, "limit_ratio": 0.6, "met": True}
+        off = {"case": "cpu_off", "measured_ms": 156.0}
+        found = beside_off([dict(row), off, {"case": "other"}], {"cpu_off": "cpu"}, set())
+        self.assertEqual([one["case"] for one in found], ["cpu", "other"])
+        self.assertEqual((found[0]["off"], found[0]["ratio"], found[0]["met"]), (off, 0.58, True))
+        self.assertAlmostEqual(found[0]["over_off"], 90 / 156)
+
+    def test_on_a_busy_host_that_one_is_the_floor(self) -> None:
+        for measured, met in ((160.0, True), (161.5, False)):
+            row = {"case": "busy", "measured_ms": measured, "floor_ms": 155.0, "ratio": 0.9, "limit_ratio": 1.03, "met": True}
+            found = beside_off([row, {"case": "busy_off", "measured_ms": 156.0}], {"busy_off": "busy"}, {"busy"})
+            self.assertEqual((found[0]["floor_ms"], found[0]["met"]), (156.0, met))
+
+    def test_a_row_whose_other_half_failed_is_not_met(self) -> None:
+        row = {"case": "cpu", "measured_ms": 90.0, "met": True}
+        found = beside_off([row, {"case": "cpu_off", "failed": "no"}], {"cpu_off": "cpu"}, set())
+        self.assertFalse(found[0]["met"])
+
+
+CPU_CASES = ("cpu_32x1024", "cpu_64x512", "cpu_llama2_7b_4x8192", "cpu_llama3_8b_32x4096", "cpu_llama3_8b_1x65536",
+             "cpu_busy_32x1024")
+
+
 class Rehearsal(unittest.TestCase):
     def test_every_row_is_measured(self) -> None:
+        cpu_attends = "--cpu-attention" in subprocess.check_output([str(IOKVD), "--help"], text=True)
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory, "figures.json")
             done = subprocess.run([sys.executable, "-B", str(BENCH / "gpu.py"), "--rehearse", "--json", str(path)],
@@ -175,7 +217,10 @@ class Rehearsal(unittest.TestCase):
             "offload_32x1024", "offload_32x1024_never", "offload_64x512", "offload_1x1024", "resident_32x1024",
             "prefill_32x1024", "llama2_7b_4x8192", "llama3_8b_32x4096", "llama3_8b_1x65536", "half_resident_32x1024",
             "fragmented_32x1024", "serving_64", "processes_8x4", "weights_256x512", "weights_256x512_never", "opt30b_32x512",
-            "opt30b_32x512_24g", "opt30b_1x128"})
+            "opt30b_32x512_24g", "opt30b_1x128", *(CPU_CASES if cpu_attends else ())})
+        for case in CPU_CASES if cpu_attends else ():
+            self.assertGreater(rows[case]["off"]["measured_ms"], 0, case)
+            self.assertAlmostEqual(rows[case]["over_off"], rows[case]["measured_ms"] / rows[case]["off"]["measured_ms"])
         for case, row in rows.items():
             for name in ("floor_ms", "measured_ms", "ratio", "predicted_ms"):
                 self.assertGreater(row[name], 0, f"{name} of {case}")
@@ -183,7 +228,9 @@ class Rehearsal(unittest.TestCase):
         # A link is no faster than it is; its rate here is exact.
         for case in ("offload_32x1024_never", "weights_256x512_never", "opt30b_1x128", "opt30b_32x512_24g"):
             self.assertGreater(rows[case]["ratio"], 0.9, case)
-        self.assertTrue(0 < rows["opt30b_32x512_24g"]["settings"]["streamed_layers"] < 6)
+        divided = rows["opt30b_32x512_24g"]
+        self.assertTrue(0 < divided["settings"]["streamed_layers"] < 6)
+        self.assertLessEqual(divided["device_weights_bytes"], divided["settings"]["device_weights_budget"])
 
 
 if __name__ == "__main__":

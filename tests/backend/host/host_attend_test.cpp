@@ -11,6 +11,18 @@ void attend(HostLane& lane, Batch& batch) {
   lane.wait_reached(lane.record());
 }
 
+// By every ISA.
+void expect_row(const Row& row) {
+  std::vector<Expected> expected;
+  for (uint32_t head = 0; head < row.shape.heads; ++head) expected.emplace_back(row, head);
+  for (CpuIsa isa : isas_for(row.q.type())) {
+    auto lane = lane_of({.threads = 1, .type = row.q.type(), .isa = isa});
+    Batch batch({&row});
+    attend(*lane, batch);
+    for (uint32_t head = 0; head < row.shape.heads; ++head) expect_state(expected[head], batch.state(0, head));
+  }
+}
+
 // At the ends of blocks, of chunks and of their doubling; nothing, one token, the last token of a block, whole blocks.
 constexpr Place kPlaces[] = {{0, 0},     {1, 0},     {63, 0},    {64, 0},   {65, 0},    {64, 64},   {65, 64},
                              {100, 64},  {100, 128}, {100, 512}, {255, 0},  {256, 0},   {257, 0},   {300, 64},
@@ -25,97 +37,102 @@ constexpr KvShape kShapes[] = {{2, 2, 128}, {8, 2, 128},  {7, 1, 64},  {6, 2, 80
 constexpr float kFlat = 0.5f, kPointed = 4.0f;
 
 void every_row_sees_its_cached_tokens_from_the_given_one_on(void**) {
-  each_kernel([](CpuIsa isa, DType type) {
-    auto lane = lane_of({.threads = 1, .type = type, .isa = isa});
-    Numbers numbers(31);
-    for (KvShape shape : kShapes) {
-      for (Place place : kPlaces) {
-        if (place.position > 320 && shape.head_dim != 128 && shape.head_dim != 80) continue;
-        const Row row(shape, type, place, {}, place.position % 2 == 0 ? kFlat : kPointed, numbers);
-        Batch batch({&row});
-        attend(*lane, batch);
-        for (uint32_t head = 0; head < shape.heads; ++head) expect_state(row, head, batch.state(0, head));
+  Numbers numbers(31);
+  for (DType type : kTypes) {
+    for (size_t shape = 0; shape < std::size(kShapes); ++shape) {
+      for (size_t place = 0; place < std::size(kPlaces); ++place) {
+        // All places with the first shape, a third of them with each other one.
+        if (shape > 0 && (shape + place) % 3 != 0) continue;
+        const float deviation = (shape + place) % 2 == 0 ? kFlat : kPointed;
+        expect_row(Row(kShapes[shape], type, kPlaces[place], {}, deviation, numbers));
       }
     }
-  });
+  }
 }
 
 constexpr Limits kLimits[] = {{1, 0},  {2, 0},  {40, 0},   {64, 0},   {65, 3},   {66, 0},
                               {129, 0}, {150, 2}, {300, 0}, {1000, 0}, {0, 0.5f}, {0, 4}};
 
 void a_window_counts_the_rows_own_token_and_a_cap_bends_scores(void**) {
-  each_kernel([](CpuIsa isa, DType type) {
-    auto lane = lane_of({.threads = 1, .type = type, .isa = isa});
-    Numbers numbers(32);
+  Numbers numbers(32);
+  for (DType type : kTypes) {
     for (Limits limits : kLimits) {
       for (Place place : {Place{1, 0}, {64, 0}, {65, 0}, {66, 64}, {130, 64}, {300, 0}, {420, 384}}) {
-        const Row row({4, 2, 64}, type, place, limits, kFlat, numbers);
-        Batch batch({&row});
-        attend(*lane, batch);
-        for (uint32_t head = 0; head < 4; ++head) expect_state(row, head, batch.state(0, head));
+        expect_row(Row({4, 2, 64}, type, place, limits, kFlat, numbers));
       }
     }
-  });
+  }
 }
 
 // Weights of tokens whose scores are 60 apart, rising and falling from block to block: what has been summed is rescaled.
 void later_blocks_may_hold_much_larger_scores(void**) {
-  each_kernel([](CpuIsa isa, DType type) {
-    auto lane = lane_of({.threads = 1, .type = type, .isa = isa});
-    Numbers numbers(33);
-    for (float deviation : {20.0f, 60.0f}) {
-      const Row row({4, 1, 32}, type, {700, 0}, {}, deviation, numbers);
-      Batch batch({&row});
-      attend(*lane, batch);
-      for (uint32_t head = 0; head < 4; ++head) expect_state(row, head, batch.state(0, head));
-    }
-  });
+  Numbers numbers(33);
+  for (DType type : kTypes) {
+    for (float deviation : {20.0f, 60.0f}) expect_row(Row({4, 1, 32}, type, {700, 0}, {}, deviation, numbers));
+  }
 }
 
 void threads_and_neighbours_change_no_bit(void**) {
-  each_kernel([](CpuIsa isa, DType type) {
-    Numbers numbers(34);
-    for (KvShape shape : {KvShape{2, 2, 64}, {8, 2, 32}}) {
-      std::vector<std::unique_ptr<Row>> rows;
-      for (Place place : {Place{900, 0}, {1, 0}, {64, 64}, {5000, 64}, {257, 0}, {256, 128}, {2000, 1024}, {63, 0}}) {
-        rows.push_back(std::make_unique<Row>(shape, type, place, Limits{}, kPointed, numbers));
-      }
+  Numbers numbers(34);
+  for (DType type : kTypes) {
+    const KvShape shape = type == DType::f32 ? KvShape{2, 2, 64} : KvShape{8, 2, 32};
+    std::vector<std::unique_ptr<Row>> rows;
+    std::vector<const Row*> together;
+    for (Place place : {Place{1900, 0}, {1, 0}, {64, 64}, {5000, 64}, {257, 0}, {256, 128}, {2000, 1024}, {63, 0}}) {
+      rows.push_back(std::make_unique<Row>(shape, type, place, Limits{}, kPointed, numbers));
+      together.push_back(rows.back().get());
+    }
+    for (CpuIsa isa : isas_for(type)) {
       std::vector<std::vector<float>> alone;
       auto single = lane_of({.threads = 1, .type = type, .isa = isa});
-      for (const auto& row : rows) {
-        Batch batch({row.get()});
+      for (const Row* row : together) {
+        Batch batch({row});
         attend(*single, batch);
         alone.push_back(batch.results(0));
       }
       for (uint32_t threads : {1u, 2u, 5u}) {
         auto lane = lane_of({.threads = threads, .type = type, .isa = isa});
         for (int order = 0; order < 2; ++order) {
-          std::vector<const Row*> together;
-          for (const auto& row : rows) together.push_back(row.get());
-          if (order == 1) std::reverse(together.begin(), together.end());
           Batch batch(together);
           attend(*lane, batch);
-          for (uint32_t r = 0; r < rows.size(); ++r) {
-            assert_true(batch.results(r) == alone[order == 1 ? rows.size() - 1 - r : r]);
-          }
+          for (uint32_t r = 0; r < rows.size(); ++r) assert_true(batch.results(r) == alone[r]);
+          std::reverse(together.begin(), together.end());
+          std::reverse(alone.begin(), alone.end());
         }
       }
     }
-  });
+  }
 }
 
-// Of 64 chunks at most, the tokens of one grow with the span: 4,097 blocks make chunks of 128.
-void a_very_long_sequence_is_cut_into_few_chunks(void**) {
-  const KvShape shape{2, 1, 8};
-  Numbers numbers(35);
-  const Row row(shape, DType::f16, {64 * 4096 + 1, 0}, {}, kFlat, numbers);
-  auto lane = lane_of({.threads = 2, .type = DType::f16});
-  Batch batch({&row});
-  attend(*lane, batch);
-  for (uint32_t head = 0; head < shape.heads; ++head) expect_state(row, head, batch.state(0, head));
+uint32_t items_of(KvShape shape, DType type, Place place, Limits limits = {}) {
+  std::vector<const void*> addresses(place.position / kBlockTokens + 1);
+  float state = 0;
+  const AttendSpan span{.rows = 1, .first_position = place.position, .kv_blocks = addresses, .host_from = place.host_from};
   host::HostJob job;
-  job.prepare(batch.args(), DType::f16);
-  assert_int_equal(job.items(), (4097 + 127) / 128);
+  job.prepare({.shape = shape, .state = &state, .spans = std::span(&span, 1), .window = limits.window}, type);
+  return job.items();
+}
+
+// 128 KiB of K and V of a head, and so much more that there are 64 at most. 65,536 tokens keep many threads busy.
+void a_span_is_cut_by_what_its_row_sees(void**) {
+  constexpr KvShape shape{8, 2, 128};  // 32 KiB a block and head in f16
+  assert_int_equal(items_of(shape, DType::f16, {0, 0}), 2);
+  assert_int_equal(items_of(shape, DType::f16, {256, 0}), 2);
+  assert_int_equal(items_of(shape, DType::f16, {257, 0}), 2 * 2);
+  assert_int_equal(items_of(shape, DType::f32, {257, 0}), 2 * 3);
+  assert_int_equal(items_of(shape, DType::f16, {1024, 0}), 2 * 4);
+  assert_int_equal(items_of(shape, DType::f16, {1024, 512}), 2 * 2);
+  assert_int_equal(items_of(shape, DType::f16, {10'000, 0}, {257, 0}), 2 * 2);  // 256 tokens, of five blocks
+  assert_int_equal(items_of(shape, DType::f16, {16'384, 0}), 2 * 64);
+  assert_int_equal(items_of(shape, DType::f16, {16'385, 0}), 2 * 33);
+  assert_int_equal(items_of(shape, DType::f16, {65'536, 0}), 2 * 64);
+  assert_int_equal(items_of({2, 1, 8}, DType::f16, {4096, 0}), 1);
+}
+
+// Of more chunks than a hand can count, each is folded where it belongs.
+void a_very_long_sequence_is_the_sum_of_its_chunks(void**) {
+  Numbers numbers(35);
+  expect_row(Row({2, 1, 8}, DType::f16, {300'000, 128}, {}, kFlat, numbers));
 }
 
 }  // namespace
@@ -128,7 +145,8 @@ int main() {
       cmocka_unit_test(a_window_counts_the_rows_own_token_and_a_cap_bends_scores),
       cmocka_unit_test(later_blocks_may_hold_much_larger_scores),
       cmocka_unit_test(threads_and_neighbours_change_no_bit),
-      cmocka_unit_test(a_very_long_sequence_is_cut_into_few_chunks),
+      cmocka_unit_test(a_span_is_cut_by_what_its_row_sees),
+      cmocka_unit_test(a_very_long_sequence_is_the_sum_of_its_chunks),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

@@ -14,18 +14,19 @@ namespace iokv::test {
 
 inline constexpr CpuIsa kIsas[] = {CpuIsa::portable, CpuIsa::avx2, CpuIsa::avx512, CpuIsa::avx512_bf16};
 
-// Each ISA that the machine has with each element type for which it has kernels of its own.
-template <typename Test>
-void each_kernel(const Test& test) {
+inline constexpr DType kTypes[] = {DType::f32, DType::f16, DType::bf16};
+
+// The ISAs that the machine has and that have kernels of their own for the type.
+inline std::vector<CpuIsa> isas_for(DType type) {
+  std::vector<CpuIsa> isas;
   for (CpuIsa isa : kIsas) {
     if (!cpu_supports(isa)) {
       std::printf("%s: not on this machine\n", name_of(isa));
-      continue;
-    }
-    for (DType type : {DType::f32, DType::f16, DType::bf16}) {
-      if (isa != CpuIsa::avx512_bf16 || type == DType::bf16) test(isa, type);
+    } else if (isa != CpuIsa::avx512_bf16 || type == DType::bf16) {
+      isas.push_back(isa);
     }
   }
+  return isas;
 }
 
 inline std::unique_ptr<HostLane> lane_of(HostLaneOptions options) {
@@ -145,35 +146,47 @@ struct Batch {
   }
 };
 
-// A head's state against softmax in double. Weights are relative to the largest score as the state has it, so its rounding
-// is told apart from that of sums.
-inline void expect_state(const Row& row, uint32_t head, const float* state) {
-  const uint32_t d = row.shape.head_dim, kv_head = head / (row.shape.heads / row.shape.kv_heads);
-  const size_t padded = attend_state_floats(d) - 16;
-  const double sum = state[padded], top = state[padded + 1];
-  if (row.begin >= row.end) {
-    assert_true(sum == 0 && top == -INFINITY);
-    for (uint32_t i = 0; i < d; ++i) assert_true(state[i] == 0);
+// A head's state in double.
+struct Expected {
+  double top = -INFINITY, largest = 0, sum = 0;  // largest: of all scores, without their sign
+  std::vector<double> sums;
+
+  Expected(const Row& row, uint32_t head) : sums(row.shape.head_dim, 0.0) {
+    const uint32_t d = row.shape.head_dim, kv_head = head / (row.shape.heads / row.shape.kv_heads);
+    std::vector<double> scores;
+    for (uint32_t t = row.begin; t < row.end; ++t) {
+      double score = 0;
+      for (uint32_t i = 0; i < d; ++i) score += row.q[head * d + i] * row.blocks[row.k_at(t, kv_head) + i];
+      score *= double{row.scale};
+      if (row.limits.score_cap > 0) score = row.limits.score_cap * std::tanh(score / row.limits.score_cap);
+      scores.push_back(score);
+      top = std::max(top, score);
+      largest = std::max(largest, std::fabs(score));
+    }
+    for (uint32_t t = row.begin; t < row.end; ++t) {
+      const double weight = std::exp(scores[t - row.begin] - top);
+      sum += weight;
+      for (uint32_t i = 0; i < d; ++i) sums[i] += weight * row.blocks[row.v_at(t, kv_head) + i];
+    }
+  }
+};
+
+inline void expect_state(const Expected& expected, const float* state) {
+  const size_t d = expected.sums.size(), padded = attend_state_floats(d) - 16;
+  if (expected.top == -INFINITY) {
+    assert_true(state[padded] == 0 && state[padded + 1] == -INFINITY);
+    for (size_t i = 0; i < d; ++i) assert_true(state[i] == 0);
     return;
   }
-  double expected_top = -INFINITY, expected_sum = 0, largest = 0;
-  std::vector<double> expected(d, 0.0);
-  for (uint32_t t = row.begin; t < row.end; ++t) {
-    double score = 0;
-    for (uint32_t i = 0; i < d; ++i) score += row.q[head * d + i] * row.blocks[row.k_at(t, kv_head) + i];
-    score *= double{row.scale};
-    if (row.limits.score_cap > 0) score = row.limits.score_cap * std::tanh(score / row.limits.score_cap);
-    expected_top = std::max(expected_top, score);
-    largest = std::max(largest, std::fabs(score));
-    const double weight = std::exp(score - top);
-    expected_sum += weight;
-    for (uint32_t i = 0; i < d; ++i) expected[i] += weight * row.blocks[row.v_at(t, kv_head) + i];
-  }
-  // A score is rounded by parts of itself, and a weight by as much of itself as its score absolutely.
-  const double score_bound = 1e-5 + 2e-6 * largest, bound = 2 * score_bound * expected_sum;
-  assert_near(top, expected_top, score_bound);
-  assert_near(sum, expected_sum, bound);
-  for (uint32_t i = 0; i < d; ++i) assert_near(state[i], expected[i], bound);
+  // A score is rounded by parts of itself, and a weight by as much of itself as its score absolutely. Weights are relative to
+  // the largest score, as the state has it.
+  const double score_bound = 1e-5 + 2e-6 * expected.largest, bound = 2 * score_bound * expected.sum;
+  assert_near(state[padded + 1], expected.top, score_bound);
+  const double factor = std::exp(double{state[padded + 1]} - expected.top);
+  assert_near(state[padded] * factor, expected.sum, bound);
+  for (size_t i = 0; i < d; ++i) assert_near(state[i] * factor, expected.sums[i], bound);
 }
+
+inline void expect_state(const Row& row, uint32_t head, const float* state) { expect_state(Expected(row, head), state); }
 
 }  // namespace iokv::test

@@ -315,7 +315,7 @@ void nothing_is_missed_by_workers_that_fall_asleep(void**) {
 
 void a_step_like_those_before_it_allocates_nothing(void**) {
   Numbers numbers(49);
-  const Row row({4, 2, 64}, DType::f16, {3000, 0}, {}, 1.0f, numbers);
+  const Row row({4, 2, 32}, DType::f16, {1500, 0}, {}, 1.0f, numbers);
   Word word;
   auto lane = lane_of({.threads = 1});
   std::vector<Batch> batches;
