@@ -167,6 +167,14 @@ def keep_trace(file: Path, daemon: Daemon) -> None:
         subprocess.run([str(iokvd.TOOL), "trace", "--socket", daemon.socket], stdout=out, check=False, timeout=60)
 
 
+def start_of(daemon: Daemon) -> Figures:
+    """What its start has taken, in seconds: all of it, the pool's memory, making or reading weights and pinning them, the
+    profile."""
+    status = daemon.status()
+    names = {"ready_s": "ready_after_ns", "pool_s": "pool_prepared_ns", "weights_s": "weights_loaded_ns", "profile_s": "profiled_ns"}
+    return {name: status[counter] / 1e9 for name, counter in names.items()}
+
+
 def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
     model = run.model(settings.shape)
     used_before = device_used_bytes()
@@ -182,6 +190,9 @@ def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
         print(f"iokvd with {settings.shape.name}, recompute {settings.recompute}, {settings.budget_bytes / GIB:.1f} GiB of the "
               f"device, weights of {settings.streamed_layers} layers on the link, pool of {settings.pool_bytes / GIB:.1f} GiB: "
               f"ready in {time.monotonic() - begun:.1f} s", flush=True)
+        start = start_of(daemon)
+        print(f"  of which the pool took {start['pool_s']:.1f}, the weights {start['weights_s']:.1f} and the profile "
+              f"{start['profile_s']:.1f} s", flush=True)
         if run.rates is None:
             if run.given.python and not run.given.rehearse:
                 raise SystemExit("the rates must have been measured before")
@@ -207,6 +218,7 @@ def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
                 used = device_used_bytes() - used_before
                 found |= {"device_memory_bytes": used, "device_memory_beyond_bytes": used - weights - settings.budget_bytes,
                           "of_which_context_bytes": run.measured_rates.get("context_bytes", 0)}
+            found["start"] = start
             found["settings"] = {"recompute": settings.recompute, "device_kv_budget": settings.budget_bytes,
                                  "weights": settings.weights, "device_weights_budget": settings.weights_bytes,
                                  "streamed_layers": settings.streamed_layers, "pool_bytes": settings.pool_bytes,

@@ -154,11 +154,19 @@ void Conductor::aim_forms() {
                                               : uint64_t{device_pool_->total_units().value} / config_.staging.kv_units *
                                                     kBlockTokens * model.shape.kv_bytes * model.shape.layers;
   const XShares now{forms_.x_share(), copy_forms_.x_share()};
-  const XShares best = best_shares(model.profile, model.shape, work, device_bytes, now);
+  const bool hosts = model.profile.host_attends() && !config_.staging.in_place;
+  const XShares best = best_shares(model.profile, model.shape, work, device_bytes, now, hosts ? division_.attendable() : 1);
   forms_.set_x_share(best.host);
-  if (model.profile.host_attends() && !config_.staging.in_place) {
-    forms_.keep_suffixes(work.kv_host / kBlockTokens + work.rows, fixed_host_share_);
+  if (!hosts) return;
+  FormChooser::Blocks blocks;
+  for (const Sequence* sequence : active_) {
+    if (!sequence->open || !(sequence->started || is_recent(*sequence))) continue;
+    blocks.expected += blocks_for(Tokens(static_cast<uint32_t>(sequence->tokens.size()))).value;
+    for (const BlockRun& run : sequence->blocks.runs()) {
+      if (!run.resident()) (run.form == BlockForm::x ? blocks.x : blocks.kv) += run.blocks;
+    }
   }
+  forms_.keep_suffixes(blocks, fixed_host_share_);
   copy_forms_.set_x_share(best.device);
 }
 

@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "daemon/base/assert.h"
-#include "daemon/sched/split.h"
 
 namespace iokv {
 namespace {
@@ -60,9 +59,6 @@ std::span<const Pick> BatchChooser::choose(std::span<const Candidate> candidates
   limit_greed(model.known() ? model.free_rows(limits.max_rows) : limits.free_rows);
   fill_decodes(std::min(draws_left_ - kept_draws, rows_left_ - kept_rows), limits);
   if (decodes_.rows > 0 && model.known()) {
-    // What the host will have of them crosses no link. All K,V are taken for the ends of their contexts, as most are.
-    const uint64_t attended = best_attended(model.profile, model.shape, decodes_, decodes_.kv_host, decodes_.rows);
-    if (attended > 0) decodes_ = with_host(decodes_, attended, decodes_.rows);
     PrefillRoom room(model, decodes_, owed_ns_ <= 0);
     fill_prompts(rows_left_, &room, limits);
     owed_ns_ = room.excess_ns() > 0 ? room.excess_ns() : std::max(0.0, owed_ns_ - room.allowance_ns());

@@ -37,12 +37,12 @@ LayerWork with_shares(const CacheShape& shape, const LayerWork& work, uint64_t d
 }  // namespace
 
 XShares best_shares(const Profile& profile, const CacheShape& shape, const LayerWork& work, uint64_t device_bytes,
-                    const XShares& now) {
+                    const XShares& now, double attendable) {
   if (work.kv_host == 0) return now;
-  const LayerWork best = best_whole_placement(profile, shape, work, device_bytes);
+  const LayerWork best = best_whole_placement(profile, shape, work, device_bytes, attendable);
   const double best_ns = streaming_cost(profile, shape, best).total_ns;
   LayerWork kept = with_shares(shape, work, device_bytes, now);
-  if (const uint64_t attended = best_attended(profile, shape, kept, kept.kv_host, kept.rows); attended > 0) {
+  if (const uint64_t attended = best_attended(profile, shape, kept, static_cast<uint64_t>(attendable * static_cast<double>(kept.kv_host)), kept.rows); attended > 0) {
     kept = with_host(kept, attended, kept.rows);
   }
   if (best_ns * (1 + kLeastGain) >= streaming_cost(profile, shape, kept).total_ns) return now;
@@ -53,10 +53,10 @@ XShares best_shares(const Profile& profile, const CacheShape& shape, const Layer
 }
 
 uint32_t FormChooser::x_of(uint32_t blocks, std::optional<BlockForm> last) const {
+  if (suffixes_) return x_of_suffix(blocks, last);
   const auto x = static_cast<double>(blocks_[static_cast<size_t>(BlockForm::x)]);
   const auto kv = static_cast<double>(blocks_[static_cast<size_t>(BlockForm::kv)]);
   const double missing = x_share_ * (x + kv + blocks) - x;  // of X, when all are there
-  if (suffixes_) return x_of_suffix(blocks, last, missing);
   const double wanted = std::clamp(missing, 0.0, static_cast<double>(blocks));
   const bool mixed = x_share_ > 0 && x_share_ < 1;
   if (last && mixed && blocks < kStretchBlocks) {
@@ -67,10 +67,11 @@ uint32_t FormChooser::x_of(uint32_t blocks, std::optional<BlockForm> last) const
   return static_cast<uint32_t>(std::lround(wanted));
 }
 
-uint32_t FormChooser::x_of_suffix(uint32_t blocks, std::optional<BlockForm> last, double missing) const {
+uint32_t FormChooser::x_of_suffix(uint32_t blocks, std::optional<BlockForm> last) const {
   if (last == BlockForm::kv || x_share_ == 0) return 0;
-  const auto in_use = static_cast<double>(std::max(expected_blocks_, blocks_[0] + blocks_[1] + blocks));
-  const double all = blocks;
+  const double all = blocks, there = static_cast<double>(running_.x + running_.kv) + all;
+  const double in_use = std::max(static_cast<double>(running_.expected), there);
+  const double missing = x_share_ * there - static_cast<double>(running_.x);  // of X, when all are there
   if (fixed_host_share_ > 0) return static_cast<uint32_t>(std::clamp(missing, 0.0, std::floor((1 - fixed_host_share_) * all)));
   if (last == BlockForm::x && all < kStretchBlocks) {
     // What has been given back to K,V never becomes X again: not for what goes away by itself.

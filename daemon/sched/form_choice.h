@@ -27,9 +27,9 @@ struct XShares {
 
 // The shares with which a step is shortest that reads work.kv_host cached tokens (no X is in `work`), with device_bytes
 // for copies on the device: best_whole_placement. They are `now` unless that makes the step longer by kLeastGain: a plan
-// that hardly gains moves nothing.
+// that hardly gains moves nothing. `attendable` as there.
 XShares best_shares(const Profile& profile, const CacheShape& shape, const LayerWork& work, uint64_t device_bytes,
-                    const XShares& now);
+                    const XShares& now, double attendable = 1);
 inline constexpr double kLeastGain = 0.01;
 
 // Hands out forms so that a share of the blocks in use is X.
@@ -46,27 +46,34 @@ class FormChooser {
   // Of the blocks that a sequence gets now, so many of the first are to be X and the others K,V; `last` is the form of
   // the block before them. X first, so that its recomputation runs while K,V are on the wire.
   uint32_t x_of(uint32_t blocks, std::optional<BlockForm> last) const;
-  void added(BlockForm form) { ++blocks_[static_cast<size_t>(form)]; }
+  void added(BlockForm form) {
+    ++blocks_[static_cast<size_t>(form)];
+    ++(form == BlockForm::x ? running_.x : running_.kv);
+  }
   void removed(BlockForm form) { --blocks_[static_cast<size_t>(form)]; }
 
   void set_x_share(double x_share) { x_share_ = x_share; }
-  // The host attends. Blocks in use will soon be about `blocks`; 0: no more than there are. Where its part is a fixed share of
-  // each sequence only blocks before it may be X.
-  void keep_suffixes(uint64_t blocks, double fixed_host_share = 0) {
+  // Of the sequences that run: those that they have, and how many they will soon have together.
+  struct Blocks {
+    uint64_t x = 0, kv = 0, expected = 0;
+  };
+  // The host attends, and the share is that of sequences that run, since it is steps that are divided. Where the host's part
+  // is a fixed share of each sequence only blocks before it may be X.
+  void keep_suffixes(const Blocks& running, double fixed_host_share = 0) {
     suffixes_ = true;
-    expected_blocks_ = blocks;
+    running_ = running;
     fixed_host_share_ = fixed_host_share;
   }
   static constexpr double kWholePart = 1.0 / 16;
   double x_share() const { return x_share_; }
 
  private:
-  uint32_t x_of_suffix(uint32_t blocks, std::optional<BlockForm> last, double missing) const;
+  uint32_t x_of_suffix(uint32_t blocks, std::optional<BlockForm> last) const;
 
   double x_share_ = 0;                // that is aimed at
   uint64_t blocks_[2] = {0, 0};       // in use, by form
   bool suffixes_ = false;
-  uint64_t expected_blocks_ = 0;
+  Blocks running_;
   double fixed_host_share_ = 0;
 };
 

@@ -16,6 +16,9 @@ namespace {
 // What many sequences read together: so many tokens that only rates count.
 constexpr uint64_t kManyRows = 64, kManyTokens = kManyRows * 1024;
 
+// Of what Plans have read, from one to the next: some hundred count.
+constexpr double kFallOff = 1 - 1.0 / 128;
+
 // Of the cached tokens of one span.
 struct Cached {
   uint32_t x_host = 0, kv_host = 0, x_device = 0;
@@ -130,12 +133,15 @@ LayerWork HostDivision::look_at(const Plan& plan, const StepModel& model) {
   LayerWork work = model.no_rows();
   ends_.clear();
   tokens_ = 0;
+  read_ *= kFallOff, read_alone_ *= kFallOff;
   for (uint32_t s = 0; s < plan.spans.size(); ++s) {
     const PlanSpan& span = plan.spans[s];
     const Cached cached = cached_of(plan, span);
     work = with_prompt(work, {span.rows, span.first_position, cached.x_host, cached.kv_host, cached.new_x, cached.new_kv},
                        span.rows, model.batch_rows);
     work.x_device += cached.x_device;
+    read_ += cached.x_host + cached.kv_host;
+    if (span.rows == 1) read_alone_ += cached.x_host + cached.kv_host;
     if (span.rows != 1 || span.slot == kNoSlot || cached.from == kAllOnDevice) continue;
     ends_.push_back({s, cached.from});
     tokens_ += span.first_position - cached.from;

@@ -42,6 +42,10 @@ class HostDivision {
   // The same for all: of rows that decode, so that it makes no difference in which parts a prompt was computed.
   void divide_by_share(Plan& plan, const Profile& profile, double share);
 
+  // Of the cached tokens that lately were brought, or could have been, the share that was of single rows: which the host
+  // could attend to.
+  double attendable() const { return read_ > 0 ? read_alone_ / read_ : 1; }
+
  private:
   // A span whose cached tokens from `from` on the host could attend to.
   struct End {
@@ -55,6 +59,7 @@ class HostDivision {
   const StagingShape staging_;
   std::vector<End> ends_, taken_;
   uint64_t tokens_ = 0;  // of all ends
+  double read_ = 0, read_alone_ = 0;  // sums that fall off with each Plan
 };
 
 }  // namespace iokv

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "daemon/sched/split.h"
+
 namespace iokv {
 namespace {
 
@@ -34,9 +36,9 @@ LayerWork with_prompt(LayerWork work, const Prompt& prompt, uint32_t rows, uint3
 }
 
 PrefillRoom::PrefillRoom(const StepModel& model, const LayerWork& decodes, bool may_exceed)
-    : model_(model), work_(decodes), may_exceed_(may_exceed) {
+    : model_(model), work_(decodes), attendable_(decodes.kv_host), attendable_rows_(decodes.rows), may_exceed_(may_exceed) {
   const StepCost alone = streaming_cost(model.profile, model.shape, decodes);
-  now_ns_ = alone.total_ns;
+  now_ns_ = cost_of(decodes).total_ns;
   allowance_ns_ = std::max(model.prefill_delay, kLeastDelay) * now_ns_;
   bound_ns_ = allowed_ns_ = std::max({alone.h2d_ns, alone.d2h_ns, (1 + model.prefill_delay) * alone.device_ns});
 }
@@ -49,15 +51,21 @@ uint32_t PrefillRoom::rows_of(const Prompt& prompt) const {
 
 void PrefillRoom::add(const Prompt& prompt, uint32_t rows) {
   work_ = with_prompt(work_, prompt, rows, model_.batch_rows);
-  now_ns_ = streaming_cost(model_.profile, model_.shape, work_).total_ns;
+  now_ns_ = cost_of(work_).total_ns;
   bound_ns_ = std::max(bound_ns_, now_ns_);
   may_exceed_ = false;
 }
 
 bool PrefillRoom::full() const { return !may_exceed_ && ns_with({.rows = 1}, 1) > bound_ns_ * kRounding; }
 
+// With the part for the host that suits it. All K,V of decodes are taken for the ends of their contexts, as most are.
+StepCost PrefillRoom::cost_of(const LayerWork& work) const {
+  const uint64_t attended = best_attended(model_.profile, model_.shape, work, attendable_, attendable_rows_);
+  return streaming_cost(model_.profile, model_.shape, attended == 0 ? work : with_host(work, attended, attendable_rows_));
+}
+
 double PrefillRoom::ns_with(const Prompt& prompt, uint32_t rows) const {
-  return streaming_cost(model_.profile, model_.shape, with_prompt(work_, prompt, rows, model_.batch_rows)).total_ns;
+  return cost_of(with_prompt(work_, prompt, rows, model_.batch_rows)).total_ns;
 }
 
 // At least one. Times rise with rows, so the most that are within a time are found by halving.

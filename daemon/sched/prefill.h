@@ -49,9 +49,11 @@ struct Prompt {
 // of them; its own rows' K,V stay.
 LayerWork with_prompt(LayerWork work, const Prompt& prompt, uint32_t rows, uint32_t batch_rows = UINT32_MAX);
 
-// The room for prompts beside decodes that need the link for `link` and the device for `device` (streaming_cost). Prompts
-// may go in while the step stays within max(link, (1 + prefill_delay)·device): a step that the link binds by more than
-// the delay is not made longer at all, and no step is longer than 1 + prefill_delay times what it was.
+// The room for prompts beside decodes that need the link for `link` and the device for `device` (streaming_cost) with no
+// part for the host. Prompts may go in while the step stays within max(link, (1 + prefill_delay)·device): a step that the
+// link binds by more than the delay is not made longer at all, and no step is longer than 1 + prefill_delay times what it
+// was. What the host saves is for decodes among themselves, and for prompts where there are any: a step that link, device
+// and host share evenly has no room, and prompts would wait for minutes.
 //
 // But the first prompt may exceed that. It gets a row in any case, or prompts would wait for as long as anybody decodes.
 // And if bringing what it has cached takes more than half of what the bound allows, it gets rows for as long again: with
@@ -72,11 +74,13 @@ class PrefillRoom {
   double allowance_ns() const { return allowance_ns_; }
 
  private:
+  StepCost cost_of(const LayerWork& work) const;
   double ns_with(const Prompt& prompt, uint32_t rows) const;
   uint32_t rows_within(const Prompt& prompt, double ns) const;
 
   const StepModel& model_;
-  LayerWork work_;
+  LayerWork work_;                    // with nothing for the host
+  const uint64_t attendable_, attendable_rows_;  // of decodes: tokens whose K,V the host could attend to
   double now_ns_ = 0, bound_ns_ = 0;  // that the step takes, and may take
   double allowed_ns_ = 0, allowance_ns_ = 0;
   bool may_exceed_ = true;            // nobody has yet

@@ -21,11 +21,13 @@ constexpr uint64_t kSharesApart = 1024;
 
 class WholePlacement {
  public:
-  WholePlacement(const Profile& profile, const CacheShape& shape, const LayerWork& work, uint64_t device_bytes)
+  WholePlacement(const Profile& profile, const CacheShape& shape, const LayerWork& work, uint64_t device_bytes,
+                 double attendable)
       : profile_(profile),
         shape_(shape),
         work_(work),
         device_bytes_(device_bytes),
+        attendable_(attendable),
         tokens_(work.kv_host),
         room_(device_bytes / shape.layers) {
     IOKV_ASSERT(work.x_host == 0 && work.x_device == 0);
@@ -68,7 +70,7 @@ class WholePlacement {
     return work;
   }
 
-  // With no K,V, some or all of them attended to there. Within each of these costs are convex: the least over one of two
+  // With no K,V, some or all that can be attended to there. Within each of these costs are convex: the least over one of two
   // variables of something convex is convex in the other one. Meanwhile all rows are taken for divided, since their number
   // goes by steps.
   LayerWork split_three_ways(const LayerWork& work) const {
@@ -88,7 +90,7 @@ class WholePlacement {
         LayerWork one = work;
         one.x_host = x_host;
         one.kv_host -= x_host;
-        return attended(one, all ? one.kv_host : most_useful(one));
+        return attended(one, all ? attendable_of(one) : most_useful(one));
       };
       consider(with_x(0));
       uint64_t first = 1, last = work.kv_host;
@@ -106,9 +108,14 @@ class WholePlacement {
     return best;
   }
 
+  uint64_t attendable_of(const LayerWork& work) const {
+    return static_cast<uint64_t>(attendable_ * static_cast<double>(work.kv_host));
+  }
+
   // Of the K,V some, whatever that gains.
   uint64_t most_useful(const LayerWork& work) const {
-    uint64_t first = std::min<uint64_t>(work.kv_host, 1), last = work.kv_host - std::min<uint64_t>(work.kv_host, 1);
+    const uint64_t most = attendable_of(work);
+    uint64_t first = std::min<uint64_t>(most, 1), last = most - std::min<uint64_t>(most, 1);
     const uint64_t rows = work.rows;
     while (first < last) {
       const uint64_t middle = first + (last - first) / 2;
@@ -163,15 +170,17 @@ class WholePlacement {
   const Profile& profile_;
   const CacheShape& shape_;
   const LayerWork work_;
-  const uint64_t device_bytes_, tokens_;
+  const uint64_t device_bytes_;
+  const double attendable_;
+  const uint64_t tokens_;
   const uint64_t room_;  // bytes of a layer
 };
 
 }  // namespace
 
 LayerWork best_whole_placement(const Profile& profile, const CacheShape& shape, const LayerWork& work,
-                               uint64_t device_bytes) {
-  return WholePlacement(profile, shape, work, device_bytes).best();
+                               uint64_t device_bytes, double attendable) {
+  return WholePlacement(profile, shape, work, device_bytes, attendable).best();
 }
 
 // The programme says how many layers stay, but for whole ones, and for the slots that the others come through.
@@ -182,7 +191,7 @@ DeviceDivision best_division(const Profile& profile, const CacheShape& shape, co
   const uint32_t most = sizes.layers - choice->layers.streamed;
   const uint64_t all = sizes.layers * sizes.layer_bytes, beside_fixed = device_bytes - sizes.fixed_bytes;
   const uint64_t ring = std::min<uint64_t>(kWeightSlots * sizes.layer_bytes, beside_fixed);
-  const WholePlacement programme(profile, shape, work, beside_fixed - ring);
+  const WholePlacement programme(profile, shape, work, beside_fixed - ring, 1);
   const auto near = static_cast<uint32_t>(programme.programmed_weights(all) / static_cast<double>(sizes.layer_bytes));
   DeviceDivision best;
   double best_ns = 0;

@@ -14,8 +14,10 @@ namespace iokv {
 // that the host attends to, and X on the device, so that streaming_cost is least; those that are in none of the four are on
 // the device as K,V. Of the rows as many are divided as have such tokens if contexts are alike and whole ones go first.
 // `device_bytes` are there for cached tokens of all layers. Needs no X in `work`.
+// Of what is on the host as K,V the host attends to a share `attendable` at the most: other reads are of rows that it has
+// no part in.
 LayerWork best_whole_placement(const Profile& profile, const CacheShape& shape, const LayerWork& work,
-                               uint64_t device_bytes);
+                               uint64_t device_bytes, double attendable = 1);
 
 // The device's memory divided between weights and cached tokens.
 struct DeviceDivision {

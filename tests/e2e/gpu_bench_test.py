@@ -225,6 +225,7 @@ class Rehearsal(unittest.TestCase):
             for name in ("floor_ms", "measured_ms", "ratio", "predicted_ms"):
                 self.assertGreater(row[name], 0, f"{name} of {case}")
             self.assertEqual(row["link_bytes"], row["planned_link_bytes"], case)
+            self.assertGreater(row["start"]["ready_s"], row["start"]["weights_s"], case)
         # A link is no faster than it is; its rate here is exact.
         for case in ("offload_32x1024_never", "weights_256x512_never", "opt30b_1x128", "opt30b_32x512_24g"):
             self.assertGreater(rows[case]["ratio"], 0.9, case)

@@ -118,7 +118,7 @@ bool take(FormChooser& chooser, uint32_t blocks, uint32_t& x) {
 // The host's part is the end of a sequence, and is K,V.
 void with_a_host_kv_stays_kv(void**) {
   FormChooser chooser(0.9);
-  chooser.keep_suffixes(0);
+  chooser.keep_suffixes({});
   for (int i = 0; i < 100; ++i) chooser.added(BlockForm::kv);
   assert_int_equal(chooser.x_of(1, BlockForm::kv), 0);
   assert_int_equal(chooser.x_of(50, BlockForm::kv), 0);
@@ -130,7 +130,7 @@ void with_a_host_short_sequences_are_whole_and_long_ones_are_cut(void**) {
   constexpr double kShare = 0.56;
   for (uint32_t sequences : {1u, 4u, 15u, 16u, 32u, 200u}) {
     FormChooser chooser(kShare);
-    chooser.keep_suffixes(sequences * 16);
+    chooser.keep_suffixes({0, 0, sequences * 16});
     uint32_t all_x = 0, cut = 0, x = 0;
     for (uint32_t i = 0; i < sequences; ++i) {
       cut += take(chooser, 16, x);
@@ -153,7 +153,7 @@ void with_a_host_short_sequences_are_whole_and_long_ones_are_cut(void**) {
 
 void fixed_parts_are_kept_free_of_x(void**) {
   FormChooser chooser(1);
-  chooser.keep_suffixes(0, 0.4);
+  chooser.keep_suffixes({}, 0.4);
   for (uint32_t blocks : {1u, 2u, 10u, 1000u}) {
     assert_int_equal(chooser.x_of(blocks, std::nullopt), static_cast<uint32_t>(0.6 * blocks));
     for (uint32_t i = 0; i < blocks; ++i) chooser.added(BlockForm::kv);
