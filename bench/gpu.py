@@ -3,8 +3,8 @@
 beside transformers and FlexGen: the real daemon with real clients, models of known shapes with random fp16 weights.
 
 Rates of the link, of device memory and of a large product are measured in the same run (through torch, or where that is
-missing from the daemon's profile), the link's again beside each row, and every floor is computed from them. Peers run after the daemon, each in a process
-of its own; one that fails says why and ends nothing.
+missing from the daemon's profile), the link's again beside each row, and every floor is computed from them. Peers run
+after the daemon, each in a process of its own; one that fails says why and ends nothing.
 
 --rehearse runs every row with tiny shapes on the CPU behind a slow link: it shows that this program runs, nothing else.
 """
@@ -25,136 +25,23 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import big_model
 import gpu_rows
 import iokvd
-from big_model import SHAPES, Shape
+from gpu_cases import (LLAMA_STEPS, MOST_POSITIONS, PROCESSES, REHEARSAL_EFFORT, REHEARSAL_GBPS, REHEARSED, ROWS,
+                       SERVING_LEAST, STEPS, USUAL_RATES, Row, Settings, case_of, place_of, rehearsed, settings_of)
 from gpu_chart import chart
-from gpu_floor import Rates, cache_bytes
+from gpu_floor import Rates
 from gpu_link import Link
-from gpu_report import HEAD, cells_of, judged, line_of, merge_parts, print_notes
+from gpu_machine import RatesNow, busy, commit, device_used_bytes, knows_cpu_attention, nvidia, rates_of_profile, with_host
+from gpu_report import HEAD, beside_off, cells_of, judged, line_of, merge_parts, print_notes
 from gpu_rows import Effort, Place
-from gpu_workers import Answer, Peers, Request, measure_rates
-from iokvd import ROOT, TOOL, Daemon
-from measure import Figures, machine, output_of, report
+from gpu_workers import PEERS, Answer, Peers, Request, measure_rates
+from iokvd import ROOT, Daemon
+from measure import Figures, machine, report
+from model_shape import SHAPES, Shape, parse_shape, write_config
 
 GIB = 1 << 30
 RESULTS = Path(__file__).with_name("results")
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    case: str
-    model: str
-    kind: str  # a key of MEASURE
-    batch: int
-    context: int
-    limit: float | None = None     # of the ratio to the floor
-    h200_ms: float | None = None   # where the goal is a time on an H200; `limit` is its ratio to the floor there
-    recompute: str = "auto"
-    budget: str = "none"           # of device memory for cached tokens: none, half of K,V, all, or bytes
-    peers: tuple[tuple[str, str], ...] = ()  # of PEERS, and the figure of its answer
-    part_of: str = ""              # of a case that has several settings
-
-
-STEPS = (("transformers_offloaded", "step_ms"), ("flexgen", "step_ms"))
-LLAMA_STEPS = (("transformers_offloaded", "step_ms"),)
-
-ROWS = [
-    Row("offload_32x1024", "opt-6.7b", "decode", 32, 1024, 1.02, peers=STEPS),
-    Row("offload_32x1024_never", "opt-6.7b", "decode", 32, 1024, 1.02, recompute="never", peers=STEPS),
-    Row("offload_64x512", "opt-6.7b", "decode", 64, 512, 1.02, peers=(*STEPS, ("flexgen_4bit", "step_ms"))),
-    Row("offload_1x1024", "opt-6.7b", "decode", 1, 1024, 6.5 / 4.9, 6.5, peers=STEPS),
-    Row("resident_32x1024", "opt-6.7b", "decode", 32, 1024, 9 / 7.1, 9.0, budget="all",
-        peers=(("transformers_resident", "step_ms"), ("transformers_graphs", "step_ms"))),
-    Row("prefill_32x1024", "opt-6.7b", "prefill", 32, 1024, 0.70 / 0.60, 700.0,
-        peers=(("transformers_resident", "prefill_ms"), ("flexgen", "prefill_ms"))),
-    Row("llama2_7b_4x8192", "llama-2-7b", "decode", 4, 8192, 1.03, peers=LLAMA_STEPS),
-    Row("llama3_8b_32x4096", "llama-3-8b", "decode", 32, 4096, 1.03, peers=LLAMA_STEPS),
-    Row("llama3_8b_1x65536", "llama-3-8b", "decode", 1, 65536, 1.05, peers=LLAMA_STEPS),
-    Row("half_resident_32x1024", "opt-6.7b", "decode", 32, 1024, 1.08, budget="half"),
-    Row("fragmented_32x1024", "opt-6.7b", "fragmented", 32, 1024, 1.05),
-    Row("serving_64", "opt-6.7b", "serving", 64, 8192, 1 / 0.90),
-    Row("processes_8x4", "opt-6.7b", "processes", 32, 1024, 1 / 0.97),
-    Row("processes_8x4_resident", "opt-6.7b", "processes", 32, 1024, 1 / 0.97, budget="all", part_of="processes_8x4"),
-]
-MOST_POSITIONS = {"opt-6.7b": 8192 + 2048, "llama-2-7b": 16384, "llama-3-8b": 65536 + 4096}
-PROCESSES, SERVING_LEAST = 8, 64
-SERVING_POOL = 40 * GIB  # where all clients' longest contexts would need more
-POOL_MORE = 64 << 20     # for parts of frames (daemon/pool/block_pool.h)
-BLOCK_TOKENS = 64
-
-# Tiny shapes of the same kinds, for --rehearse.
-REHEARSED = {
-    "opt-6.7b": Shape("opt-tiny", "opt", 4, 128, 4, 4, 512, 512, 2048),
-    "llama-2-7b": Shape("llama-tiny", "llama", 4, 128, 4, 4, 352, 512, 8192),
-    "llama-3-8b": Shape("llama-gqa-tiny", "llama", 4, 128, 8, 2, 448, 512, 8192, 500000.0),
-}
-REHEARSAL_GBPS = 0.1
-REHEARSAL_EFFORT = Effort(rounds=3, steps=4, lives=64, life_tokens=64, serving_warm_s=1.0, serving_s=4.0,
-                           serving_pause_s=0.01, answer_tokens=16.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a daemon is started with: rows of the same go to the same one."""
-
-    shape: Shape
-    recompute: str
-    budget_bytes: int
-    pool_bytes: int
-    apart: str = ""  # a row that leaves the pool otherwise than it was
-
-
-# ---- the machine ----------------------------------------------------------------------------------------------------
-
-
-def nvidia(query: str) -> str:
-    """Of the first GPU; empty where there is none."""
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
-        return subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).splitlines()[0].strip()
-    return ""
-
-
-def device_used_bytes() -> int:
-    used = nvidia("memory.used")
-    return int(used) << 20 if used else 0
-
-
-def commit() -> str:
-    """$IOKV_COMMIT, for a build that was brought along and need not be the checkout's."""
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-        return os.environ.get("IOKV_COMMIT") or subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()
-    return "unknown"
-
-
-def rates_of_profile(state: Path) -> tuple[Rates, Answer]:
-    """What `iokv profile` has measured: copies, attention over large contexts, recomputation of many tokens."""
-    command = [str(TOOL), "profile", "--json", "--state-directory", str(state)]
-    profile = json.loads(subprocess.check_output(command, text=True))[0]
-    curves, model = profile["curves"], profile["model"]
-    kv_width = model["kv_heads"] * model["head_dim"]
-    rates = Rates(1e9 / curves["h2d"]["each_ns"], 4e9 * kv_width / curves["attend"]["each_ns"],
-                  4e9 * model["hidden"] * kv_width / curves["recompute"]["each_ns"])
-    return rates, {**dataclasses.asdict(rates), "from": f"iokv profile {profile['hash']}", "device": profile["device"]}
-
-
-class RatesNow:
-    """The machine's rates, with the link's as it was right before a row and is when asked: the higher one."""
-
-    def __init__(self, rates: Rates, link: Link | None) -> None:
-        self._rates, self._link = rates, link
-        self.seen = [link.rate()] if link else [rates.link]
-
-    def __call__(self) -> Rates:
-        if self._link:
-            self.seen.append(self._link.rate())
-        return dataclasses.replace(self._rates, link=max(self.seen))
-
-
-# ---- a run ----------------------------------------------------------------------------------------------------------
 
 
 class Run:
@@ -169,7 +56,7 @@ class Run:
         self.results: list[Figures] = []
         self.earlier: list[Figures] = []
         self.begun = datetime.datetime.now(datetime.UTC)
-        self._model: tuple[Shape, Path] | None = None
+        self.cpu_attention = knows_cpu_attention()
 
     def _effort(self) -> Effort:
         effort = REHEARSAL_EFFORT if self.given.rehearse else Effort()
@@ -186,34 +73,37 @@ class Run:
             begun = time.monotonic()
             self.rates, self.measured_rates = measure_rates(self.given.python, self.work / "rates.log")
             self.measured_rates["from"] = "torch"
+            self.rates = with_host(self.rates, self.measured_rates)
             print(f"{self.measured_rates['device']}: link {self.rates.link / 1e9:.1f} GB/s, memory "
                   f"{self.rates.memory / 1e9:.0f} GB/s, fp16 product {self.rates.product / 1e12:.0f} TFLOP/s "
                   f"(torch, {time.monotonic() - begun:.0f} s)", flush=True)
 
     def model(self, shape: Shape) -> Path:
-        """One at a time: the weights lie in memory."""
-        if self._model is None or self._model[0] != shape:
-            if self._model is not None:
-                shutil.rmtree(self._model[1])
-            directory = Path(self.given.weights or self.work) / f"iokv-{shape.name}"
-            begun = time.monotonic()
-            size = big_model.make(directory, shape)
-            print(f"{shape.name}: {size / 1e9:.2f} GB of random weights in {time.monotonic() - begun:.1f} s", flush=True)
-            self._model = shape, directory
-        return self._model[1]
+        directory = self.work / f"iokv-{shape.name}"
+        write_config(directory, shape)
+        return directory
 
-    def drop_model(self) -> None:
-        if self._model is not None:
-            shutil.rmtree(self._model[1], ignore_errors=True)
-            self._model = None
+    def effort_of(self, row: Row) -> Effort:
+        """`--steps` is for all rows."""
+        few = row.steps is not None and self.given.steps is None
+        return dataclasses.replace(self.effort, steps=min(row.steps or 0, self.effort.steps)) if few else self.effort
+
+    def state_of(self, settings: Settings) -> Path:
+        """Profiles with and without the CPU's attention are kept apart, so that each has been measured as it is used."""
+        return self.work / f"state-{settings.shape.name}-{settings.cpu_attention}"
 
     def options(self, settings: Settings) -> list[str]:
         options = ["--recompute", settings.recompute, "--pool-bytes", str(settings.pool_bytes), "--log-level", "info",
-                   "--max-clients", "128", "--state-directory", str(self.work / f"state-{settings.shape.name}")]
+                   "--random-weights", "1", "--weights", settings.weights, "--max-clients", "128", "--state-directory",
+                   str(self.state_of(settings))]
         if settings.budget_bytes:
             options += ["--device-kv-budget", str(settings.budget_bytes)]
+        if self.cpu_attention:
+            options += ["--cpu-attention", settings.cpu_attention]
+        if settings.weights_bytes:
+            options += ["--device-weights-budget", str(settings.weights_bytes)]
         if self.given.rehearse:
-            options += ["--link-gbps", f"{REHEARSAL_GBPS:g}", "--dtype", "bf16", "--threads", "1"]
+            options += ["--link-gbps", f"{self.given.link_gbps:g}", "--dtype", "bf16", "--threads", "1"]
         else:
             options += ["--backend", "cuda", "--dtype", "f16"]
         return [*options, *str(self.given.daemon_options).split()]
@@ -234,7 +124,7 @@ class Run:
             "effort": dataclasses.asdict(self.effort), "rows": every,
         }, indent=2, default=str)
         self.given.json.write_text(text + "\n")
-        if every:
+        if any("measured_ms" in row for row in every):
             self.given.json.with_suffix(".svg").write_text(chart(every, self.title()))
 
     def title(self) -> str:
@@ -242,42 +132,14 @@ class Run:
                 f"{self.begun:%Y-%m-%d}, {commit()}" if self.rates else "")
 
 
-def place_of(case: str) -> int:
-    """In ROWS; what is not there comes last."""
-    return next((i for i, row in enumerate(ROWS) if row.case == case), len(ROWS))
-
-
-def case_of(case: str) -> str:
-    """That a part belongs to."""
-    return next((row.part_of for row in ROWS if row.case == case and row.part_of), case)
-
-
-def settings_of(row: Row, shape: Shape, effort: Effort) -> Settings:
-    # Whole blocks of all that a sequence grows to, and one more.
-    grown = row.context + gpu_rows.WARM_UP + effort.rounds * effort.steps
-    longest = (-(-grown // BLOCK_TOKENS) + 1) * BLOCK_TOKENS
-    needed = cache_bytes(shape, row.batch * longest) * (2 if row.kind == "processes" else 1)
-    pool = needed
-    if row.kind == "serving":
-        pool = min(needed, SERVING_POOL)
-    if row.kind == "fragmented":
-        pool = round(needed / 0.7)
-    if row.budget == "half":
-        budget = cache_bytes(shape, row.batch * row.context) // 2
-    else:
-        budget = {"none": 0, "all": needed}.get(row.budget, -1)
-        budget = int(row.budget) if budget < 0 else budget
-    apart = row.case if row.kind == "fragmented" else ""
-    return Settings(shape, row.recompute, budget, round(1.05 * pool) + POOL_MORE, apart)
-
-
-def groups_of(rows: list[Row], shape_of: Callable[[Row], Shape], effort: Effort) -> list[tuple[Settings, list[Row]]]:
+def groups_of(rows: list[Row], run: Run, shape_of: Callable[[Row], Shape]) -> list[tuple[Settings, list[Row]]]:
     """Rows by daemon, those of a model together: its pool and its budget for all are those of the row that needs most."""
     groups: dict[tuple[object, ...], tuple[Settings, list[Row]]] = {}
     models = list(dict.fromkeys(row.model for row in rows))
     for row in sorted(rows, key=lambda row: models.index(row.model)):
-        settings = settings_of(row, shape_of(row), effort)
-        key = (settings.shape, settings.recompute, row.budget, settings.apart)
+        settings = settings_of(row, shape_of(row), run.effort_of(row), run.rates or USUAL_RATES)
+        key = (settings.shape, settings.recompute, row.budget, settings.apart, settings.weights, settings.weights_bytes,
+               settings.cpu_attention)
         if key in groups:
             before, members = groups[key]
             larger = {name: max(getattr(before, name), getattr(settings, name)) for name in ("pool_bytes", "budget_bytes")}
@@ -305,6 +167,14 @@ def keep_trace(file: Path, daemon: Daemon) -> None:
         subprocess.run([str(iokvd.TOOL), "trace", "--socket", daemon.socket], stdout=out, check=False, timeout=60)
 
 
+def start_of(daemon: Daemon) -> Figures:
+    """What its start has taken, in seconds: all of it, the pool's memory, making or reading weights and pinning them, the
+    profile."""
+    status = daemon.status()
+    names = {"ready_s": "ready_after_ns", "pool_s": "pool_prepared_ns", "weights_s": "weights_loaded_ns", "profile_s": "profiled_ns"}
+    return {name: status[counter] / 1e9 for name, counter in names.items()}
+
+
 def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
     model = run.model(settings.shape)
     used_before = device_used_bytes()
@@ -318,34 +188,44 @@ def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
         return
     with daemon:
         print(f"iokvd with {settings.shape.name}, recompute {settings.recompute}, {settings.budget_bytes / GIB:.1f} GiB of the "
-              f"device, pool of {settings.pool_bytes / GIB:.1f} GiB: ready in {time.monotonic() - begun:.1f} s", flush=True)
+              f"device, weights of {settings.streamed_layers} layers on the link, pool of {settings.pool_bytes / GIB:.1f} GiB: "
+              f"ready in {time.monotonic() - begun:.1f} s", flush=True)
+        start = start_of(daemon)
+        print(f"  of which the pool took {start['pool_s']:.1f}, the weights {start['weights_s']:.1f} and the profile "
+              f"{start['profile_s']:.1f} s", flush=True)
         if run.rates is None:
             if run.given.python and not run.given.rehearse:
                 raise SystemExit("the rates must have been measured before")
-            run.rates, run.measured_rates = rates_of_profile(run.work / f"state-{settings.shape.name}")
-            if run.given.rehearse:
-                run.measured_rates["read_bandwidth"] = float(output_of("read_bandwidth"))
+            of_profile, run.measured_rates = rates_of_profile(run.state_of(settings))
+            run.rates = with_host(of_profile, run.measured_rates)
         for row in rows:
             begun = time.monotonic()
             rates = RatesNow(run.rates, run.link)
-            place = Place(daemon, settings.shape, rates, settings.recompute, settings.budget_bytes, run.effort)
+            place = Place(daemon, settings.shape, rates, settings.recompute, settings.budget_bytes, run.effort_of(row),
+                          settings.streamed_layers, settings.cpu_attention != "off", row.device_bytes)
             found: Figures = {"case": row.case}
             try:
-                found |= measure_row(row, place)
+                with busy(row.busy_threads):
+                    found |= measure_row(row, place)
             except Exception as failure:  # the others are still of interest
                 found["failed"] = f"{type(failure).__name__}: {failure}"
                 found["daemon"] = daemon.output[-8:]
             if run.given.traces and "failed" not in found:
                 keep_trace(run.given.traces / f"{row.case}.json", daemon)
+            weights = daemon.status()["weights_bytes"] if "failed" not in found else 0
+            found["device_weights_bytes"] = weights
             if used_before and "failed" not in found:
-                context = run.measured_rates.get("context_bytes", 0)
-                beyond = device_used_bytes() - used_before - daemon.status()["weights_bytes"] - settings.budget_bytes
-                found |= {"device_memory_beyond_bytes": beyond, "of_which_context_bytes": context}
+                used = device_used_bytes() - used_before
+                found |= {"device_memory_bytes": used, "device_memory_beyond_bytes": used - weights - settings.budget_bytes,
+                          "of_which_context_bytes": run.measured_rates.get("context_bytes", 0)}
+            found["start"] = start
             found["settings"] = {"recompute": settings.recompute, "device_kv_budget": settings.budget_bytes,
-                                 "pool_bytes": settings.pool_bytes}
+                                 "weights": settings.weights, "device_weights_budget": settings.weights_bytes,
+                                 "streamed_layers": settings.streamed_layers, "pool_bytes": settings.pool_bytes,
+                                 "cpu_attention": settings.cpu_attention, "busy_threads": row.busy_threads}
             found["run"] = {"date": run.begun.isoformat(timespec="seconds"), "commit": commit(),
                             **dataclasses.asdict(run.rates), "link_beside": rates.seen}
-            found |= judged(found, row.limit, row.h200_ms, str(run.measured_rates.get("device")))
+            found |= judged(found, row.limit, row.h200_ms, str(run.measured_rates.get("device")), row.predicted_within)
             run.results.append(found)
             print(f"  {row.case}: {line_of(found)} ({time.monotonic() - begun:.1f} s)", flush=True)
             run.save()
@@ -384,7 +264,7 @@ def ask_peers(run: Run, rows: list[Row], shape_of: Callable[[Row], Shape]) -> No
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench gpu", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [row.case for row in ROWS if not row.part_of]
+    names = [row.case for row in ROWS if not row.part_of and not row.beside]
     parser.add_argument("--rows", default="all", help=f"some of: {', '.join(names)} (all)")
     parser.add_argument("--shape", metavar="L,H,HEADS,KV,FFN,VOCAB", help="one row of any shape instead")
     parser.add_argument("--family", choices=("opt", "llama"), default="llama", help="of --shape (llama)")
@@ -392,14 +272,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=1024, help="of --shape (1024)")
     parser.add_argument("--device-kv-budget", default="none", help="of --shape: bytes, half, all or none (none)")
     parser.add_argument("--recompute", default="auto", help="of --shape: never, always, auto or a share (auto)")
-    parser.add_argument("--peers", default="all", help="all, none, or some of transformers_offloaded, transformers_resident, "
-                                                       "transformers_graphs, flexgen, flexgen_4bit (all)")
+    parser.add_argument("--weights", choices=("auto", "device", "host"), default="auto",
+                        help="of --shape: where they live (auto)")
+    parser.add_argument("--cpu-attention", default="off", help="of --shape: auto, off or a number of threads (off)")
+    parser.add_argument("--device-memory", type=int, default=0, metavar="BYTES",
+                        help="of --shape: for weights and cached tokens together (what there is, and --device-kv-budget)")
+    parser.add_argument("--peers", default="all", help=f"all, none, or some of {', '.join(PEERS)} (all)")
     parser.add_argument("--peer-steps", type=int, default=10, help="decode steps of a peer (10)")
     parser.add_argument("--python", default=os.environ.get("IOKV_TRANSFORMERS"),
                         help="a Python with torch and transformers ($IOKV_TRANSFORMERS)")
     parser.add_argument("--flexgen", type=Path, default=os.environ.get("IOKV_FLEXGEN"),
                         help="a folder with the package flexgen or its wheel ($IOKV_FLEXGEN)")
-    parser.add_argument("--weights", type=Path, help="where the weights lie meanwhile (/dev/shm where they fit)")
     parser.add_argument("--rounds", type=int, help="of each row, of which the median counts (5)")
     parser.add_argument("--steps", type=int, help="of a round (16)")
     parser.add_argument("--lives", type=int, help="of sequences in the pool that is to be fragmented (10000)")
@@ -412,29 +295,28 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--traces", type=Path, metavar="FOLDER",
                         help="keep what `iokv trace` says after each row there; bench/trace_picture.py draws it")
     parser.add_argument("--rehearse", "--quick", action="store_true", help="tiny shapes on the CPU: shows that it runs")
+    parser.add_argument("--link-gbps", type=float, default=REHEARSAL_GBPS, help=f"of a rehearsal ({REHEARSAL_GBPS:g})")
     return parser.parse_args()
 
 
 def chosen_rows(given: argparse.Namespace) -> list[Row]:
     if given.shape:
         return [Row("custom", "custom", "decode", given.batch, given.context, recompute=given.recompute,
-                    budget=given.device_kv_budget, peers=STEPS if given.family == "opt" else LLAMA_STEPS)]
+                    cpu_attention=given.cpu_attention,
+                    budget=given.device_kv_budget, weights=given.weights, device_bytes=given.device_memory,
+                    peers=STEPS if given.family == "opt" else LLAMA_STEPS)]
     if given.rows == "all":
         return ROWS
-    wanted = given.rows.split(",")
-    unknown = set(wanted) - {row.case for row in ROWS}
+    wanted = set(given.rows.split(","))
+    unknown = wanted - {row.case for row in ROWS}
     if unknown:
         raise SystemExit(f"scripts/bench gpu: no row {', '.join(sorted(unknown))}")
-    return [row for row in ROWS if row.case in wanted or row.part_of in wanted]
-
-
-def rehearsed(row: Row) -> Row:
-    return dataclasses.replace(row, batch=max(1, row.batch // 8), context=max(96, row.context // 16))
+    return [row for row in ROWS if {row.case, row.part_of, row.beside} & wanted]
 
 
 def shapes(given: argparse.Namespace) -> Callable[[Row], Shape]:
     if given.shape:
-        custom = big_model.parse_shape(given.shape, given.family, given.context + 2048)
+        custom = parse_shape(given.shape, given.family, given.context + 2048)
         return lambda row: custom
     if given.rehearse:
         return lambda row: REHEARSED[row.model]
@@ -453,36 +335,37 @@ def output_path(given: argparse.Namespace, device: str) -> Path:
 
 
 @contextlib.contextmanager
-def work_directory(given: argparse.Namespace) -> Iterator[Path]:
-    memory = Path("/dev/shm")
-    where = memory if given.weights is None and memory.is_dir() and shutil.disk_usage(memory).free > 18 * GIB else None
-    with tempfile.TemporaryDirectory(prefix="iokv-gpu-", dir=where) as directory:
+def work_directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="iokv-gpu-") as directory:
         yield Path(directory)
 
 
 def main() -> None:
     given = arguments()
     iokvd.LIMIT_S = 300.0  # loading and pinning take longer than what the tests start
-    with work_directory(given) as work:
+    with work_directory() as work:
         rows = [rehearsed(row) if given.rehearse and not given.shape else row for row in chosen_rows(given)]
+        if not knows_cpu_attention():
+            print("this iokvd has no --cpu-attention: rows of it are left out", flush=True)
+            rows = [row for row in rows if row.cpu_attention == "off" and not row.beside]
         run = Run(given, work, rows)
         shape_of = shapes(given)
         try:
             run.measure_rates()
             given.json = output_path(given, str(run.measured_rates.get("device", nvidia("name"))))
             run.earlier = run.earlier_rows()
-            for settings, members in groups_of(rows, shape_of, run.effort):
+            for settings, members in groups_of(rows, run, shape_of):
                 run_group(run, settings, members)
-            run.drop_model()
             if given.peers != "none" and not given.rehearse:
                 ask_peers(run, rows, shape_of)
             if given.python and not given.rehearse:
                 _, again = measure_rates(given.python, work / "rates.log")
                 run.measured_rates["again"] = again
         finally:
-            run.drop_model()
             run.results.sort(key=lambda found: place_of(found["case"]))
             run.results = merge_parts(run.results, {row.case: row.part_of for row in rows if row.part_of})
+            run.results = beside_off(run.results, {row.case: row.beside for row in rows if row.beside},
+                                     {row.case for row in rows if row.busy_threads})
             run.save()
             keep_logs(work, given)
         report(f"scripts/bench gpu: {run.title()}", HEAD, [cells_of(found) for found in run.results], {}, None)

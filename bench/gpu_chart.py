@@ -10,17 +10,21 @@ from xml.sax.saxutils import escape
 from measure import Figures
 
 LEFT, RIGHT, WIDTH, BAR, GAP, TOP = 190, 150, 560, 15, 12, 64
-COLOURS = {"iokv": "#1f5fa8", "flexgen": "#7a7a7a", "flexgen_4bit": "#a8a8a8"}
+COLOURS = {"iokv": "#1f5fa8", "iokv_off": "#6f9bcc", "flexgen": "#7a7a7a", "flexgen_4bit": "#a8a8a8",
+           "flexgen_weights": "#7a7a7a", "flexgen_weights_30": "#7a7a7a"}
 TRANSFORMERS = "#b5651d"
+LABELS = {"iokv_off": "iokv, cpu_attention = off", "flexgen_weights": "flexgen, weights on the host",
+          "flexgen_weights_30": "flexgen, 30 % of the weights on the GPU"}
 
 
 def label_of(peer: str) -> str:
-    return peer.replace("_", " ").replace("transformers", "HF")
+    return LABELS.get(peer) or peer.replace("_", " ").replace("transformers", "HF")
 
 
 def bars_of(row: Figures) -> list[tuple[str, float]]:
     peers = [(name, peer["ms"]) for name, peer in row.get("peers", {}).items() if "ms" in peer]
-    return [("iokv", row["measured_ms"]), *peers]
+    off = [("iokv_off", row["off"]["measured_ms"])] if "measured_ms" in row.get("off", {}) else []
+    return [("iokv", row["measured_ms"]), *off, *peers]
 
 
 def chart(rows: list[Figures], title: str) -> str:

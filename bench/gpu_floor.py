@@ -9,6 +9,9 @@ A cached token of a layer costs, h the hidden size, k the width of K, 2 bytes an
     K,V on the host     4k on the link
     X on the host       2h on the link, 4hk operations
 
+Weights that do not stay on the device cross the link beside them, each byte once a step. A layer is computed from the
+device, so those need room for two layers there: one that is computed and one that comes.
+
 Everything may overlap, and launches, norms and sampling count nothing: no implementation is faster.
 """
 
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from big_model import Shape
+from model_shape import Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Rates:
     link: float
     memory: float
     product: float
+    host: float = 0.0  # of all the host's cores that read its memory, beside nothing; 0: it is not known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +59,15 @@ class Work:
     attended: float         # whose K,V the device reads, as `tokens` where nothing is shared
     operations: float       # of dense work
     memory_bytes: float     # of weights
+    streamed_bytes: float = 0.0  # of weights on the link
 
     @staticmethod
-    def decode(shape: Shape, batch: float, context: float) -> Work:
+    def decode(shape: Shape, batch: float, context: float, streamed_layers: int = 0) -> Work:
         """A step of one row for each of `batch` sequences with `context` cached tokens."""
         tokens = batch * context
         attention = 4.0 * tokens * shape.layers * shape.hidden
-        return Work(tokens, tokens, 2.0 * batch * shape.weights_read + attention, 2.0 * shape.weights_read)
+        return Work(tokens, tokens, 2.0 * batch * shape.weights_read + attention, 2.0 * shape.weights_read,
+                    float(streamed_layers * shape.layer_bytes))
 
 
 def step_floor(shape: Shape, work: Work, recompute: str, budget_bytes: float, rates: Rates) -> Floor:
@@ -79,7 +85,7 @@ def step_floor(shape: Shape, work: Work, recompute: str, budget_bytes: float, ra
         host = max(0.0, total - x_device - kv_device)
 
         def times(share: float) -> tuple[float, float]:
-            link_s = host * (share * x + (1 - share) * kv) / rates.link
+            link_s = (host * (share * x + (1 - share) * kv) + work.streamed_bytes) / rates.link
             return link_s, dense_s + (x_device + share * host) * recompute_s
 
         # Both are straight lines: the least of the larger one is at an end or where they cross.
@@ -93,6 +99,63 @@ def step_floor(shape: Shape, work: Work, recompute: str, budget_bytes: float, ra
 
     room = min(total, budget_bytes / x) if recompute == "auto" else 0.0
     return min((placed(room * i / 256) for i in range(257 if room else 1)), key=lambda floor: floor.seconds)
+
+
+def host_floor(shape: Shape, work: Work, recompute: str, rates: Rates) -> Floor:
+    """With nothing on the device, where the host's CPU attends to as much K,V as is best: it reads them at its own rate
+    meanwhile, as if the link did not read the same memory."""
+    _, kv = token_bytes(shape)
+
+    def of(attended: float) -> Floor:
+        """By the host, so many of the tokens."""
+        left = dataclasses.replace(work, tokens=work.tokens - attended, attended=work.attended - attended)
+        return step_floor(shape, left, recompute, 0, rates)
+
+    # The host's time rises with what it attends to, the other one falls: it ends where they meet, or with everything.
+    least, most = 0.0, work.tokens
+    for _ in range(40):
+        middle = (least + most) / 2
+        if middle * shape.layers * kv / rates.host < of(middle).seconds:
+            least = middle
+        else:
+            most = middle
+    return of(least)
+
+
+RING_LAYERS = 2  # of weights that come over the link, on the device
+
+
+@dataclasses.dataclass(frozen=True)
+class Division:
+    """Of a device's memory between weights and cached tokens."""
+
+    streamed_layers: int
+    weights_bytes: int  # of what is fixed, of layers that stay, and of the ring
+    cache_bytes: int
+    floor: Floor
+
+
+def weights_bytes(shape: Shape, streamed_layers: int) -> int:
+    """Device memory for weights of which so many layers' come over the link."""
+    ring = min(RING_LAYERS, streamed_layers)
+    return shape.fixed_bytes + (shape.layers - streamed_layers + ring) * shape.layer_bytes
+
+
+def best_division(shape: Shape, batch: float, context: float, recompute: str, device_bytes: int, rates: Rates) -> Division:
+    """Of a decode step: for each number of layers that may stay, the programme above with what is left for cached tokens.
+    ValueError: there is no room for the ring."""
+    found = []
+    for streamed in range(shape.layers + 1):
+        weights = weights_bytes(shape, streamed)
+        if weights > device_bytes:
+            continue
+        work = Work.decode(shape, batch, context, streamed)
+        floor = step_floor(shape, work, recompute, device_bytes - weights, rates)
+        found.append(Division(streamed, weights, device_bytes - weights, floor))
+    if not found:
+        raise ValueError(f"{device_bytes} bytes do not hold two layers of {shape.name}: "
+                         f"{weights_bytes(shape, shape.layers)} are needed")
+    return min(found, key=lambda one: one.floor.seconds)
 
 
 def prefill_operations(shape: Shape, tokens: int) -> float:

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import iokv
-from big_model import Shape
-from gpu_floor import Floor, Rates, Work, prefill_floor, prefill_operations, step_floor
+from gpu_floor import Floor, Rates, Work, best_division, host_floor, prefill_floor, prefill_operations, step_floor
 from iokvd import Daemon
 from measure import Figures, Load, run_together
+from model_shape import Shape
 
 APPEND = 4096   # tokens of a prompt in one operation
 WARM_UP = 4     # steps
@@ -56,6 +56,9 @@ class Place:
     recompute: str
     budget_bytes: int
     effort: Effort
+    streamed_layers: int = 0  # whose weights cross the link
+    host_attends: bool = False
+    device_bytes: int = 0     # for weights and cached tokens together, if that is what is given
 
 
 def counters_since(daemon: Daemon, before: dict[str, int]) -> dict[str, int]:
@@ -98,6 +101,12 @@ def decode(place: Place, client: iokv.Client, sequences: list[iokv.Sequence], st
     return {**counters_since(place.daemon, before), "wall_ns": wall_ns}
 
 
+def host_work(one: Figures, now: Figures, steps: int) -> Figures:
+    """What the host has attended to: of each counter the difference a step, of a number of threads the number."""
+    found = {name: now[name] if name.endswith("threads") else one[name] / steps for name in one if name.startswith("host_")}
+    return {"host": found} if found else {}
+
+
 def _steps(place: Place, client: iokv.Client, batch: int, context: int) -> Figures:
     """The median round of decode steps at about that context."""
     effort = place.effort
@@ -120,6 +129,7 @@ def _steps(place: Place, client: iokv.Client, batch: int, context: int) -> Figur
         "link_bytes": round(one["h2d_bytes"] / steps), "planned_link_bytes": round(one["planned_h2d_bytes"] / steps),
         "busy_ms": {queue: one[f"{queue}_busy_ns"] / steps / 1e6 for queue in ("h2d", "d2h", "recompute", "dense")},
         "x_share": now["x_blocks"] / max(1, now["x_blocks"] + now["kv_blocks"]), "profile_fits": now["profile_fits"],
+        **host_work(one, now, steps),
     }
 
 
@@ -132,8 +142,15 @@ def _with_floor(figures: Figures, floor: Floor) -> Figures:
 def measure_decode(place: Place, batch: int, context: int) -> Figures:
     with iokv.Client(place.daemon.socket) as client:
         figures = _steps(place, client, batch, context)
-    work = Work.decode(place.shape, batch, figures["context"])
-    return _with_floor(figures, step_floor(place.shape, work, place.recompute, place.budget_bytes, place.rates()))
+    context, rates = figures["context"], place.rates()
+    if place.device_bytes:
+        floor = best_division(place.shape, batch, context, place.recompute, place.device_bytes, rates).floor
+    else:
+        work = Work.decode(place.shape, batch, context, place.streamed_layers)
+        floor = step_floor(place.shape, work, place.recompute, place.budget_bytes, rates)
+        if place.host_attends and rates.host > 0:
+            figures["floor_with_host_ms"] = 1e3 * host_floor(place.shape, work, place.recompute, rates).seconds
+    return _with_floor(figures, floor)
 
 
 def measure_prefill(place: Place, batch: int, context: int) -> Figures:

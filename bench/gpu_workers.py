@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from big_model import Shape
 from gpu_floor import Rates
+from model_shape import Shape
 
 WORKERS = Path(__file__).with_name("gpu_peers")
 Answer = dict[str, Any]
@@ -42,8 +42,11 @@ PEERS: dict[str, tuple[str, dict[str, object], float]] = {
     "transformers_offloaded": ("transformers_worker.py", {"kind": "offloaded"}, 150),
     "transformers_resident": ("transformers_worker.py", {"kind": "resident"}, 120),
     "transformers_graphs": ("transformers_worker.py", {"kind": "graphs"}, 240),
-    "flexgen": ("flexgen_worker.py", {"compress_cache": False}, 180),
-    "flexgen_4bit": ("flexgen_worker.py", {"compress_cache": True}, 180),
+    "flexgen": ("flexgen_worker.py", {"compress_cache": False, "weights_percent": 100}, 180),
+    "flexgen_4bit": ("flexgen_worker.py", {"compress_cache": True, "weights_percent": 100}, 180),
+    # It pins 2.4 GiB a second.
+    "flexgen_weights": ("flexgen_worker.py", {"compress_cache": False, "weights_percent": 0}, 300),
+    "flexgen_weights_30": ("flexgen_worker.py", {"compress_cache": False, "weights_percent": 30}, 300),
 }
 
 

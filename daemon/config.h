@@ -26,6 +26,7 @@ enum class BackendChoice : uint8_t {
 
 struct Config {
   std::string model;             // directory or .gguf file
+  uint64_t random_weights = 0;   // the seed of weights in place of the model's own; 0: those
   std::string socket;            // empty: see choose_socket_path
   uint64_t pool_bytes = uint64_t{1} << 30;
   BackendChoice backend = BackendChoice::automatic;
@@ -35,6 +36,7 @@ struct Config {
   uint32_t threads = 0;          // of the CPU backend; 0: as many as cores that the process may use
   uint32_t max_rows = 0;         // of a step; 0: what suits the device
   RecomputeSetting recompute{Recompute::automatic};
+  std::optional<uint32_t> cpu_attention;  // threads that attend beside a device; 0: off; nothing: as many as can be spared
   double link_gbps = 0;          // of the CPU backend; 0: it reads the pool in place
   uint64_t device_kv_budget = 0;  // bytes of device memory for copies of cached tokens
   WeightSetting weights = WeightSetting::automatic;

@@ -16,7 +16,16 @@ namespace {
 Result<std::unique_ptr<Backend>> open_cpu(const Config& config) {
   if (config.dtype == DType::f16) return error("--dtype f16: a CPU computes in f32 or bf16 here");
   const DType fastest = cpu_supports(CpuIsa::avx512_bf16) ? DType::bf16 : DType::f32;
-  return make_cpu_backend({config.dtype.value_or(fastest), config.threads, CpuIsa::automatic, config.link_gbps * 1e9});
+  CpuOptions options;
+  options.compute = config.dtype.value_or(fastest);
+  options.threads = config.threads;
+  options.link_bytes_per_s = config.link_gbps * 1e9;
+  // Its own threads do it, so that auto has nothing to gain.
+  options.host_attention = config.cpu_attention.value_or(0) > 0;
+  if (options.host_attention && config.link_gbps == 0) {
+    return error("--cpu-attention: this device attends to cached tokens where they lie, always; leave it out (or set --link-gbps)");
+  }
+  return make_cpu_backend(options);
 }
 
 // f16 has more digits than bf16 and less range: weights that are stored in it are known to get by with that.

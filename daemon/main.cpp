@@ -69,7 +69,9 @@ Result<Listener> listen(const Config& config) {
 Status serve(int argc, const char* const* argv, Config config, uint64_t start_ns) {
   if (!config.core_dumps) IOKV_TRY(forbid_core_dumps());
   IOKV_TRY_ASSIGN(Supervisor supervisor, Supervisor::from_environment());
-  IOKV_TRY_ASSIGN(ModelFiles opened, open_model(config.model));
+  const bool random = config.random_weights != 0;
+  IOKV_TRY_ASSIGN(ModelFiles opened, open_model(config.model, random ? std::optional(config.random_weights) : std::nullopt));
+  if (random) spdlog::warn("weights are random (random_weights = {}): what is drawn means nothing", config.random_weights);
   const ModelSpec spec = opened.spec();
   if (!opened.tokenizer().note.empty()) spdlog::warn("{}", opened.tokenizer().note);
   const uint32_t max_context = config.max_context == 0 ? spec.max_context : std::min(config.max_context, spec.max_context);

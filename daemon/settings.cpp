@@ -126,6 +126,23 @@ std::vector<std::string> get_recompute(const Config& config) {
   return {fmt::format("{}", config.recompute.fraction)};
 }
 
+constexpr uint32_t kMostAttentionThreads = 1024;
+
+Status set_cpu_attention(Config& config, const std::string& given) {
+  if (given == "auto") return config.cpu_attention.reset(), Status();
+  const std::optional<uint32_t> threads = given == "off" ? 0 : parse<uint32_t>(given);
+  if (!threads || *threads > kMostAttentionThreads || (*threads == 0 && given != "off")) {
+    return error(fmt::format("\"{}\" is none of: auto, off, a number of threads from 1 to {}", given, kMostAttentionThreads));
+  }
+  config.cpu_attention = threads;
+  return {};
+}
+
+std::vector<std::string> get_cpu_attention(const Config& config) {
+  if (!config.cpu_attention) return {"auto"};
+  return {*config.cpu_attention == 0 ? "off" : std::to_string(*config.cpu_attention)};
+}
+
 Result<uint32_t> uid_of(const std::string& user) {
   const auto uid = parse<uint32_t>(user);
   // The last one is nobody's: calls mean "unchanged" by it.
@@ -214,6 +231,10 @@ std::vector<Setting> make_settings() {
   return {
       text({"Model", "model", false, "the model that is served"}, "a directory with config.json and *.safetensors, or a .gguf file",
            &Config::model),
+      number<uint64_t>({"Model", "random-weights", false,
+                        "the seed of random weights in place of the model's own, of whose directory only config.json is read: to measure "
+                        "what a shape takes; its tokens mean nothing. 0: its own"},
+                       &Config::random_weights, 0, UINT32_MAX),
       choice<std::optional<DType>>(
           {"Model", "dtype", false,
            "of weights, activations and cache. auto: on a GPU as the weights are stored, on a CPU what is fastest; f32 is for a CPU, f16 for a GPU"},
@@ -280,6 +301,11 @@ std::vector<Setting> make_settings() {
       make({"Planning", "recompute", false,
             "of cached tokens keep activations and recompute K,V from them; auto: of as many as make steps shortest"},
            SettingType::text, "never, always, auto, or a fraction from 0 to 1", &Config::recompute, set_recompute, get_recompute),
+      make({"Planning", "cpu-attention", false,
+            "threads of the host that attend to cached tokens where they lie, so that these need not cross the link to a GPU. auto: "
+            "as many as can be spared, and of the tokens as many as make steps shortest; of the CPU backend auto is off"},
+           SettingType::text, fmt::format("auto, off, or a number from 1 to {}", kMostAttentionThreads), &Config::cpu_attention,
+           set_cpu_attention, get_cpu_attention),
       number<uint32_t>({"Planning", "max-rows", false,
                         "tokens that a step computes at most, prompts' and decoded ones; beyond 256 on a CPU and 2048 on a GPU in "
                         "micro-batches of as many, layer by layer; 0: as many, eight times that where weights cross the link"},

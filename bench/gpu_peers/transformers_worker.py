@@ -2,7 +2,7 @@
 """Decodes with transformers on a GPU, for bench/gpu.py: a model of the same shape with random fp16 weights that are made
 there. Needs torch and transformers.
 
-usage: transformers_worker.py SHAPE, a JSON object of big_model.Shape's fields; then one JSON object a line: kind, batch,
+usage: transformers_worker.py SHAPE, a JSON object of model_shape.Shape's fields; then one JSON object a line: kind, batch,
 context, steps; each is answered by one: prefill_ms, step_ms (medians), and what was done.
 
     offloaded   the cache in host memory, DynamicCache(offloading=True), which brings a layer ahead of its use

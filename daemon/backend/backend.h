@@ -319,6 +319,10 @@ class Backend {
   virtual Status pin(void* data, size_t bytes) = 0;
   virtual void unpin(void* data) = 0;
 
+  // Starts threads of the host that attend on Queue::host, one on each of these CPUs; before anything is issued. Error: this
+  // device has no such queue, or a thread cannot be started.
+  virtual Status attend_on_host(std::span<const int>) { return error("this device has no attention on the host"); }
+
   // Runs do not overlap each other. Between pinned host memory and the device on h2d and d2h; within either on any queue.
   virtual void copy(Queue queue, std::span<const CopyRun> runs) = 0;
   void copy(Queue queue, void* to, const void* from, size_t bytes) {

@@ -20,7 +20,7 @@ Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options);
 
 // What the module exports. Null: `reason` (of at least one byte) says why.
 using CudaEntry = Backend* (*)(const CudaOptions* options, char* reason, size_t reason_bytes);
-inline constexpr const char* kCudaEntry = "iokv_cuda_backend_3";
+inline constexpr const char* kCudaEntry = "iokv_cuda_backend_4";
 inline constexpr const char* kCudaModule = "libiokv-cuda.so";
 
 }  // namespace iokv

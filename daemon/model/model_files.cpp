@@ -8,6 +8,7 @@
 #include "daemon/model/digest.h"
 #include "daemon/model/gguf.h"
 #include "daemon/model/json_file.h"
+#include "daemon/model/random_tensors.h"
 #include "daemon/model/safetensors.h"
 #include "daemon/model/stored_type.h"
 
@@ -62,7 +63,7 @@ class StoredRows final : public RowSource {
 // Fills a ModelFiles step by step.
 class ModelOpener {
  public:
-  static Result<ModelFiles> open(const std::string& path) {
+  static Result<ModelFiles> open(const std::string& path, std::optional<uint64_t> random_seed) {
     std::error_code failed;
     const fs::file_status status = fs::status(path, failed);
     if (status.type() == fs::file_type::not_found) {
@@ -71,6 +72,7 @@ class ModelOpener {
     if (failed) return error(path + ": " + failed.message());
     ModelOpener opener;
     opener.files_.path_ = path;
+    opener.random_seed_ = random_seed;
     IOKV_TRY(fs::is_directory(status) ? opener.open_directory(path) : opener.open_gguf_file(path));
     return std::move(opener.files_);
   }
@@ -85,7 +87,7 @@ class ModelOpener {
     files_.naming_ = Naming::hf;
     files_.description_ = *std::move(description);
     if (files_.description_.spec.name.empty()) files_.description_.spec.name = directory_name(directory);
-    IOKV_TRY(open_tensors(directory));
+    IOKV_TRY(random_seed_ ? make_tensors(config) : open_tensors(directory));
     IOKV_TRY(check_tensors());
     IOKV_TRY_ASSIGN(files_.tokenizer_, export_tokenizer(directory));
     make_digest(config.dump());
@@ -102,6 +104,14 @@ class ModelOpener {
     if (!all.is_array()) all = json::array({all});
     for (const json& token : end->is_array() ? *end : json::array({*end})) all.push_back(token);
     config["eos_token_id"] = all;
+  }
+
+  Status make_tensors(const json& config) {
+    // Newer files say dtype.
+    const json& named = config.contains("dtype") ? config["dtype"] : config.value("torch_dtype", json());
+    const StoredType type = named == "bfloat16" ? StoredType::bf16 : StoredType::f16;
+    IOKV_TRY_ASSIGN(files_.tensors_, random_tensors(files_.description_, files_.naming_, type, *random_seed_));
+    return {};
   }
 
   static std::string directory_name(const std::string& directory) {
@@ -125,6 +135,7 @@ class ModelOpener {
 
   Status open_gguf_file(const std::string& path) {
     if (path.ends_with(".safetensors")) return error(path + ": one file of a model; name its directory instead");
+    if (random_seed_) return error(path + ": random weights are for a directory with config.json");
     IOKV_TRY_ASSIGN(GgufFile file, open_gguf(path));
     const json settings = settings_of(file);
     auto description = describe(Naming::gguf, settings);
@@ -207,12 +218,13 @@ class ModelOpener {
   }
 
   ModelFiles files_;
+  std::optional<uint64_t> random_seed_;
 };
 
-Result<ModelFiles> open_model(const std::string& path) {
+Result<ModelFiles> open_model(const std::string& path, std::optional<uint64_t> random_seed) {
   // The file system and the JSON library throw; nothing passes this edge.
   try {
-    return ModelOpener::open(path);
+    return ModelOpener::open(path, random_seed);
   } catch (const std::exception& failure) {
     return error(path + ": " + failure.what());
   }

@@ -12,6 +12,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -58,7 +59,6 @@ class ModelFiles {
   };
   Found find(Role role, uint32_t layer) const;
 
-  friend Result<ModelFiles> open_model(const std::string& path);
   friend class ModelOpener;
 
   std::string path_;
@@ -69,7 +69,8 @@ class ModelFiles {
   Digest digest_{};
 };
 
-// Every Error is one line that names the file and what to do.
-Result<ModelFiles> open_model(const std::string& path);
+// With a seed only config.json is read, and the weights are random (random_tensors.h). Every Error is one line that names the
+// file and what to do.
+Result<ModelFiles> open_model(const std::string& path, std::optional<uint64_t> random_seed = {});
 
 }  // namespace iokv

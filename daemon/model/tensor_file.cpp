@@ -13,6 +13,8 @@ const TensorView* TensorFile::find(std::string_view name) const {
 
 const MappedFile& TensorFile::keep(MappedFile file) { return files_.emplace_back(std::move(file)); }
 
+const RepeatedMemory& TensorFile::keep(RepeatedMemory memory) { return memories_.emplace_back(std::move(memory)); }
+
 Status TensorFile::add(std::string name, Type type, std::vector<uint64_t> shape, std::span<const std::byte> bytes) {
   auto [entry, added] = tensors_.try_emplace(std::move(name));
   if (!added) return error("tensor " + shown(entry->first) + " is there twice");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tensors of one or more mapped files by name: what both formats, safetensors and GGUF, are read into. Immutable
-// once read, so any thread may look up and read.
+// The tensors of one or more mapped files by name: what both formats, safetensors and GGUF, are read into, and random ones
+// that no file has (random_tensors.h). Immutable once read, so any thread may look up and read.
 //
 // Invariants
 //  1. Every view lies inside a mapping that this object owns, and bytes.size() is what type and shape say
@@ -18,6 +18,7 @@
 
 #include "daemon/base/result.h"
 #include "daemon/model/mapped_file.h"
+#include "daemon/model/repeated_memory.h"
 #include "daemon/model/stored_type.h"
 
 namespace iokv {
@@ -39,9 +40,10 @@ class TensorFile {
   // The type that most bytes are stored in; `other` of a file without tensors.
   StoredType main_type() const;
 
-  // For the readers: takes a file whose tensors follow; adds a view into one of the files. A name that is there
+  // For the readers: takes a file, or memory, whose tensors follow; adds a view into one of them. A name that is there
   // already is an Error.
   const MappedFile& keep(MappedFile file);
+  const RepeatedMemory& keep(RepeatedMemory memory);
   struct Type {
     StoredType type = StoredType::other;
     std::string_view name;  // static, or of the mapping
@@ -50,6 +52,7 @@ class TensorFile {
 
  private:
   std::vector<MappedFile> files_;
+  std::vector<RepeatedMemory> memories_;
   std::map<std::string, TensorView, std::less<>> tensors_;
   uint64_t stored_bytes_ = 0;
 };

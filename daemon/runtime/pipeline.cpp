@@ -490,13 +490,15 @@ void Pipeline::recompute(Flight& flight, uint32_t layer, const PlanOp& op) {
   const Plan& plan = *flight.plan;
   const PlanPart& first = plan.parts[op.first];
   if (plan.rounds[op.round].x_rows > 0 && op.after[0].what == PlanWait::For::operation) {
-    rope_runs_.clear();
+    const uint32_t from = x_slot(flight, layer, op.round);
+    rope_runs_.clear(), copies_.clear();
     for (uint32_t p = op.first; p < op.first + op.count; ++p) {
       const PlanPart& part = plan.parts[p];
       rope_runs_.push_back({part.x_row - first.x_row, part.tokens, part.position, staging_->area(slot, part.area),
                             staging_->kv_block_bytes()});
+      if (part.resident) gather_x(layer, part, staging_->x_row(from, part.x_row));
     }
-    const uint32_t from = x_slot(flight, layer, op.round);
+    if (!copies_.empty()) backend_.copy(Queue::recompute, copies_);
     return model_.recompute(layer, staging_->x_row(from, first.x_row), op.tokens, rope_runs_);
   }
   // Resident X of a tile is one product, too: read where it lies if that is one stretch, else gathered first.
@@ -505,16 +507,21 @@ void Pipeline::recompute(Flight& flight, uint32_t layer, const PlanOp& op) {
   for (uint32_t p = op.first; p < op.first + op.count; ++p) {
     const PlanPart& part = plan.parts[p];
     rope_runs_.push_back({row, part.tokens, part.position, staging_->area(slot, part.area), staging_->kv_block_bytes()});
-    each_block(part, options_.staging.x_units, [&](uint32_t token, uint32_t tokens, uint32_t id, uint32_t) {
-      const size_t row_bytes = staging_->x_row_bytes();
-      add_run(copies_, static_cast<std::byte*>(gathered_->data()) + row * row_bytes,
-              options_.device.block(layer, id) + token * row_bytes, tokens * row_bytes);
-      row += tokens;
-    });
+    gather_x(layer, part, static_cast<std::byte*>(gathered_->data()) + row * staging_->x_row_bytes());
+    row += part.tokens;
   }
   if (copies_.size() == 1) return model_.recompute(layer, copies_[0].from, op.tokens, rope_runs_);
   backend_.copy(Queue::recompute, copies_);
   model_.recompute(layer, gathered_->data(), op.tokens, rope_runs_);
+}
+
+// Resident X of a part to `to`, as copies that are yet to be issued.
+void Pipeline::gather_x(uint32_t layer, const PlanPart& part, std::byte* to) {
+  const size_t row_bytes = staging_->x_row_bytes();
+  each_block(part, options_.staging.x_units, [&](uint32_t token, uint32_t tokens, uint32_t id, uint32_t) {
+    add_run(copies_, to, options_.device.block(layer, id) + token * row_bytes, tokens * row_bytes);
+    to += tokens * row_bytes;
+  });
 }
 
 void Pipeline::store(Flight& flight, uint32_t layer, const PlanOp& op) {

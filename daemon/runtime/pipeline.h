@@ -134,6 +134,7 @@ class Pipeline {
   void fetch_x(Flight& flight, uint32_t layer, const PlanOp& op);
   void fetch_kv(Flight& flight, uint32_t layer, const PlanOp& op);
   void recompute(Flight& flight, uint32_t layer, const PlanOp& op);
+  void gather_x(uint32_t layer, const PlanPart& part, std::byte* to);
   void store(Flight& flight, uint32_t layer, const PlanOp& op);
   void attend(Flight& flight, uint32_t layer, const PlanOp& op);
   void append(Flight& flight, uint32_t layer, const PlanOp& op);

@@ -124,6 +124,7 @@ struct PlanPart {
   uint32_t position = 0;         // of the first token in its sequence
   uint32_t area = 0;             // of the first block, in the round's slot
   uint32_t x_row = 0;            // of the first token in the slot's X, when X is staged
+  bool resident = false;         // X on the device that is copied there, behind what is staged, for one product of both
 };
 
 // New rows of one span within one block: their K,V go to an area or a resident block, so that attention finds them, and

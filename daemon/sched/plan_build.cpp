@@ -527,9 +527,9 @@ void PlanBuilder::open_round() {
 void PlanBuilder::close_round() {
   if (!round_open_) return;
   using For = PlanWait::For;
-  plan_->rounds.back() = {areas_, x_rows_};
   add_tiles(Source::x);
   add_tiles(Source::resident_x);
+  plan_->rounds.back() = {areas_, x_rows_};
   if (!projects_) add_project();
   add_tiles(Source::kv);
   const uint32_t stores = static_cast<uint32_t>(plan_->stores.size()) - first_store_;
@@ -567,6 +567,7 @@ void PlanBuilder::add_tiles(Source source) {
     from.own.clear();
   }
   for (const Tile& tile : from.tiles) {
+    if (source == Source::resident_x && join_staged({moved + tile.first, tile.count, tile.tokens})) continue;
     auto add_tile = [&](OpKind kind, Queue queue) -> PlanOp& {
       PlanOp& op = add(kind, queue);
       op.first = moved + tile.first;
@@ -613,6 +614,25 @@ void PlanBuilder::add_tiles(Source source) {
     last_recompute_ = next_op() - 1;
   }
   from.tiles.clear();
+}
+
+// Resident X right behind the parts of the round's last staged tile, where both fit one: a product of a few rows reads the
+// weights as one of many does. What the fetch has waited for, which this waits for, is what resident X would.
+bool PlanBuilder::join_staged(const Tile& tile) {
+  if (last_recompute_ == kNoBlock || x_rows_ == 0) return false;
+  PlanOp& staged = plan_->ops[last_recompute_];
+  const bool behind = staged.after[0].what == PlanWait::For::operation && staged.first + staged.count == tile.first;
+  if (!behind || staged.tokens + tile.tokens > shape_.tile_tokens) return false;
+  for (uint32_t p = tile.first; p < tile.first + tile.count; ++p) {
+    PlanPart& part = plan_->parts[p];
+    part.resident = true;
+    part.x_row = x_rows_;
+    x_rows_ += part.tokens;
+  }
+  staged.count += tile.count;
+  staged.tokens += tile.tokens;
+  plan_->work.x_device += tile.tokens;
+  return true;
 }
 
 // For what earlier micro-batches of the layer have written back, where some of it is read again.

@@ -125,6 +125,7 @@ class PlanBuilder {
   void open_round();
   void close_round();
   void add_tiles(Source source);
+  bool join_staged(const Tile& tile);
   void wait_for_batches(PlanOp& op, bool& waited);
   PlanOp& add(OpKind kind, Queue queue);
   void sort_attends();

@@ -532,6 +532,8 @@ class Checker {
     const Memory resident = shape_.in_place ? Memory::host_x : Memory::device;
     for (uint32_t p = op.first; p < op.first + op.count; ++p) {
       const PlanPart& part = plan_->parts[p];
+      const bool behind = !staged || op.kind != OpKind::recompute || part.x_row == plan_->parts[op.first].x_row + tokens;
+      require(behind, "recomputes rows that do not follow each other");
       tokens += part.tokens;
       each_token(part, units(x ? BlockForm::x : BlockForm::kv), [&](uint32_t i, uint32_t block, uint32_t token, uint32_t area) {
         require(area < round.areas, "a part is outside of its round's areas");
@@ -551,6 +553,14 @@ class Checker {
         const Content content{block, token, true, false, part.position + i, for_batch()};
         require(row < round.x_rows, "a part is outside of its round's X");
         Location& in_x = at(Memory::x_slot, x_slot(op.round), row);
+        if (part.resident) {
+          require(op.kind == OpKind::recompute, "fetches what is on the device");
+          read_pool(resident, block, token);
+          ++work_.x_device;
+          const Content copied{block, token, true, true, part.position + i, for_batch()};
+          write(in_x, copied);
+          return write(in_area, copied);
+        }
         if (op.kind == OpKind::fetch_x) {
           read_pool(Memory::host_x, block, token);
           fetch_once(block, token, true);

@@ -149,7 +149,11 @@ double StepTimer::fetch_ns(const Plan& plan, const PlanOp& op) const {
 // One product a tile. X on the device that lies in several stretches is gathered first.
 double StepTimer::recompute_ns(const Plan& plan, const PlanOp& op) const {
   const double product_ns = profile_.recompute.at(op.tokens);
-  if (op.after[0].what == PlanWait::For::operation) return product_ns;
+  if (op.after[0].what == PlanWait::For::operation) {
+    uint64_t resident = 0;
+    for (uint32_t p = op.first; p < op.first + op.count; ++p) resident += plan.parts[p].resident ? plan.parts[p].tokens : 0;
+    return product_ns + profile_.keep_x.at(static_cast<double>(resident * shape_.x_bytes));
+  }
   const uint64_t unit_bytes = std::min(shape_.x_bytes, shape_.kv_bytes) * kBlockTokens;
   const bool joined = unit_bytes * staging_.x_units == uint64_t{shape_.x_bytes} * kBlockTokens;
   uint64_t stretches = 0, end = 0;

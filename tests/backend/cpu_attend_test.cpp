@@ -247,6 +247,72 @@ void a_row_with_a_window_has_the_same_bits_however_it_is_computed(void**) {
   });
 }
 
+// Of the sequence's last row the host attends to the cached tokens from a block on; the device has the blocks before it, and
+// one with the row's own token and NaNs besides.
+void expect_divided(Variant variant, KvShape shape, uint32_t length, uint32_t host_from, Limits limits, uint32_t run,
+                    Numbers& numbers) {
+  CpuOptions options{variant.compute, 1, variant.isa};
+  options.host_attention = true;
+  auto made = make_cpu_backend(options);
+  assert_true(static_cast<bool>(made));
+  const std::unique_ptr<Backend> backend = *std::move(made);
+  Sequence sequence(variant, shape, length, numbers);
+  Queries queries(variant, shape, 1, numbers);
+  const uint32_t position = length - 1, width = queries.width;
+  Tensor own(variant.compute, shape.block_elements());
+  for (uint32_t head = 0; head < shape.kv_heads; ++head) {
+    for (uint32_t i = 0; i < shape.head_dim; ++i) {
+      const size_t at = (size_t{head} * 2 * kBlockTokens + position % kBlockTokens) * shape.head_dim + i;
+      own.set(at, sequence.blocks[sequence.k_at(position, head) + i]);
+      own.set(at + size_t{kBlockTokens} * shape.head_dim, sequence.blocks[sequence.v_at(position, head) + i]);
+    }
+  }
+  const size_t floats = shape.heads * attend_state_floats(shape.head_dim), element = size_of(variant.compute);
+  Tensor q(variant.compute, width), out(variant.compute, width);
+  Tensor state(DType::f32, floats), of_host(DType::f32, floats);
+  const uint32_t rows[] = {0};
+  backend->hand_over(Queue::dense, {queries.values.at(), queries.stride * element, width * element, rows, q.at()});
+  const uint32_t first_piece = host_from / kBlockTokens, end_piece = blocks_for(Tokens(position)).value;
+  AttendSpan span{0, 1, position, first_piece, std::span(sequence.addresses).subspan(first_piece, end_piece - first_piece),
+                  host_from};
+  AttendArgs args{shape, scale_of(shape), q.at(), width, nullptr, static_cast<float*>(of_host.at()), {&span, 1},
+                  limits.window, limits.score_cap};
+  backend->attend(Queue::host, args);
+  std::vector<const void*> device(sequence.addresses.begin(), sequence.addresses.begin() + first_piece);
+  device.push_back(own.at());
+  args.q = queries.values.at(), args.q_stride = queries.stride, args.out = out.at();
+  args.state = static_cast<float*>(state.at());
+  for (uint32_t first = 0; first < device.size(); first += run) {
+    span.first_piece = first;
+    span.kv_blocks = std::span(device).subspan(first, std::min<size_t>(run, device.size() - first));
+    backend->attend(Queue::dense, args);
+  }
+  backend->merge(Queue::dense, {shape, rows, static_cast<float*>(state.at()), static_cast<float*>(of_host.at()), out.at()});
+  for (uint32_t head = 0; head < shape.heads; ++head) {
+    const auto expected = reference(sequence, queries, 0, head, limits);
+    for (uint32_t i = 0; i < shape.head_dim; ++i) {
+      const double bound = 1e-5 + variant.rounding() * std::fabs(expected[i]);
+      assert_near(out[head * shape.head_dim + i], expected[i], bound);
+    }
+  }
+}
+
+void a_row_that_is_divided_with_the_host_is_right(void**) {
+  each_variant([](Variant variant) {
+    Numbers numbers(21);
+    for (KvShape shape : {KvShape{9, 3, 64}, {2, 2, 20}, {1, 1, 256}}) {
+      for (uint32_t length : {2u, 64u, 65u, 66u, 200u}) {
+        for (uint32_t host_from = 0; host_from < length - 1; host_from += kBlockTokens) {
+          for (uint32_t run : {1u, 100u}) {
+            expect_divided(variant, shape, length, host_from, {}, run, numbers);
+            for (Limits limits : kLimits) expect_divided(variant, shape, length, host_from, limits, run, numbers);
+          }
+        }
+      }
+    }
+  });
+}
+
 void neighbours_in_a_batch_change_nothing(void**) {
   each_variant([](Variant variant) {
     auto backend = variant.backend(3);
@@ -363,6 +429,7 @@ int main() {
       cmocka_unit_test(pieces_that_come_in_several_operations_give_the_same_bits),
       cmocka_unit_test(a_window_and_a_cap_limit_what_a_row_sees),
       cmocka_unit_test(a_row_with_a_window_has_the_same_bits_however_it_is_computed),
+      cmocka_unit_test(a_row_that_is_divided_with_the_host_is_right),
       cmocka_unit_test(neighbours_in_a_batch_change_nothing),
       cmocka_unit_test(rope_rotates_halves_and_writes_k_and_v_to_their_slots),
       cmocka_unit_test(rope_gives_a_row_the_same_bits_whatever_the_batch),

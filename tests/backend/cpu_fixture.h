@@ -59,7 +59,7 @@ class Tensor {
     if (type_ == DType::f32) {
       std::memcpy(at(i), &value, 4);
     } else {
-      uint16_t bits = f32_to_bf16(value);
+      uint16_t bits = type_ == DType::bf16 ? f32_to_bf16(value) : ::iokv::f32_to_f16(value);
       std::memcpy(at(i), &bits, 2);
     }
   }
@@ -68,11 +68,12 @@ class Tensor {
     uint16_t bits;
     if (type_ == DType::f32) return std::memcpy(&value, at(i), 4), double{value};
     std::memcpy(&bits, at(i), 2);
-    return double{bf16_to_f32(bits)};
+    return double{type_ == DType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits)};
   }
   void* at(size_t i = 0) { return bytes_.data() + i * size_of(type_); }
   const void* at(size_t i = 0) const { return bytes_.data() + i * size_of(type_); }
   size_t size() const { return bytes_.size() / size_of(type_); }
+  DType type() const { return type_; }
   bool operator==(const Tensor& other) const { return bytes_ == other.bytes_; }
   bool same(size_t i, const Tensor& other, size_t j, size_t count) const {
     return std::memcmp(at(i), other.at(j), count * size_of(type_)) == 0;

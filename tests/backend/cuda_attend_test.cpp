@@ -50,6 +50,11 @@ struct Queries {
   Queries(Backend& backend, KvShape shape, uint32_t count, Numbers& numbers)
       : rows(count), width(shape.heads * shape.head_dim), stride(width + 24),
         values(Array::random(backend, backend.info().compute, size_t{rows} * stride, numbers)) {}
+  // One row of many.
+  Queries(Backend& backend, const Queries& all, uint32_t row)
+      : rows(1), width(all.width), stride(all.stride), values(backend, all.values.type(), stride) {
+    for (uint32_t i = 0; i < stride; ++i) values.set(i, static_cast<float>(all.values[size_t{row} * stride + i]));
+  }
 };
 
 Array out_of(Backend& backend, const Queries& queries) {
@@ -325,6 +330,136 @@ void a_large_batch_is_cut_and_gives_the_same_bits(void**) {
   });
 }
 
+// Pinned host memory, a copy of an array.
+class HostCopy {
+ public:
+  HostCopy(Backend& backend, const Array& array) : backend_(backend), bytes_(array.size() * size_of(array.type())) {
+    data_ = static_cast<std::byte*>(std::aligned_alloc(4096, (bytes_ + 4095) / 4096 * 4096));
+    assert_true(static_cast<bool>(backend_.pin(data_, (bytes_ + 4095) / 4096 * 4096)));
+    backend_.copy(Queue::d2h, data_, array.at(), bytes_);
+    finish(backend_, Queue::d2h);
+  }
+  ~HostCopy() {
+    backend_.unpin(data_);
+    std::free(data_);
+  }
+  HostCopy(const HostCopy&) = delete;
+  HostCopy& operator=(const HostCopy&) = delete;
+  std::byte* at(size_t byte = 0) const { return data_ + byte; }
+
+ private:
+  Backend& backend_;
+  size_t bytes_;
+  std::byte* data_ = nullptr;
+};
+
+// Of the last row of each sequence the host attends to the cached tokens from a block on. The device has the blocks before
+// it, and one in which the row's own token is and nothing else but NaNs.
+void expect_divided(Backend& backend, KvShape shape, const std::vector<uint32_t>& lengths, uint32_t run, Limits limits,
+                    Numbers& numbers) {
+  const DType compute = backend.info().compute;
+  const auto rows = static_cast<uint32_t>(lengths.size());
+  const size_t element = size_of(compute), floats = attend_state_floats(shape.head_dim), width = shape.heads * shape.head_dim;
+  std::vector<std::unique_ptr<Sequence>> sequences;
+  std::vector<std::unique_ptr<HostCopy>> copies;
+  std::vector<std::unique_ptr<Array>> own;
+  Queries queries(backend, shape, rows, numbers);
+  Array out = out_of(backend, queries), state(backend, DType::f32, rows * shape.heads * floats);
+  HostCopy host_q(backend, Array(backend, compute, rows * width)), host_state(backend, state);
+  struct Divided {
+    uint32_t row, host_from;
+    std::vector<const void*> device, host;
+  };
+  std::vector<Divided> divided;
+  std::vector<uint32_t> divided_rows;
+  for (uint32_t row = 0; row < rows; ++row) {
+    sequences.push_back(std::make_unique<Sequence>(backend, shape, lengths[row], numbers));
+    Sequence& sequence = *sequences.back();
+    copies.push_back(std::make_unique<HostCopy>(backend, sequence.blocks));
+    own.push_back(std::make_unique<Array>(backend, compute, shape.block_elements()));
+    const uint32_t position = sequence.length - 1;
+    if (position == 0 || row % 4 == 3) {
+      divided.push_back({row, kAllOnDevice, sequence.addresses, {}});  // this one is the device's alone
+      continue;
+    }
+    const uint32_t blocks = blocks_for(Tokens(position)).value, host_from = numbers.below(blocks) * kBlockTokens;
+    for (uint32_t head = 0; head < shape.kv_heads; ++head) {
+      for (uint32_t i = 0; i < shape.head_dim; ++i) {
+        const size_t at = (size_t{head} * 2 * kBlockTokens + position % kBlockTokens) * shape.head_dim + i;
+        own.back()->set(at, static_cast<float>(sequence.blocks[sequence.k_at(position, head) + i]));
+        own.back()->set(at + size_t{kBlockTokens} * shape.head_dim,
+                        static_cast<float>(sequence.blocks[sequence.v_at(position, head) + i]));
+      }
+    }
+    own.back()->put();
+    Divided one{row, host_from, {}, {}};
+    one.device.assign(sequence.addresses.begin(), sequence.addresses.begin() + host_from / kBlockTokens);
+    one.device.push_back(own.back()->at());
+    for (uint32_t b = host_from / kBlockTokens; b < blocks; ++b) one.host.push_back(copies.back()->at(sequence.start[b] * element));
+    divided_rows.push_back(row);
+    divided.push_back(std::move(one));
+  }
+
+  backend.hand_over(Queue::dense, {queries.values.at(), queries.stride * element, width * element, divided_rows, host_q.at()});
+  backend.wait(Queue::host, backend.record(Queue::dense));
+  AttendArgs args{shape, scale_of(shape), host_q.at(), static_cast<uint32_t>(width), nullptr,
+                  reinterpret_cast<float*>(host_state.at()), {}, limits.window, limits.score_cap};
+  std::vector<AttendSpan> spans;
+  for (const Divided& one : divided) {
+    if (one.host.empty()) continue;
+    spans.push_back({static_cast<uint32_t>(spans.size()), 1, lengths[one.row] - 1, one.host_from / kBlockTokens, one.host,
+                     one.host_from});
+  }
+  args.spans = spans;
+  backend.attend(Queue::host, args);
+  const Ticket attended = backend.record(Queue::host);
+
+  args.q = queries.values.at(), args.q_stride = queries.stride, args.out = out.at(), args.state = state.floats();
+  size_t most = 0;
+  for (const Divided& one : divided) most = std::max(most, one.device.size());
+  for (uint32_t first = 0; first < most; first += run) {
+    spans.clear();
+    for (const Divided& one : divided) {
+      if (first >= one.device.size()) continue;
+      const size_t pieces = std::min<size_t>(run, one.device.size() - first);
+      spans.push_back({one.row, 1, lengths[one.row] - 1, first, std::span(one.device).subspan(first, pieces), one.host_from});
+    }
+    args.spans = spans;
+    backend.attend(Queue::dense, args);
+  }
+  backend.wait(Queue::dense, attended);
+  backend.merge(Queue::dense, {shape, divided_rows, state.floats(), reinterpret_cast<const float*>(host_state.at()), out.at()});
+  out.get();
+
+  RelativeError error;
+  for (uint32_t row = 0; row < rows; ++row) {
+    const Queries last(backend, queries, row);
+    for (uint32_t head = 0; head < shape.heads; ++head) {
+      const auto expected = reference(*sequences[row], last, 0, head, limits);
+      for (uint32_t i = 0; i < shape.head_dim; ++i) error.add(out[row * width + head * shape.head_dim + i], expected[i]);
+    }
+  }
+  assert_small("attend, divided with the host", error, largest_error(compute));
+}
+
+void rows_that_the_host_has_a_part_in_are_right(void**) {
+  each_compute_type([](Backend& backend) {
+    if (backend.info().host_threads == 0) {
+      const int cpus[] = {0, 1};
+      Status started = backend.attend_on_host(cpus);
+      if (!started) std::printf("%s\n", started.failure().message.c_str());
+      assert_true(static_cast<bool>(started));
+    }
+    Numbers numbers(520);
+    for (KvShape shape : {KvShape{4, 4, 128}, {8, 2, 64}, {9, 3, 64}, {8, 1, 128}, {2, 2, 80}, {4, 2, 96}, {2, 1, 256}}) {
+      for (uint32_t run : {1u, 3u, 1000u}) {
+        expect_divided(backend, shape, {700, 2, 65, 64, 128, 129, 1, 300, 1000}, run, {}, numbers);
+        for (Limits limits : kLimits) expect_divided(backend, shape, {500, 66, 200, 64, 97}, run, limits, numbers);
+      }
+    }
+  });
+}
+
 }  // namespace
 }  // namespace iokv::test
 
@@ -339,6 +474,7 @@ int main() {
       cmocka_unit_test(a_window_and_a_cap_limit_what_a_row_sees),
       cmocka_unit_test(a_row_with_a_window_has_the_same_bits_however_it_is_computed),
       cmocka_unit_test(neighbours_in_a_batch_change_nothing),
+      cmocka_unit_test(rows_that_the_host_has_a_part_in_are_right),
       cmocka_unit_test(a_large_batch_is_cut_and_gives_the_same_bits),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);

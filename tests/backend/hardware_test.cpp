@@ -89,6 +89,7 @@ void known_names_have_the_figures_of_their_data_sheets(void**) {
   } rows[] = {
       {"a100-pcie4", 32, 312, 40, 43},       // the constants of KVPR's code
       {"grace-hopper", 450, 989, 96, 104},   // NVLink-C2C, 900 GB/s both ways together
+      {"h100", 54.7, 690, 80, 86},           // measured
       {"h200", 55.5, 690, 141, 151},         // measured
       {"rtx4090-pcie4", 31.5, 165.2, 24, 26},
   };
@@ -126,7 +127,7 @@ void an_unknown_name_lists_those_that_are_known(void**) {
     Result<Hardware> result = find_hardware(wrong);
     assert_false(static_cast<bool>(result));
     const std::string& message = result.failure().message;
-    assert_non_null(std::strstr(message.c_str(), "a100-pcie4, grace-hopper, h200, rtx4090-pcie4"));
+    assert_non_null(std::strstr(message.c_str(), "a100-pcie4, grace-hopper, h100, h200, rtx4090-pcie4"));
     assert_non_null(std::strstr(message.c_str(), (std::string("\"") + wrong + "\"").c_str()));
   }
 }

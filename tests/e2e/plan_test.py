@@ -275,7 +275,7 @@ class Plan(unittest.TestCase):
         self.assertGreaterEqual(split, 3)
 
     def test_auto_is_never_slower_than_never_always_or_the_papers_l_nor_faster_than_the_bound(self) -> None:
-        for hardware in ("a100-pcie4", "grace-hopper", "h200", "rtx4090-pcie4"):
+        for hardware in ("a100-pcie4", "grace-hopper", "h100", "h200", "rtx4090-pcie4"):
             for model in ("opt-6.7b", "opt-13b", "opt-30b", "llama-2-7b", "llama-3-8b", "llama-3-70b"):
                 for batch, prompt in [(1, 0), (1, 1), (1, 1500), (48, 3), (64, 700)]:
                     for room in ("0", "100MiB", "3GiB"):
@@ -398,8 +398,8 @@ class Mistakes(unittest.TestCase):
         return result.stderr
 
     def test_an_unknown_name_lists_the_known_ones(self) -> None:
-        message = self.refused("--hardware", "h100", *ISSUE[2:])
-        self.assertIn('"h100"; there are: a100-pcie4, grace-hopper, h200, rtx4090-pcie4', message)
+        message = self.refused("--hardware", "h300", *ISSUE[2:])
+        self.assertIn('"h300"; there are: a100-pcie4, grace-hopper, h100, h200, rtx4090-pcie4', message)
         message = self.refused(*ISSUE[:3], "opt-175b", *ISSUE[4:])
         self.assertIn('"opt-175b"; there are: opt-6.7b, llama-2-7b, llama-3-8b, opt-13b, opt-30b, opt-66b, llama-3', message)
 

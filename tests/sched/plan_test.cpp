@@ -112,7 +112,7 @@ void expect_demand(const Plan& plan, const StagingShape& shape) {
   assert_int_equal(taken, demand.rounds);
   assert_in_range(extra, 0, plan.batches.size());  // for resident and kept blocks alone
   for (uint32_t r = 0; r < plan.rounds.size(); ++r) {
-    uint32_t x_tiles = 0, x = 0, kv_tiles = 0, kv = 0, products = 0, resident = 0;
+    uint32_t x_tiles = 0, x = 0, kv_tiles = 0, kv = 0, products = 0, resident = 0, joined = 0;
     for (const PlanOp& op : plan.ops) {
       if (op.round != r) continue;
       if (op.kind == OpKind::fetch_x) ++x_tiles, x += op.tokens;
@@ -120,11 +120,18 @@ void expect_demand(const Plan& plan, const StagingShape& shape) {
       if (op.kind != OpKind::recompute) continue;
       ++products;
       if (op.after[0].what != PlanWait::For::operation) resident += op.tokens;
+      for (uint32_t p = op.first; p < op.first + op.count; ++p) joined += plan.parts[p].resident ? plan.parts[p].tokens : 0;
     }
+    resident += joined;
+    // The first tile of resident X goes with the last one of what is staged, where one product holds both.
+    const uint32_t last_x = x_tiles == 0 ? 0 : x - (x_tiles - 1) * shape.tile_tokens;
+    const uint32_t first_resident = std::min(resident, shape.tile_tokens);
+    const bool joins = x_tiles > 0 && resident > 0 && last_x + first_resident <= shape.tile_tokens;
+    assert_int_equal(joined, joins ? first_resident : 0);
     assert_int_equal(x_tiles, ceil_of(x, shape.tile_tokens));
     assert_int_equal(kv_tiles, ceil_of(kv, shape.tile_tokens));
-    assert_int_equal(products, x_tiles + ceil_of(resident, shape.tile_tokens));
-    assert_int_equal(plan.rounds[r].x_rows, x);
+    assert_int_equal(products, x_tiles + ceil_of(resident, shape.tile_tokens) - (joins ? 1 : 0));
+    assert_int_equal(plan.rounds[r].x_rows, x + joined);
   }
 }
 

@@ -15,7 +15,7 @@
 
 #include "daemon/backend/cpu/gemm_kernel.h"
 #include "daemon/backend/cpu/kernels.h"
-#include "daemon/backend/cpu/lanes.h"
+#include "daemon/backend/simd/lanes.h"
 
 namespace iokv::cpu {
 

@@ -13,16 +13,9 @@
 #include <memory>
 
 #include "daemon/backend/backend.h"
+#include "daemon/backend/simd/cpu_isa.h"
 
 namespace iokv {
-
-enum class CpuIsa : uint8_t {
-  automatic,    // the best that the machine has
-  portable,     // what the compiler's baseline offers
-  avx2,         // with FMA
-  avx512,       // F, BW, VL, DQ
-  avx512_bf16,  // and products of bf16 pairs
-};
 
 struct CpuOptions {
   DType compute = DType::f32;  // f32 or bf16
@@ -34,10 +27,6 @@ struct CpuOptions {
   // Whether it attends on Queue::host, with the threads that compute, to what lies in the pool.
   bool host_attention = false;
 };
-
-// Whether this machine can run kernels of the ISA.
-bool cpu_supports(CpuIsa isa);
-const char* name_of(CpuIsa isa);
 
 // Fails when the compute type is f16, the ISA is not there or a thread cannot be started. Any thread may call it; the
 // backend is then used by one thread at a time.

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "daemon/backend/cpu/kernels.h"
-#include "daemon/backend/cpu/lanes.h"
+#include "daemon/backend/simd/lanes.h"
 
 namespace iokv::cpu {
 

@@ -1,40 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the machine at hand can run, and the kernels for it.
+// The kernels for the machine at hand.
 #include "daemon/backend/cpu/isa.h"
 
-namespace iokv {
-
-bool cpu_supports(CpuIsa isa) {
-#if defined(__x86_64__)
-  bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-              __builtin_cpu_supports("f16c");
-  bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  switch (isa) {
-    case CpuIsa::automatic:
-    case CpuIsa::portable: return true;
-    case CpuIsa::avx2: return avx2;
-    case CpuIsa::avx512: return avx512;
-    case CpuIsa::avx512_bf16: return avx512 && __builtin_cpu_supports("avx512bf16");
-  }
-  return false;
-#else
-  return isa == CpuIsa::automatic || isa == CpuIsa::portable;
-#endif
-}
-
-const char* name_of(CpuIsa isa) {
-  switch (isa) {
-    case CpuIsa::automatic: return "automatic";
-    case CpuIsa::portable: return "portable";
-    case CpuIsa::avx2: return "avx2";
-    case CpuIsa::avx512: return "avx512";
-    case CpuIsa::avx512_bf16: return "avx512_bf16";
-  }
-  return "?";
-}
-
-namespace cpu {
+namespace iokv::cpu {
 
 CpuIsa best_isa(DType compute) {
   // With f32 the pair products have no use, and the name would mislead.
@@ -54,5 +22,4 @@ const Kernels& kernels_for(CpuIsa isa, DType compute) {
   return *portable_kernels(bf16);
 }
 
-}  // namespace cpu
-}  // namespace iokv
+}  // namespace iokv::cpu

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels for AVX-512 without products of bf16 pairs: bf16 is widened by a shift. See kernels.h, invariant 2.
 #include "daemon/backend/cpu/kernel_table.h"
-#include "daemon/backend/cpu/simd_avx512.h"
+#include "daemon/backend/simd/avx512.h"
 
 namespace iokv::cpu {
 

@@ -2,7 +2,7 @@
 // The kernels for AVX-512 with BF16: products of pairs by vdpbf16ps, twice the rate of f32. It rounds after each of
 // the two products and takes subnormals as zero, so its bits are its own. See kernels.h, invariant 2.
 #include "daemon/backend/cpu/kernel_table.h"
-#include "daemon/backend/cpu/simd_avx512.h"
+#include "daemon/backend/simd/avx512.h"
 
 namespace iokv::cpu {
 namespace {

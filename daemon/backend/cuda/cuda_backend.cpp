@@ -14,6 +14,7 @@
 #include "daemon/backend/cuda/copier.h"
 #include "daemon/backend/cuda/device_error.h"
 #include "daemon/backend/cuda/device_queue.h"
+#include "daemon/backend/cuda/host_queue.h"
 #include "daemon/backend/cuda/kernels.h"
 #include "daemon/backend/cuda/products.h"
 #include "daemon/backend/cuda/table_ring.h"
@@ -120,16 +121,22 @@ class CudaBackend final : public Backend {
     copier_.copy(stream(queue), host, runs, failure_);
   }
   Ticket record(Queue queue) override {
+    if (queue == Queue::host) return {queue, host_->record()};
     enter();
     return {queue, at(queue).record()};
   }
-  void wait(Queue queue, Ticket ticket) override {
-    enter();
-    at(queue).wait_for(at(ticket.queue), ticket.value);
-  }
+  void wait(Queue queue, Ticket ticket) override;
   Result<bool> poll(Ticket ticket, bool block) override;
   uint64_t now_ns() const override { return monotonic_ns(); }
-  uint64_t reached_ns(Ticket ticket) override { return at(ticket.queue).reached_ns(ticket.value); }
+  uint64_t reached_ns(Ticket ticket) override {
+    return ticket.queue == Queue::host ? host_->reached_ns(ticket.value) : at(ticket.queue).reached_ns(ticket.value);
+  }
+  Status attend_on_host(std::span<const int> cpus) override {
+    enter();
+    IOKV_TRY_ASSIGN(host_, HostQueue::make(options_.device, info_.compute, cpus));
+    info_.host_threads = host_->threads();
+    return {};
+  }
 
   void embed(Queue queue, const EmbedArgs& args) override;
   void norm(Queue queue, const NormArgs& args) override {
@@ -186,7 +193,11 @@ class CudaBackend final : public Backend {
     enter();
     return !failure_.happened();
   }
-  DeviceQueue& at(Queue queue) { return *queues_[static_cast<size_t>(queue)]; }
+  DeviceQueue& at(Queue queue) {
+    IOKV_ASSERT(queue != Queue::host);
+    return *queues_[static_cast<size_t>(queue)];
+  }
+  Result<bool> poll_host(uint64_t ticket, bool block);
   cudaStream_t stream(Queue queue) { return at(queue).stream(); }
   Scratch& scratch(Queue queue);
 
@@ -204,7 +215,8 @@ class CudaBackend final : public Backend {
   DeviceInfo info_;
   Failure failure_;
   std::unique_ptr<DeviceClock> clock_;
-  std::array<std::unique_ptr<DeviceQueue>, kQueues> queues_;
+  std::array<std::unique_ptr<DeviceQueue>, kQueues> queues_;  // of Queue::host none, but:
+  std::unique_ptr<HostQueue> host_;        // or null
   std::array<Scratch, kQueues> scratch_;
   std::unique_ptr<Products> products_;
   Copier copier_;
@@ -270,6 +282,7 @@ Status CudaBackend::open() {
 
   IOKV_TRY_ASSIGN(clock_, DeviceClock::make());
   for (size_t i = 0; i < kQueues; ++i) {
+    if (static_cast<Queue>(i) == Queue::host) continue;
     // Of one priority: kernels of either queue go on when those of the other that came before have their blocks running.
     // With less of it a recomputation starves beside a short step's products, which fill the device without a pause.
     IOKV_TRY_ASSIGN(queues_[i], DeviceQueue::make(*clock_, failure_));
@@ -303,6 +316,7 @@ CudaBackend::Scratch::~Scratch() {
 
 CudaBackend::~CudaBackend() {
   (void)use_device(options_.device);
+  if (host_ != nullptr) host_->abandon();  // no stream waits for it any more
   for (const auto& queue : queues_) {
     if (queue != nullptr) (void)cudaStreamSynchronize(queue->stream());
   }
@@ -338,11 +352,43 @@ Result<std::unique_ptr<DeviceMemory>> CudaBackend::alloc(size_t bytes) {
 
 // ---- tickets --------------------------------------------------------------------------------------------------------
 
+void CudaBackend::wait(Queue queue, Ticket ticket) {
+  if (queue == ticket.queue || ticket.value == 0) return;
+  enter();
+  if (queue == Queue::host) {
+    // Invariant 4 of backend.h: the stream has been given nothing behind the ticket that the host would wait for in vain.
+    if (!at(ticket.queue).reached(ticket.value, false)) host_->wait_for(stream(ticket.queue), failure_);
+  } else if (ticket.queue == Queue::host) {
+    host_->make_wait(stream(queue), ticket.value, failure_);
+  } else {
+    at(queue).wait_for(at(ticket.queue), ticket.value);
+  }
+}
+
+// The host's threads wait for words that a lost device never writes: it is asked meanwhile.
+Result<bool> CudaBackend::poll_host(uint64_t ticket, bool block) {
+  constexpr uint64_t kAskNs = 1'000'000;
+  for (uint64_t asked_ns = monotonic_ns(); !host_->reached(ticket);) {
+    if (failure_.happened()) host_->abandon();
+    if (!block || failure_.happened()) break;
+    if (monotonic_ns() - asked_ns < kAskNs) continue;
+    asked_ns = monotonic_ns();
+    const cudaError_t answer = cudaStreamQuery(stream(Queue::dense));
+    if (answer != cudaErrorNotReady) failure_.check("waiting for the host's attention", answer);
+  }
+  if (failure_.happened()) return failure_.error();
+  return host_->reached(ticket);
+}
+
 Result<bool> CudaBackend::poll(Ticket ticket, bool block) {
   enter();
+  if (ticket.queue == Queue::host) return poll_host(ticket.value, block);
   if (block) clock_->keep(failure_);
   const bool reached = at(ticket.queue).reached(ticket.value, block);
-  if (failure_.happened()) return failure_.error();
+  if (failure_.happened()) {
+    if (host_ != nullptr) host_->abandon();
+    return failure_.error();
+  }
   if (reached) deliver();
   return reached;
 }
@@ -448,6 +494,10 @@ const float* CudaBackend::frequencies_of(const RopeTable& table) {
 }
 
 void CudaBackend::attend(Queue queue, const AttendArgs& args) {
+  if (queue == Queue::host) {
+    if (!failure_.happened()) host_->attend(args);
+    return;
+  }
   const KvShape& shape = args.shape;
   IOKV_ASSERT(shape.heads % shape.kv_heads == 0 && shape.head_dim <= kLargestHeadDim);
   if (!ready()) return;

@@ -7,7 +7,7 @@
 #include "daemon/backend/cuda/cuda_backend.h"
 #include "daemon/backend/cuda_module.h"
 
-extern "C" [[gnu::visibility("default")]] iokv::Backend* iokv_cuda_backend_3(const iokv::CudaOptions* options, char* reason,
+extern "C" [[gnu::visibility("default")]] iokv::Backend* iokv_cuda_backend_4(const iokv::CudaOptions* options, char* reason,
                                                                             size_t reason_bytes) {
   auto made = iokv::make_cuda_backend_here(*options);
   if (made) return (*std::move(made)).release();
