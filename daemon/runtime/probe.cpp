@@ -18,6 +18,8 @@ constexpr size_t kPatchBytes = size_t{1} << 20;
 // What a row attends to: as long as a conversation's few turns. Attention over it is in pieces of 64 tokens, so a longer
 // one is more of the same.
 constexpr uint32_t kContextTokens = 512;
+// Operations of the largest size that the host's cache is enough for, if it may be so large.
+constexpr size_t kHostRounds = 4;
 // And before the rows of a prompt that are attended for together.
 constexpr uint32_t kMostTokensBefore = 2048;
 
@@ -53,24 +55,24 @@ void randomize(std::byte* at, size_t size_bytes, DType type) {
 
 void Probe::h2d(size_t size_bytes) {
   const size_t offset = next_offset(size_bytes, up_offset_);
-  backend_.copy(Queue::h2d, bytes(copied_) + offset, host_ + offset, size_bytes);
+  backend_.copy(Queue::h2d, bytes(copied_) + offset, host_.data() + offset, size_bytes);
 }
 
 void Probe::d2h(size_t size_bytes) {
   size_t offset = next_offset(size_bytes, down_offset_);
   if (size_bytes <= max_copy_bytes() / 2) offset += max_copy_bytes() / 2;
-  backend_.copy(Queue::d2h, host_ + offset, bytes(copied_) + offset, size_bytes);
+  backend_.copy(Queue::d2h, host_.data() + offset, bytes(copied_) + offset, size_bytes);
 }
 
 void Probe::h2d_pieces(uint32_t blocks) {
   const size_t offset = next_offset(blocks * block_bytes_, up_offset_);
-  add_pieces(bytes(copied_) + offset, host_ + offset, blocks);
+  add_pieces(bytes(copied_) + offset, host_.data() + offset, blocks);
   backend_.copy(Queue::h2d, copies_);
 }
 
 void Probe::d2h_pieces(uint32_t blocks) {
   const size_t offset = max_copy_bytes() / 2 + next_offset(blocks * block_bytes_, down_offset_);
-  add_pieces(host_ + offset, bytes(copied_) + offset, blocks);
+  add_pieces(host_.data() + offset, bytes(copied_) + offset, blocks);
   backend_.copy(Queue::d2h, copies_);
 }
 
@@ -130,6 +132,44 @@ void Probe::attend(uint32_t attended_tokens) {
     spans_.push_back({row, 1, context - 1, 0, std::span<const void* const>(addresses_).subspan(first)});
   }
   issue_attention();
+}
+
+void Probe::attend_host(uint32_t tokens) {
+  IOKV_ASSERT(tokens != 0 && tokens <= max_host_attended_);
+  attend_host((tokens + context_ - 1) / context_, tokens);
+}
+
+// So many tokens of blocks that have not been read for as long as there are others; the host's from the first one on.
+void Probe::attend_host(uint32_t rows, uint32_t tokens) {
+  spans_.clear();
+  addresses_.clear();
+  for (uint32_t row = 0; row < rows; ++row) {
+    const uint32_t context = tokens / rows + (row < tokens % rows ? 1 : 0);
+    const size_t first = addresses_.size();
+    for (uint32_t i = 0; i < blocks_for(Tokens(context)).value; ++i) {
+      addresses_.push_back(host_cache_.data() + size_t{host_block_} * block_bytes_);
+      host_block_ = (host_block_ + 1) % host_blocks_;
+    }
+    spans_.push_back({row, 1, context, 0, std::span<const void* const>(addresses_).subspan(first), 0});
+  }
+  AttendArgs args;
+  args.shape = spec_.kv_shape();
+  args.scale = spec_.attention_scale;
+  args.q = host_q_.data();
+  args.q_stride = spec_.q_width();
+  args.state = reinterpret_cast<float*>(host_state_.data());
+  args.spans = spans_;
+  backend_.attend(Queue::host, args);
+}
+
+void Probe::exchange(uint32_t rows) {
+  IOKV_ASSERT(rows != 0 && rows <= max_exchanged());
+  const auto handed_over = std::span<const uint32_t>(rows_).first(rows);
+  backend_.hand_over(Queue::dense, {qkv_->data(), qkv_width_ * element_bytes_, spec_.q_width() * element_bytes_, handed_over, host_q_.data()});
+  backend_.wait(Queue::host, backend_.record(Queue::dense));
+  attend_host(rows, rows * kBlockTokens);
+  backend_.wait(Queue::dense, backend_.record(Queue::host));
+  backend_.merge(Queue::dense, {spec_.kv_shape(), handed_over, f32(state_), reinterpret_cast<const float*>(host_state_.data()), attended_->data()});
 }
 
 void Probe::attend_rows(uint32_t products) {
@@ -241,26 +281,39 @@ Probe::Probe(Backend& backend, const ModelSpec& spec, const Weights& weights, co
   most_before_ = std::min(kMostTokensBefore, spec.max_context - prompt_rows());
   const size_t wanted = std::max(blocks_for(Tokens(limits.max_tokens)).value, blocks_for(Tokens(max_attended_)).value);
   blocks_ = static_cast<uint32_t>(std::clamp<size_t>(limits.max_cache_bytes / block_bytes_, 1, wanted));
+  if (backend.info().host_threads > 0 && !backend.info().host_addressable) {
+    // Whole blocks, with which the host's part of a context begins.
+    context_ = std::max(kBlockTokens, context_ / kBlockTokens * kBlockTokens);
+    max_host_attended_ = std::min(limits.max_attended / kBlockTokens * kBlockTokens, limits.max_rows * context_);
+    host_blocks_ = static_cast<uint32_t>(std::clamp<size_t>(limits.max_host_cache_bytes / block_bytes_, 1, max_host_attended_ / kBlockTokens * kHostRounds));
+  }
   if (spec.q_width() % 16 == 0) max_tokens_ = std::min(limits.max_tokens, blocks_ * kBlockTokens);
 }
 
-Probe::~Probe() {
-  if (host_ == nullptr) return;
-  backend_.unpin(host_);
-  ::munmap(host_, host_bytes_);
+PinnedPages::~PinnedPages() {
+  if (data_ == nullptr) return;
+  backend_->unpin(data_);
+  ::munmap(data_, bytes_);
+}
+
+Status PinnedPages::take(Backend& backend, size_t bytes) {
+  IOKV_ASSERT(data_ == nullptr && bytes > 0);
+  void* mapped = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return error("no host memory for " + std::to_string(bytes) + " bytes");
+  if (Status pinned = backend.pin(mapped, bytes); !pinned) {
+    ::munmap(mapped, bytes);
+    return std::move(pinned.failure()).within("pinning");
+  }
+  backend_ = &backend;
+  data_ = static_cast<std::byte*>(mapped);
+  bytes_ = bytes;
+  return {};
 }
 
 Status Probe::take_buffers() {
   const bool copies = !backend_.info().host_addressable;
   const DType compute = backend_.info().compute;
-  host_bytes_ = copies ? std::max(kPatchBytes, limits_.max_copy_bytes) : kPatchBytes;
-  void* mapped = ::mmap(nullptr, host_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (mapped == MAP_FAILED) return error("no host memory for " + std::to_string(host_bytes_) + " bytes");
-  if (Status pinned = backend_.pin(mapped, host_bytes_); !pinned) {
-    ::munmap(mapped, host_bytes_);
-    return std::move(pinned.failure()).within("pinning");
-  }
-  host_ = static_cast<std::byte*>(mapped);
+  IOKV_TRY(host_.take(backend_, copies ? std::max(kPatchBytes, limits_.max_copy_bytes) : kPatchBytes));
 
   const size_t rows = limits_.max_rows;
   const bool gated = is_gated(spec_.activation);
@@ -276,22 +329,41 @@ Status Probe::take_buffers() {
   IOKV_TRY(take(logits_, size_t{limits_.max_draws} * spec_.vocab, DType::f32));
   if (copies) IOKV_TRY(take(copied_, limits_.max_copy_bytes / element_bytes_, compute));
   if (copies) {
-    for (size_t at = kPatchBytes; at < host_bytes_; at += kPatchBytes) {
-      std::memcpy(host_ + at, host_, std::min(kPatchBytes, host_bytes_ - at));
+    for (size_t at = kPatchBytes; at < host_.size_bytes(); at += kPatchBytes) {
+      std::memcpy(host_.data() + at, host_.data(), std::min(kPatchBytes, host_.size_bytes() - at));
     }
   }
+
+  if (max_host_attended_ != 0) IOKV_TRY(take_host_buffers());
 
   std::mt19937 random(2);
   runs_.reserve(std::max(rows, size_t{max_tokens_} / kBlockTokens + 1));
   spans_.reserve(rows);
-  addresses_.reserve(std::max<size_t>(max_attended_, most_before_ + rows) / kBlockTokens + rows + 1);
+  addresses_.reserve(std::max<size_t>({max_attended_, max_host_attended_, most_before_ + rows}) / kBlockTokens + rows + 1);
   sample_rows_.resize(limits_.max_draws);
   drawn_.resize(limits_.max_draws);
   logprobs_.resize(limits_.max_draws);
   for (size_t row = 0; row < rows; ++row) {
     tokens_.push_back(static_cast<int32_t>(random() % spec_.vocab));
     positions_.push_back(static_cast<uint32_t>(random() % spec_.max_context));
+    rows_.push_back(static_cast<uint32_t>(row));
     if (row < sample_rows_.size()) sample_rows_[row].logits_row = static_cast<uint32_t>(row);
+  }
+  return {};
+}
+
+Status Probe::take_host_buffers() {
+  const DType compute = backend_.info().compute;
+  const size_t rows = limits_.max_rows, state_floats = spec_.heads * attend_state_floats(spec_.head_dim);
+  IOKV_TRY(take(state_, rows * state_floats, DType::f32));
+  IOKV_TRY(host_q_.take(backend_, rows * spec_.q_width() * element_bytes_));
+  IOKV_TRY(host_state_.take(backend_, rows * state_floats * sizeof(float)));
+  IOKV_TRY(host_cache_.take(backend_, host_blocks_ * block_bytes_));
+  randomize(host_q_.data(), host_q_.size_bytes(), compute);
+  const size_t patch = std::min(kPatchBytes, host_cache_.size_bytes());
+  randomize(host_cache_.data(), patch, compute);
+  for (size_t at = patch; at < host_cache_.size_bytes(); at += patch) {
+    std::memcpy(host_cache_.data() + at, host_cache_.data(), std::min(patch, host_cache_.size_bytes() - at));
   }
   return {};
 }
@@ -305,8 +377,8 @@ Status Probe::take(std::unique_ptr<DeviceMemory>& memory, size_t elements, DType
 Status Probe::fill(const DeviceMemory& memory, DType type) {
   auto* to = static_cast<std::byte*>(memory.data());
   size_t filled = std::min(memory.size_bytes(), kPatchBytes);
-  randomize(host_, filled, type);
-  backend_.copy(Queue::h2d, to, host_, filled);
+  randomize(host_.data(), filled, type);
+  backend_.copy(Queue::h2d, to, host_.data(), filled);
   IOKV_TRY(backend_.poll(backend_.record(Queue::h2d), true));
   for (size_t part; filled < memory.size_bytes(); filled += part) {
     part = std::min(filled, memory.size_bytes() - filled);

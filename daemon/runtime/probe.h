@@ -27,6 +27,27 @@ struct ProbeLimits {
   uint32_t max_attended = 1 << 16;  // tokens, over all rows
   size_t max_cache_bytes = size_t{64} << 20;
   size_t max_copy_bytes = size_t{64} << 20;
+  // Of K,V that the host attends to: more than its processors' caches hold, or it would not be memory that is measured.
+  size_t max_host_cache_bytes = size_t{256} << 20;
+};
+
+// Pages of the host that the backend has pinned, which outlives them.
+class PinnedPages {
+ public:
+  PinnedPages() = default;
+  ~PinnedPages();
+  PinnedPages(const PinnedPages&) = delete;
+  PinnedPages& operator=(const PinnedPages&) = delete;
+
+  // Once. Error: the system has no memory, or the backend does not pin it.
+  Status take(Backend& backend, size_t bytes);
+  std::byte* data() const { return data_; }
+  size_t size_bytes() const { return bytes_; }
+
+ private:
+  Backend* backend_ = nullptr;
+  std::byte* data_ = nullptr;
+  size_t bytes_ = 0;
 };
 
 class Probe {
@@ -34,7 +55,6 @@ class Probe {
   // Fails when the backend has no memory for the buffers. Backend, spec and weights outlive the Probe.
   static Result<std::unique_ptr<Probe>> make(Backend& backend, const ModelSpec& spec, const Weights& weights,
                                              const ProbeLimits& limits);
-  ~Probe();
   Probe(const Probe&) = delete;
   Probe& operator=(const Probe&) = delete;
 
@@ -67,6 +87,15 @@ class Probe {
   uint32_t max_attended() const { return max_attended_; }
   uint32_t context_tokens() const { return context_; }
 
+  // Of one layer, rows of as many sequences, for each of which the host attends to about context_tokens() in pinned memory, on
+  // the host's queue. 0 < tokens <= max_host_attended(), which is 0 where the host does not attend.
+  void attend_host(uint32_t tokens);
+  uint32_t max_host_attended() const { return max_host_attended_; }
+  // Rows as they are handed over, attended for by the host with a block of cached tokens each, and merged, on the dense
+  // queue: 0 < rows <= max_exchanged().
+  void exchange(uint32_t rows);
+  uint32_t max_exchanged() const { return max_host_attended_ == 0 ? 0 : std::min(limits_.max_rows, max_host_attended_ / kBlockTokens); }
+
   // One layer's attention of prompt_rows() rows of one sequence, with so many tokens before them that the tokens which the
   // rows attend to add up to `products`, rounded to a token before them. least_products(): there are none;
   // ... most_products(): some thousand.
@@ -91,7 +120,9 @@ class Probe {
   Status take_buffers();
   Status take(std::unique_ptr<DeviceMemory>& memory, size_t elements, DType type);
   Status fill(const DeviceMemory& memory, DType type);
+  Status take_host_buffers();
   void issue_attention();
+  void attend_host(uint32_t rows, uint32_t tokens);
   void add_pieces(std::byte* to, const std::byte* from, uint32_t blocks);
   const LayerWeights& next_layer();
   std::byte* next_blocks(uint32_t blocks);
@@ -111,6 +142,7 @@ class Probe {
   const size_t block_bytes_;     // of K,V
   uint32_t blocks_ = 0;          // that cache_ holds
   uint32_t max_tokens_ = 0, max_attended_ = 0, context_ = 0, most_before_ = 0;
+  uint32_t max_host_attended_ = 0, host_blocks_ = 0;  // and what host_cache_ holds
 
   // Device buffers of the compute type unless f32; M = max_rows.
   std::unique_ptr<DeviceMemory> hidden_;      // [M, h] f32
@@ -124,8 +156,10 @@ class Probe {
   std::unique_ptr<DeviceMemory> cache_;       // [blocks] of K,V
   std::unique_ptr<DeviceMemory> logits_;      // [max_draws, vocab] f32
   std::unique_ptr<DeviceMemory> copied_;      // [max_copy_bytes], or null where nothing is copied
-  std::byte* host_ = nullptr;                 // host_bytes, pinned
-  size_t host_bytes_ = 0;
+  std::unique_ptr<DeviceMemory> state_;       // [M, heads, attend_state_floats(d)] f32, or null
+  PinnedPages host_;
+  PinnedPages host_cache_;                    // [host_blocks] of K,V
+  PinnedPages host_q_, host_state_;           // [M, heads·d], [M, heads, attend_state_floats(d)] f32
 
   std::vector<CopyRun> copies_;
   std::vector<RopeRun> runs_;
@@ -133,10 +167,11 @@ class Probe {
   std::vector<AttendSpan> spans_;
   std::vector<int32_t> tokens_, drawn_;       // [M], [max_draws]
   std::vector<uint32_t> positions_;           // [M]
+  std::vector<uint32_t> rows_;                // [M]: 0, 1, ...
   std::vector<SampleRow> sample_rows_;        // [max_draws]
   std::vector<float> logprobs_;               // [max_draws]
 
-  uint32_t layer_ = 0, block_ = 0;            // where the round is
+  uint32_t layer_ = 0, block_ = 0, host_block_ = 0;  // where the round is
   size_t up_offset_ = 0, down_offset_ = 0;
 };
 

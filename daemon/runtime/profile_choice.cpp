@@ -65,8 +65,10 @@ std::string rates_of(const Profile& profile) {
       profile.recompute.at(kTokens) > 0
           ? fmt::format("{:.0f} tokens/ms recomputed", kTokens / profile.recompute.at(kTokens) * 1e6)
           : "no recomputation";
-  return fmt::format("{}; a layer: {}, {:.0f} attended, dense {:.3f} ms for 1 row and {:.3f} for 64", link, recompute,
-                     kTokens / profile.attend.at(kTokens) * 1e6, profile.dense.at(1) / 1e6, profile.dense.at(64) / 1e6);
+  const std::string host =
+      profile.host_attends() ? fmt::format(", {:.0f} by the host", kTokens / profile.host_attend.at(kTokens) * 1e6) : "";
+  return fmt::format("{}; a layer: {}, {:.0f} attended{}, dense {:.3f} ms for 1 row and {:.3f} for 64", link, recompute,
+                     kTokens / profile.attend.at(kTokens) * 1e6, host, profile.dense.at(1) / 1e6, profile.dense.at(64) / 1e6);
 }
 
 }  // namespace iokv

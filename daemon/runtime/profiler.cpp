@@ -63,7 +63,11 @@ class Profiler {
   Status compute();
   Status parts();
   Status contention();
+  Result<double> contention_of(const Operation& other, uint32_t size, uint32_t rows);
+  Status host();
   Status interference();
+  Status link_beside_host();
+  Result<double> copies_beside(const Operation& operation, uint32_t size, double operation_ns);
 
   Status curve(Curve Profile::*curve, const Operation& operation);
   Result<double> time(const Operation& operation, uint32_t size);
@@ -78,13 +82,18 @@ class Profiler {
   void keep_link_busy(double ns);
   Status let_link_rest();
   Profile& profile() { return result_.profile; }
+  std::vector<Sample>& samples_of(Curve Profile::*curve) {
+    size_t i = 0;
+    while (kProfileCurves[i].curve != curve) ++i;
+    return result_.samples[i];
+  }
 
   Backend& backend_;
   Probe& probe_;
   const ProfilerLimits limits_;
   MeasuredProfile result_;
 
-  const Operation h2d_, d2h_, recompute_, attend_, attend_rows_, dense_, head_, keep_x_;
+  const Operation h2d_, d2h_, recompute_, attend_, attend_rows_, dense_, head_, keep_x_, host_attend_, exchange_;
 
   bool beside_link_ = false;     // keep h2d busy during windows
   uint32_t busy_bytes_ = 0;      // of one of the copies that do
@@ -106,7 +115,11 @@ Profiler::Profiler(Backend& backend, Probe& probe, const ProfilerLimits& limits)
       dense_{Queue::dense, 1, probe.max_rows(), [this](uint32_t rows) { probe_.dense(rows); }},
       head_{Queue::dense, 1, probe.max_draws(), [this](uint32_t rows) { probe_.head(rows); }},
       keep_x_{Queue::dense, std::min(kLeastKeptBytes, probe.max_kept_bytes()), probe.max_kept_bytes(),
-              [this](uint32_t bytes) { probe_.keep_x(bytes); }} {}
+              [this](uint32_t bytes) { probe_.keep_x(bytes); }},
+      host_attend_{Queue::host, std::min(kBlockTokens, probe.max_host_attended()), probe.max_host_attended(),
+                   [this](uint32_t tokens) { probe_.attend_host(tokens); }},
+      exchange_{Queue::dense, std::min(1u, probe.max_exchanged()), probe.max_exchanged(),
+                [this](uint32_t rows) { probe_.exchange(rows); }} {}
 
 Result<MeasuredProfile> Profiler::run() {
   const uint64_t begun_ns = backend_.now_ns();
@@ -119,9 +132,11 @@ Result<MeasuredProfile> Profiler::run() {
   IOKV_TRY(compute());
   IOKV_TRY(parts());
   IOKV_TRY(contention());
+  if (host_attend_.most != 0) IOKV_TRY(host());
   IOKV_TRY(let_link_rest());
   beside_link_ = false;
   if (busy_bytes_ != 0) IOKV_TRY(interference());
+  if (busy_bytes_ != 0 && host_attend_.most != 0) IOKV_TRY(link_beside_host());
   result_.took_ns = static_cast<double>(backend_.now_ns() - begun_ns);
   return std::move(result_);
 }
@@ -199,36 +214,58 @@ Status Profiler::parts() {
   return {};
 }
 
-// Dense work and a recomputation that takes about as long, from one beginning: of the shorter one's time, how much does
-// the longer one's end come later?
+// Dense work and a recomputation that takes about as long.
 Status Profiler::contention() {
   if (recompute_.most == 0) return {};
   const uint32_t rows = std::min(kRows, dense_.most);
   uint32_t tokens = 1;
   while (tokens * 2 <= recompute_.most && profile().recompute.at(tokens * 2) <= profile().dense.at(rows)) tokens *= 2;
-  Least dense_alone, recompute_alone, both;
+  IOKV_TRY_ASSIGN(profile().contention, contention_of(recompute_, tokens, rows));
+  return {};
+}
+
+// Attention on the host beside a busy link, what handing over and merging takes without it, and what it takes from dense
+// work where both run on the same cores.
+Status Profiler::host() {
+  IOKV_TRY(curve(&Profile::host_attend, host_attend_));
+  IOKV_TRY(curve(&Profile::exchange, exchange_));
+  // Less what the host has worked in it: of each row it had a block.
+  const Curve& attend = profile().host_attend;
+  std::vector<Sample>& exchanged = samples_of(&Profile::exchange);
+  for (Sample& sample : exchanged) sample.ns = std::max(0.0, sample.ns - attend.at(kBlockTokens * sample.size));
+  profile().exchange = fit(exchanged);
+  const uint32_t rows = std::min(kRows, dense_.most);
+  uint32_t tokens = kBlockTokens;
+  while (tokens * 2 <= host_attend_.most && attend.at(tokens * 2) <= profile().dense.at(rows)) tokens *= 2;
+  IOKV_TRY_ASSIGN(profile().host_contention, contention_of(host_attend_, std::min(tokens, host_attend_.most), rows));
+  return {};
+}
+
+// Dense work beside an operation of another queue, from one beginning: of the shorter one's time, how much does the longer
+// one's end come later?
+Result<double> Profiler::contention_of(const Operation& other, uint32_t size, uint32_t rows) {
+  Least dense_alone, other_alone, both;
   for (uint32_t round = 0; round < kRatioRounds; ++round) {
     const uint32_t count = repetitions_of(dense_, profile().dense.at(rows));
     IOKV_TRY_ASSIGN(const double dense_ns, window(dense_, rows, count));
-    IOKV_TRY_ASSIGN(const double recompute_ns, window(recompute_, tokens, count));
-    if (beside_link_) keep_link_busy(count * (dense_ns + recompute_ns));
-    const Ticket dense = backend_.record(Queue::dense), recompute = backend_.record(Queue::recompute);
+    IOKV_TRY_ASSIGN(const double other_ns, window(other, size, count));
+    if (beside_link_) keep_link_busy(count * (dense_ns + other_ns));
+    const Ticket dense = backend_.record(Queue::dense), begin = backend_.record(other.queue);
     for (uint32_t i = 0; i < count; ++i) {
-      recompute_.issue(tokens);
+      other.issue(size);
       dense_.issue(rows);
     }
-    const Ticket dense_end = backend_.record(Queue::dense), recompute_end = backend_.record(Queue::recompute);
+    const Ticket dense_end = backend_.record(Queue::dense), other_end = backend_.record(other.queue);
     IOKV_TRY(wait(dense_end));
-    IOKV_TRY(wait(recompute_end));
-    const Ticket begun = backend_.reached_ns(dense) < backend_.reached_ns(recompute) ? dense : recompute;
+    IOKV_TRY(wait(other_end));
+    const Ticket begun = backend_.reached_ns(dense) < backend_.reached_ns(begin) ? dense : begin;
     dense_alone.add(dense_ns);
-    recompute_alone.add(recompute_ns);
-    both.add(std::max(since(begun, dense_end), since(begun, recompute_end)) / count);
+    other_alone.add(other_ns);
+    both.add(std::max(since(begun, dense_end), since(begun, other_end)) / count);
   }
-  const double longer = std::max(dense_alone.ns, recompute_alone.ns);
-  const double shorter = std::min(dense_alone.ns, recompute_alone.ns);
-  profile().contention = shorter > 0 ? std::clamp((both.ns - longer) / shorter, 0.0, 1.0) : 0;
-  return {};
+  const double longer = std::max(dense_alone.ns, other_alone.ns);
+  const double shorter = std::min(dense_alone.ns, other_alone.ns);
+  return shorter > 0 ? std::clamp((both.ns - longer) / shorter, 0.0, 1.0) : 0;
 }
 
 // How much the link slows dense work goes into the Profile; the other way round is for whoever reads it. Dense work is
@@ -243,23 +280,34 @@ Status Profiler::interference() {
   result_.link_slows_dense = slowdown(beside_ns, alone_ns);
   profile().link_slowdown = result_.link_slows_dense;
 
+  IOKV_TRY_ASSIGN(result_.dense_slows_link, copies_beside(dense_, rows, beside_ns));
+  return {};
+}
+
+// What the host does to the link: they read the same memory. What the link does to the host is in its curve.
+Status Profiler::link_beside_host() {
+  IOKV_TRY_ASSIGN(profile().host_slows_link, copies_beside(host_attend_, host_attend_.most, profile().host_attend.at(host_attend_.most)));
+  return {};
+}
+
+// How much longer copies take while operations run that take `operation_ns` each.
+Result<double> Profiler::copies_beside(const Operation& operation, uint32_t size, double operation_ns) {
   const uint32_t copies = 16;
   const double copies_ns = copies * profile().h2d.at(busy_bytes_), most = kMostRepetitions;
-  const auto operations = static_cast<uint32_t>(std::clamp(1.2 * copies_ns / std::max(beside_ns, 1.0), 1.0, most));
+  const auto operations = static_cast<uint32_t>(std::clamp(1.2 * copies_ns / std::max(operation_ns, 1.0) + 1, 1.0, most));
   Least alone, beside;
   for (uint32_t round = 0; round < kRatioRounds; ++round) {
     IOKV_TRY_ASSIGN(const double copy_ns, window(h2d_, busy_bytes_, copies));
     const Ticket begin = backend_.record(Queue::h2d);
     for (uint32_t i = 0; i < copies; ++i) h2d_.issue(busy_bytes_);
     const Ticket end = backend_.record(Queue::h2d);
-    for (uint32_t i = 0; i < operations; ++i) dense_.issue(rows);
-    IOKV_TRY(wait(backend_.record(Queue::dense)));
+    for (uint32_t i = 0; i < operations; ++i) operation.issue(size);
+    IOKV_TRY(wait(backend_.record(operation.queue)));
     IOKV_TRY(wait(end));
     alone.add(copy_ns);
     beside.add(since(begin, end) / copies);
   }
-  result_.dense_slows_link = slowdown(beside.ns, alone.ns);
-  return {};
+  return slowdown(beside.ns, alone.ns);
 }
 
 // The least size, doubled up to the most, and the most, as far as there is time. Rounds go over all sizes, so that what
@@ -290,9 +338,7 @@ Status Profiler::curve(Curve Profile::*curve, const Operation& operation) {
   std::vector<Sample> samples;
   for (const Point& point : points) samples.push_back({static_cast<double>(point.size), median(point.times)});
   profile().*curve = fit(samples);
-  for (size_t i = 0; i < kProfileCurves.size(); ++i) {
-    if (kProfileCurves[i].curve == curve) result_.samples[i] = std::move(samples);
-  }
+  samples_of(curve) = std::move(samples);
   return {};
 }
 

@@ -33,6 +33,7 @@ class TimedBackend final : public Backend {
   explicit TimedBackend(bool take_turns) : take_turns_(take_turns) {
     info_.name = "timed";
     info_.compute = DType::f32;
+    info_.host_threads = 1;
   }
   const DeviceInfo& info() const override { return info_; }
   Result<std::unique_ptr<DeviceMemory>> alloc(size_t bytes) override { return memory_->alloc(bytes); }
@@ -71,9 +72,15 @@ class TimedBackend final : public Backend {
   void attend(Queue queue, const AttendArgs& args) override {
     double tokens = 0, products = 0;
     for (const AttendSpan& span : args.spans) {
+      if (queue == Queue::host) {
+        assert_true(span.rows == 1 && span.host_from == 0 && span.kv_blocks.size() == blocks_for(Tokens(span.first_position)).value);
+        tokens += span.first_position;
+        continue;
+      }
       tokens += span.first_position + span.rows;
       for (uint32_t row = 0; row < span.rows; ++row) products += span.first_position + row + 1;
     }
+    if (queue == Queue::host) return run_for(queue, 1000 + 7 * tokens);
     run_for(queue, std::max(2000.0, 300 + std::max(5 * tokens, 0.5 * products)));
   }
   void embed(Queue queue, const EmbedArgs&) override { run_for(queue, 200); }
@@ -82,14 +89,14 @@ class TimedBackend final : public Backend {
     if (queue == Queue::dense) run_for(queue, 1000);
   }
   void activate(Queue, const ActivateArgs&) override {}
-  void hand_over(Queue, const HandOverArgs&) override {}
-  void merge(Queue, const MergeArgs&) override {}
+  void hand_over(Queue queue, const HandOverArgs& args) override { run_for(queue, 300 + 2.0 * static_cast<double>(args.rows.size())); }
+  void merge(Queue queue, const MergeArgs& args) override { run_for(queue, 500 + 3.0 * static_cast<double>(args.rows.size())); }
   void cap(Queue, const CapArgs&) override {}
   void sample(Queue, const SampleArgs&) override {}
 
  private:
   double& free_at(Queue queue) {
-    if (take_turns_ && queue == Queue::recompute) queue = Queue::dense;
+    if (take_turns_ && (queue == Queue::recompute || queue == Queue::host)) queue = Queue::dense;
     if (take_turns_ && queue == Queue::d2h) queue = Queue::h2d;
     return free_ns_[static_cast<size_t>(queue)];
   }
@@ -130,6 +137,12 @@ void modelled_times_are_found(void**) {
     assert_near("X kept", profile.keep_x.at(65536), 40 + 655.36, 0.01);
     assert_near("duplex", profile.duplex, take_turns ? 2 : 1, 0.02);
     assert_near("contention", 1 + profile.contention, take_turns ? 2 : 1, 0.02);
+    assert_near("host 64", profile.host_attend.at(64), 1000 + 7 * 64, 0.01);
+    assert_near("host 32768", profile.host_attend.at(32768), 1000 + 7 * 32768, 0.01);
+    assert_near("exchange 1", profile.exchange.at(1), 805, 0.02);
+    assert_near("exchange 256", profile.exchange.at(256), 800 + 5 * 256, 0.02);
+    assert_near("host beside dense", 1 + profile.host_contention, take_turns ? 2 : 1, 0.02);
+    assert_near("the link beside the host", profile.host_slows_link, 1, 0.01);
     assert_near("dense beside the link", measured.link_slows_dense, 1, 0.01);
     assert_near("the link beside dense", measured.dense_slows_link, 1, 0.01);
     assert_true(measured.took_ns < 5e9);
