@@ -9,6 +9,7 @@
 
 #include "daemon/backend/cpu/cpu_backend.h"
 #include "daemon/backend/cuda_module.h"
+#include "daemon/backend/host/host_threads.h"
 
 namespace iokv {
 namespace {
@@ -28,13 +29,28 @@ Result<std::unique_ptr<Backend>> open_cpu(const Config& config) {
   return make_cpu_backend(options);
 }
 
+// Where it was not asked for by a number, a GPU whose streams cannot wait for the host's threads goes without them.
+Status start_host_attention(const Config& config, Backend& backend) {
+  const int node = backend.info().numa_node;
+  auto chosen = choose_host_threads(read_host_machine(), config.cpu_attention, node);
+  if (!chosen) return std::move(chosen.failure()).within("--cpu-attention");
+  spdlog::info("cpu_attention = {}: {}", config.cpu_attention ? "set" : "auto", chosen->reason);
+  if (chosen->threads == 0) return {};
+  Status started = backend.attend_on_host(chosen->cpus);
+  if (started || config.cpu_attention) return started;
+  spdlog::warn("cpu_attention = auto: the host does not attend: {}", started.failure().message);
+  return {};
+}
+
 // f16 has more digits than bf16 and less range: weights that are stored in it are known to get by with that.
 Result<std::unique_ptr<Backend>> open_cuda(const Config& config, StoredType stored) {
   CudaOptions options;
   options.compute = config.dtype.value_or(stored == StoredType::f16 ? DType::f16 : DType::bf16);
   options.device = static_cast<int32_t>(config.gpu);
   options.batch_invariant = config.batch_invariant;
-  return make_cuda_backend(options);
+  IOKV_TRY_ASSIGN(std::unique_ptr<Backend> backend, make_cuda_backend(options));
+  IOKV_TRY(start_host_attention(config, *backend));
+  return backend;
 }
 
 // Of auto: an option that only the CPU has an answer to, or nothing.
