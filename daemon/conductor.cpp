@@ -258,6 +258,7 @@ void Conductor::publish_gauges() {
   set(Counter::drifted_steps, drift_->drifted_steps());
   set(Counter::link_ratio_ppm, static_cast<uint64_t>(drift_->link_ratio() * 1e6));
   set(Counter::device_ratio_ppm, static_cast<uint64_t>(drift_->device_ratio() * 1e6));
+  set(Counter::host_ratio_ppm, static_cast<uint64_t>(drift_->host_ratio() * 1e6));
 }
 
 std::vector<wire::SequenceRow> Conductor::rows() const {

@@ -162,7 +162,7 @@ class Conductor {
       wire::Counter::h2d_busy_ns, wire::Counter::d2h_busy_ns, wire::Counter::recompute_busy_ns,
       wire::Counter::dense_busy_ns, wire::Counter::x_blocks, wire::Counter::kv_blocks, wire::Counter::x_share_ppm,
       wire::Counter::profile_fits, wire::Counter::drifted_steps, wire::Counter::link_ratio_ppm,
-      wire::Counter::device_ratio_ppm,
+      wire::Counter::device_ratio_ppm, wire::Counter::host_attended_tokens, wire::Counter::host_busy_ns, wire::Counter::host_ratio_ppm,
       wire::Counter::device_units, wire::Counter::device_units_free, wire::Counter::copies_dropped, wire::Counter::audit_steps, wire::Counter::audit_mismatches,
       wire::Counter::audit_skipped};
 

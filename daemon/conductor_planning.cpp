@@ -365,6 +365,8 @@ void Conductor::count(const Plan& plan) {
   add(Counter::d2h_busy_ns, busy_ns(Queue::d2h));
   add(Counter::recompute_busy_ns, busy_ns(Queue::recompute));
   add(Counter::dense_busy_ns, busy_ns(Queue::dense));
+  add(Counter::host_attended_tokens, plan.work.kv_attended);
+  add(Counter::host_busy_ns, busy_ns(Queue::host));
 }
 
 // Steps of decodes alone: drift.h says why.

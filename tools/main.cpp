@@ -148,6 +148,7 @@ int plan(iokv::PlanQuestion question, const std::string& hardware, const std::st
   iokv::Result<iokv::Hardware> found = iokv::find_hardware(hardware);
   if (!found) return fail(found.failure().message);
   question.hardware = *found;
+  if (question.cpu_bytes_per_s >= 0) question.hardware.host_attend_bytes_per_s = question.cpu_bytes_per_s;
   iokv::Result<iokv::ModelSpec> spec = model_of(model);
   if (!spec) return fail(spec.failure().message);
   question.model = *spec;
@@ -302,6 +303,9 @@ int main(int argc, char** argv) {
       ->transform(CLI::AsSizeValue(true));
   plan_command->add_option("--device-kv", question.device_kv_bytes, "device memory for cached tokens, such as 8GiB (0)")
       ->transform(CLI::AsSizeValue(true));
+  plan_command->add_option_function<double>("--cpu-attention-gbps", [&question](double rate) { question.cpu_bytes_per_s = rate * 1e9; },
+                                            "K,V that the host's CPU attends to, in GB/s; 0: none (as the hardware says)")
+      ->check(CLI::Range(0.0, 1e6));
   plan_command->add_flag("--json", json, "as one JSON object");
   plan_command->add_option("--svg", svg_path, "draw the step's time over l to this file");
 

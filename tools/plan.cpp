@@ -32,7 +32,8 @@ class Planner {
       : question_(question),
         sizes_(weight_sizes(question)),
         weights_(weights),
-        profile_(expected_profile(question.hardware, question.model, question.element_bytes)),
+        with_cpu_(expected_profile(question.hardware, question.model, question.element_bytes)),
+        profile_(without_cpu(with_cpu_)),
         shape_(cache_shape_of(question.model, question.element_bytes)) {}
 
   uint64_t tokens(uint64_t context) const { return question_.batch * context; }
@@ -49,13 +50,20 @@ class Planner {
     return split(context, question_.batch * paper_split(profile_, shape_, context, question_.batch, schedule));
   }
 
-  DeviceDivision best(uint64_t context) const {
+  bool cpu_attends() const { return with_cpu_.host_attends(); }
+  // The best of what K,V, X and the host's CPU make possible.
+  DeviceDivision best_with_cpu(uint64_t context) const { return best(context, with_cpu_); }
+  StepCost streaming_with_cpu(const LayerWork& work) const { return streaming_cost(with_cpu_, shape_, work); }
+
+  DeviceDivision best(uint64_t context) const { return best(context, profile_); }
+
+  DeviceDivision best(uint64_t context, const Profile& profile) const {
     LayerWork work = resident(context, 0);
     if (question_.device_bytes == 0) {
-      return {best_whole_placement(profile_, shape_, work, question_.device_kv_bytes), weights_};
+      return {best_whole_placement(profile, shape_, work, question_.device_kv_bytes), weights_};
     }
     work.weight_bytes = 0;
-    return best_division(profile_, shape_, work, sizes_, question_.device_bytes);
+    return best_division(profile, shape_, work, sizes_, question_.device_bytes);
   }
 
   // What the link needs at least: every token in its smaller form, as many as fit on the device.
@@ -88,6 +96,11 @@ class Planner {
   static double link_ns(const StepCost& cost) { return std::max(cost.h2d_ns, cost.d2h_ns); }
 
  private:
+  static Profile without_cpu(Profile profile) {
+    profile.host_attend = {};
+    return profile;
+  }
+
   // A step with some tokens on the device as K,V, all others on the host as K,V.
   LayerWork resident(uint64_t context, uint64_t kv_device) const {
     LayerWork work;
@@ -102,7 +115,7 @@ class Planner {
   const PlanQuestion& question_;
   const WeightSizes sizes_;
   const WeightChoice weights_;
-  const Profile profile_;
+  const Profile with_cpu_, profile_;
   const CacheShape shape_;
 };
 
@@ -110,6 +123,7 @@ void add(PlannedRun& run, const StepCost& cost, const LayerWork& work, uint32_t 
   run.split_tokens = static_cast<double>(work.x_host + work.x_device) / sequences;
   run.link_s += Planner::link_ns(cost) / 1e9;
   run.device_s += cost.device_ns / 1e9;
+  run.host_s += cost.chain_ns / 1e9;
   run.total_s += cost.total_ns / 1e9;
   run.binds = cost.bound;
 }
@@ -119,7 +133,8 @@ std::array<uint64_t, kPlaces> places_of(const LayerWork& work, uint64_t tokens) 
   places[static_cast<size_t>(Place::x_device)] = work.x_device;
   places[static_cast<size_t>(Place::x_host)] = work.x_host;
   places[static_cast<size_t>(Place::kv_host)] = work.kv_host;
-  places[static_cast<size_t>(Place::kv_device)] = tokens - work.x_device - work.x_host - work.kv_host;
+  places[static_cast<size_t>(Place::kv_attended)] = work.kv_attended;
+  places[static_cast<size_t>(Place::kv_device)] = tokens - work.x_device - work.x_host - work.kv_host - work.kv_attended;
   return places;
 }
 
@@ -181,7 +196,7 @@ Result<PlanAnswer> plan(const PlanQuestion& question) {
   PlannedRun serial_never{"never", "serial"}, serial_paper{"paper", "serial"};
   PlannedRun serial_waited{"paper_x_waited", "serial"};
   PlannedRun never{"never", "streaming"}, always{"always", "streaming"}, paper{"paper", "streaming"};
-  PlannedRun best{"auto", "streaming"};
+  PlannedRun best{"auto", "streaming"}, best_with_cpu{"auto_cpu", "streaming"};
   for (uint64_t cached = question.prompt; cached < end; ++cached) {
     const LayerWork all_kv = planner.split(cached, 0), all_x = planner.split(cached, planner.tokens(cached));
     const LayerWork as_paper = planner.paper(cached, planner.schedule());
@@ -196,11 +211,17 @@ Result<PlanAnswer> plan(const PlanQuestion& question) {
     add(paper, planner.streaming(as_paper), as_paper, question.batch);
     add(best, planner.streaming(as_best), as_best, question.batch);
     answer.bound_s += planner.bound_ns(cached) / 1e9;
+    if (planner.cpu_attends()) {
+      const LayerWork divided = planner.best_with_cpu(cached).work;
+      add(best_with_cpu, planner.streaming_with_cpu(divided), divided, question.batch);
+      answer.cpu_placement = places_of(divided, planner.tokens(cached));
+    }
     answer.placement = places_of(as_best, planner.tokens(cached));
     answer.weights = best_of_device.weights;
     answer.streamed_weight_bytes = as_best.weight_bytes * shape.layers;
   }
   answer.runs = {serial_never, serial_paper, serial_waited, never, always, paper, best};
+  if (planner.cpu_attends()) answer.runs.push_back(best_with_cpu);
   return answer;
 }
 

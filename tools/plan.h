@@ -31,6 +31,7 @@ struct PlanQuestion {
   WeightSetting weights = WeightSetting::automatic;
   uint64_t device_weights_bytes = 0;  // of device memory for weights; 0: what is left, and with weights on the host enough
   uint64_t device_kv_bytes = 0;       // of device memory for cached tokens
+  double cpu_bytes_per_s = -1;        // of K,V that the host's CPU attends to, 0: it does not; below 0: as the hardware says
   uint64_t device_bytes = 0;          // in their place: for both, to be divided as is best under auto; 0: not asked for
 };
 
@@ -41,6 +42,7 @@ struct PlannedRun {
   double split_tokens = 0;  // the last step's l: cached tokens of each sequence that are recomputed, on average
   double link_s = 0;        // what the link alone would need
   double device_s = 0;      // what the device alone would need
+  double host_s = 0;        // what the host's CPU would need, with what its part waits for
   double total_s = 0;
   Bound binds = Bound::dense;  // in the last step
 };
@@ -49,6 +51,8 @@ struct PlanAnswer {
   std::vector<PlannedRun> runs;
   // Under auto at the last step: tokens of each layer in each place.
   std::array<uint64_t, kPlaces> placement{};
+  // Likewise where the host's CPU attends, under auto_cpu; all 0: it does not.
+  std::array<uint64_t, kPlaces> cpu_placement{};
   WeightChoice weights;  // likewise
   uint64_t streamed_weight_bytes = 0;  // of a step
   uint64_t context = 0;  // cached tokens of a sequence at the last step

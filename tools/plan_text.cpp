@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What `iokv plan` prints: for people, and as JSON with every number unrounded.
+#include <algorithm>
+#include <array>
 #include <iterator>
+#include <numeric>
 #include <string_view>
 
 #include <fmt/format.h>
@@ -16,6 +19,7 @@ double gib(uint64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024 
 std::string_view title_of(std::string_view run) {
   if (run == "paper") return "the paper's l";
   if (run == "paper_x_waited") return "the paper's l, X waited for";
+  if (run == "auto_cpu") return "auto, the CPU attends too";
   return run;
 }
 
@@ -46,6 +50,19 @@ std::string run_lines(const PlanQuestion& question, const PlanAnswer& answer) {
   return text;
 }
 
+std::string placement_lines(std::string_view under, const std::array<uint64_t, kPlaces>& placement) {
+  std::string text = fmt::format("\nplacement under {} at the last step, in tokens of each layer\n", under);
+  auto out = std::back_inserter(text);
+  const uint64_t all = std::accumulate(placement.begin(), placement.end(), uint64_t{0});
+  if (all == 0) text += "  nothing is cached\n";
+  for (size_t place = 0; place < kPlaces; ++place) {
+    if (placement[place] == 0) continue;
+    fmt::format_to(out, "  {:<28}{:>5.1f} %{:>12}\n", name_of(static_cast<Place>(place)),
+                   100 * static_cast<double>(placement[place]) / static_cast<double>(all), placement[place]);
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string plan_text(const PlanQuestion& question, const PlanAnswer& answer) {
@@ -64,19 +81,15 @@ std::string plan_text(const PlanQuestion& question, const PlanAnswer& answer) {
                  "step\n\n", gib(answer.first_kv_bytes), gib(answer.last_kv_bytes), answer.context);
   text += run_lines(question, answer);
 
-  const PlannedRun& best = answer.runs.back();
+  const PlannedRun& best = *std::find_if(answer.runs.begin(), answer.runs.end(), [](const PlannedRun& run) { return run.name == std::string_view("auto"); });
   fmt::format_to(out, "bound: {:#.4g} s, what the link alone needs; auto takes {:.3f} times that\n", answer.bound_s,
                  best.total_s / answer.bound_s);
-  fmt::format_to(out, "\nplacement under auto at the last step, in tokens of each layer\n");
-  if (answer.context == 0) text += "  nothing is cached\n";
-  uint64_t all = 0;
-  for (uint64_t tokens : answer.placement) all += tokens;
-  for (size_t place = 0; place < kPlaces; ++place) {
-    const uint64_t tokens = answer.placement[place];
-    if (tokens == 0) continue;
-    fmt::format_to(out, "  {:<28}{:>5.1f} %{:>12}\n", name_of(static_cast<Place>(place)),
-                   100 * static_cast<double>(tokens) / static_cast<double>(all), tokens);
+  if (const PlannedRun& last = answer.runs.back(); &last != &best) {
+    fmt::format_to(out, "with the CPU's part of attention, which takes {:#.4g} s with what waits for it, {:#.4g} s: {:.3f} times the bound\n",
+                   last.host_s, last.total_s, last.total_s / answer.bound_s);
   }
+  text += placement_lines("auto", answer.placement);
+  if (&answer.runs.back() != &best) text += placement_lines("auto, where the CPU attends,", answer.cpu_placement);
   return text;
 }
 
@@ -103,6 +116,7 @@ std::string plan_json(const PlanQuestion& question, const PlanAnswer& answer) {
     one["split_tokens"] = run.split_tokens;
     one["link_s"] = run.link_s;
     one["device_s"] = run.device_s;
+    one["host_s"] = run.host_s;
     one["total_s"] = run.total_s;
     one["tokens_per_s"] = tokens_per_s(question, run);
     one["binds"] = name_of(run.binds);
@@ -111,6 +125,7 @@ std::string plan_json(const PlanQuestion& question, const PlanAnswer& answer) {
   constexpr const char* kNames[kPlaces] = {"kv_device", "x_device", "kv_host", "x_host", "kv_attended"};
   for (size_t place = 0; place < kPlaces; ++place) {
     json["placement_tokens"][kNames[place]] = answer.placement[place];
+    if (answer.runs.back().name == std::string_view("auto_cpu")) json["cpu_placement_tokens"][kNames[place]] = answer.cpu_placement[place];
   }
   return json.dump(2) + "\n";
 }

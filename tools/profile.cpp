@@ -83,6 +83,13 @@ std::string compute_lines(const ProfileKey& key, const Profile& profile) {
                  profile.contention > 0.9   ? "take turns"
                  : profile.contention < 0.1 ? "run beside each other"
                                             : "slow each other");
+  if (profile.host_attends()) {
+    fmt::format_to(out, "  host          {} for 1024 tokens that it attends to: {:.3g} GB/s of K,V; copies take {:.2f} times as long\n",
+                   time_text(profile.host_attend.at(1024)), 1024.0 * key.kv_bytes() / profile.host_attend.at(1024),
+                   profile.host_slows_link);
+    fmt::format_to(out, "                {} to hand over and merge 1 row, {} for 16; beside dense work {:.2f} of it is lost\n",
+                   time_text(profile.exchange.at(1)), time_text(profile.exchange.at(16)), profile.host_contention);
+  }
   return text;
 }
 
@@ -118,6 +125,7 @@ ordered_json json_of(const std::string& path, const StoredProfile& stored, int64
                          {"iokv", key.iokv},
                          {"link", key.link},
                          {"paced_bytes_per_s", key.paced_bytes_per_s},
+                         {"host_threads", key.host_threads},
                          {"model",
                           {{"family", key.family},
                            {"layers", key.layers},

@@ -69,7 +69,8 @@ std::string binds_text(const TopFrame& frame) {
       {"the device's dense work", delta(frame, Counter::dense_busy_ns)},
       {"the link to the device", delta(frame, Counter::h2d_busy_ns)},
       {"the link from the device", delta(frame, Counter::d2h_busy_ns)},
-      {"recomputing K,V", delta(frame, Counter::recompute_busy_ns)}};
+      {"recomputing K,V", delta(frame, Counter::recompute_busy_ns)},
+      {"attention on the host", delta(frame, Counter::host_busy_ns)}};
   const auto most = std::max_element(std::begin(candidates), std::end(candidates),
                                      [](const auto& a, const auto& b) { return a.second < b.second; });
   if (percent(step_ns, frame.elapsed_ns) < 50) {

@@ -107,7 +107,10 @@ namespace iokv::wire {
   X(ready_after_ns, "ns", "from the daemon's start until it served")                                          \
   X(pool_prepared_ns, "ns", "of it, making the pool ready for the device")                                    \
   X(weights_loaded_ns, "ns", "of it, bringing the weights from their files to the device")                    \
-  X(profiled_ns, "ns", "of it, reading or measuring the device's profile")
+  X(profiled_ns, "ns", "of it, reading or measuring the device's profile")                                    \
+  X(host_attended_tokens, "1", "cached tokens of batches that the host's CPU attended to in each layer, where they lie") \
+  X(host_busy_ns, "ns", "time in that")                                                                       \
+  X(host_ratio_ppm, "1e-6", "measured over predicted time of it, averaged over the last batches")
 
 enum class Counter : uint32_t {
 #define IOKV_COUNTER_NAME(name, unit, meaning) name,
@@ -125,7 +128,7 @@ constexpr bool is_gauge(Counter counter) {
     case Counter::model_file_bytes: case Counter::x_blocks: case Counter::kv_blocks: case Counter::x_share_ppm:
     case Counter::link_ratio_ppm: case Counter::device_ratio_ppm: case Counter::device_units:
     case Counter::device_units_free: case Counter::ready_after_ns: case Counter::pool_prepared_ns:
-    case Counter::weights_loaded_ns: case Counter::profiled_ns:
+    case Counter::weights_loaded_ns: case Counter::profiled_ns: case Counter::host_ratio_ppm:
       return true;
     default: return false;
   }
