@@ -70,7 +70,7 @@ void Conductor::know_device(const Profile& profile) {
   drift_.emplace(measured);
   if (config_.staging.in_place || !measured.host_attends()) return;
   if (config_.batch_invariant) fixed_host_share_ = fixed_host_share(measured, config_.step_model.shape);
-  forms_.keep_suffixes({}, fixed_host_share_);
+  if (stores_both()) forms_.keep_suffixes({}, fixed_host_share_);
 }
 
 void Conductor::on(const ClientJoined& event) {
