@@ -80,7 +80,7 @@ void Conductor::divide(Plan& plan) {
   constexpr double kProbeShare = 0.06;  // of the step: a little more than Drift needs to learn from it
   const StepModel& model = config_.step_model;
   if (!model.known() || !model.profile.host_attends()) return;
-  if (config_.batch_invariant) return division_.divide_by_share(plan, drift_->measured(), fixed_host_share_);
+  if (config_.batch_invariant) return division_.divide_by_share(plan, drift_->measured(), model.shape, fixed_host_share_);
   const bool probes = drift_->host_factor() > 1 && now_ns_ >= probed_host_ns_ + kProbeNs;
   division_.divide(plan, model, probes ? kProbeShare : 0);
   const bool divided = std::any_of(plan.spans.begin(), plan.spans.end(), [](const PlanSpan& s) { return s.host_tokens() > 0; });

@@ -56,12 +56,12 @@ double fixed_host_share(const Profile& profile, const CacheShape& shape) {
   return static_cast<double>(best.kv_attended) / kManyTokens;
 }
 
-uint32_t fixed_host_from(const Profile& profile, double share, uint32_t cached) {
+uint32_t fixed_host_from(const Profile& profile, const CacheShape& shape, double share, uint32_t cached) {
   const auto on_device = static_cast<uint32_t>((1 - share) * cached);
   const uint32_t from = on_device / kBlockTokens * kBlockTokens;
   const double handed_over_ns = profile.host_attend.at(1) + profile.exchange.at(1);
   if (share == 0 || from >= cached) return kAllOnDevice;
-  return profile.host_attend.each_ns * (cached - from) < handed_over_ns ? kAllOnDevice : from;
+  return profile.h2d.each_ns * shape.kv_bytes * (cached - from) < handed_over_ns ? kAllOnDevice : from;
 }
 
 void HostDivision::divide(Plan& plan, const StepModel& model, double least_share) {
@@ -119,11 +119,11 @@ uint64_t HostDivision::take_longest(const Plan& plan, uint64_t wanted) {
   return tokens;
 }
 
-void HostDivision::divide_by_share(Plan& plan, const Profile& profile, double share) {
+void HostDivision::divide_by_share(Plan& plan, const Profile& profile, const CacheShape& shape, double share) {
   if (staging_.in_place || share == 0) return;
   for (PlanSpan& span : plan.spans) {
     if (!span.decode || span.rows != 1) continue;
-    const uint32_t from = fixed_host_from(profile, share, span.first_position), first = cached_of(plan, span).from;
+    const uint32_t from = fixed_host_from(profile, shape, share, span.first_position), first = cached_of(plan, span).from;
     if (from != kAllOnDevice && first != kAllOnDevice) give(span, std::max(from, first));
   }
 }

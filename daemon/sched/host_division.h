@@ -28,8 +28,8 @@ namespace iokv {
 double fixed_host_share(const Profile& profile, const CacheShape& shape);
 
 // The first token of the host's part of a context of `cached` tokens: a block's start. kAllOnDevice where a part would be
-// shorter than what it takes to hand anything over.
-uint32_t fixed_host_from(const Profile& profile, double share, uint32_t cached);
+// on the link for less time than it takes to hand anything over.
+uint32_t fixed_host_from(const Profile& profile, const CacheShape& shape, double share, uint32_t cached);
 
 class HostDivision {
  public:
@@ -40,7 +40,7 @@ class HostDivision {
   void divide(Plan& plan, const StepModel& model, double least_share = 0);
 
   // The same for all: of rows that decode, so that it makes no difference in which parts a prompt was computed.
-  void divide_by_share(Plan& plan, const Profile& profile, double share);
+  void divide_by_share(Plan& plan, const Profile& profile, const CacheShape& shape, double share);
 
   // Of the cached tokens that lately were brought, or could have been, the share that was of single rows: which the host
   // could attend to.

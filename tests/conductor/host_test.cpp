@@ -190,7 +190,7 @@ void a_fixed_part_is_everybody_s(void**) {
     assert_true(one.spans[0].host_tokens() > 0);
     for (const PlanSpan& span : all.spans) {
       if (span.first_position == one.spans[0].first_position) assert_int_equal(span.host_from, one.spans[0].host_from);
-      assert_int_equal(span.host_from, fixed_host_from(config().step_model.profile, fixed_host_share(config().step_model.profile, config().step_model.shape), span.first_position));
+      assert_int_equal(span.host_from, fixed_host_from(config().step_model.profile, config().step_model.shape, fixed_host_share(config().step_model.profile, config().step_model.shape), span.first_position));
     }
     alone.host = among.host = i < 50 ? 1 : 3;
     alone.step(), among.step();

@@ -133,6 +133,7 @@ std::vector<float> Decoder::step(const std::vector<Append>& appends, std::span<c
     span.first_position = sequence.length;
     span.first_run = static_cast<uint32_t>(plan_.runs.size());
     span.runs = static_cast<uint32_t>(runs.size());
+    if (change_span) change_span(span);
     plan_.spans.push_back(span);
     plan_.runs.insert(plan_.runs.end(), runs.begin(), runs.end());
     plan_.tokens.insert(plan_.tokens.end(), append.tokens.begin(), append.tokens.end());

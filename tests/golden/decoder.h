@@ -75,6 +75,8 @@ class Decoder {
 
   // The runs of a span's blocks, as a conductor would make them; a test may change what they say before Plans are built.
   std::function<void(std::vector<BlockRun>& runs)> change_runs;
+  // Likewise each span, in the order of the appends.
+  std::function<void(PlanSpan& span)> change_span;
 
   // Blocks of a sequence, ids anew: for sequences that are made up of what others have written.
   uint32_t take_id();

@@ -234,14 +234,14 @@ void fixed_shares_depend_on_the_context_alone(void**) {
     World world(others, ring());
     Plan plan = decode(world, others + 1, 0, 2000);
     plan.spans[others].decode = others != 1;
-    HostDivision(ring()).divide_by_share(plan, h200(), share);
-    const uint32_t expected = fixed_host_from(h200(), share, 2000);
+    HostDivision(ring()).divide_by_share(plan, h200(), kOpt, share);
+    const uint32_t expected = fixed_host_from(h200(), kOpt, share, 2000);
     assert_int_equal(plan.spans[0].host_from, expected);
     if (others == 1) assert_int_equal(plan.spans[1].host_from, kAllOnDevice);
   }
   uint32_t before = 0;
   for (uint32_t cached = 1; cached < 20'000; ++cached) {
-    const uint32_t from = fixed_host_from(h200(), share, cached);
+    const uint32_t from = fixed_host_from(h200(), kOpt, share, cached);
     if (from == kAllOnDevice) {
       assert_true(cached < 1000);
       continue;
