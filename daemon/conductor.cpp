@@ -69,7 +69,6 @@ void Conductor::know_device(const Profile& profile) {
   if (!config_.step_model.known()) return;
   drift_.emplace(measured);
   if (config_.staging.in_place || !measured.host_attends()) return;
-  if (config_.batch_invariant) fixed_host_share_ = fixed_host_share(measured, config_.step_model.shape);
   forms_.keep_suffixes({}, fixed_host_share_);
 }
 

@@ -80,7 +80,7 @@ void Conductor::divide(Plan& plan) {
   constexpr double kProbeShare = 0.06;  // of the step: a little more than Drift needs to learn from it
   const StepModel& model = config_.step_model;
   if (!model.known() || !model.profile.host_attends()) return;
-  if (config_.batch_invariant) return division_.divide_by_share(plan, drift_->measured(), model.shape, fixed_host_share_);
+  if (config_.batch_invariant) return division_.divide_by_share(plan, drift_->measured(), model.shape);
   const bool probes = drift_->host_factor() > 1 && now_ns_ >= probed_host_ns_ + kProbeNs;
   division_.divide(plan, model, probes ? kProbeShare : 0);
   const bool divided = std::any_of(plan.spans.begin(), plan.spans.end(), [](const PlanSpan& s) { return s.host_tokens() > 0; });
@@ -103,6 +103,8 @@ void Conductor::predict(Plan& plan) {
 void Conductor::plan_with(const Profile& profile) {
   config_.step_model.profile = profile;
   timer_.emplace(profile, config_.step_model.shape, config_.staging);
+  // Of the sequences to come: a host that has become busy gets less of them.
+  if (config_.batch_invariant && !config_.staging.in_place) fixed_host_share_ = fixed_host_share(profile, config_.step_model.shape);
 }
 
 BatchLimits Conductor::limits_of_step() const {
@@ -223,6 +225,8 @@ void Conductor::add_span(Plan& plan, Sequence& sequence, uint32_t rows) {
   span.first_position = sequence.cached;
   span.token_from_draw = from_draw;
   span.decode = rows == 1 && sequence.sampled + sequence.draws_in_flight > 0;
+  if (!sequence.host_share) sequence.host_share = fixed_host_share_;
+  span.host_share = *sequence.host_share;
   for (uint32_t i = 0; i < rows; i++) {
     plan.tokens.push_back(from_draw ? 0 : sequence.tokens[sequence.cached + i]);
     plan.positions.push_back(sequence.cached + i);
