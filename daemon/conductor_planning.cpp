@@ -159,6 +159,7 @@ void Conductor::aim_forms() {
   const bool hosts = model.profile.host_attends() && !config_.staging.in_place;
   const XShares best = best_shares(model.profile, model.shape, work, device_bytes, now, hosts ? division_.attendable() : 1);
   forms_.set_x_share(best.host);
+  copy_forms_.set_x_share(best.device);
   if (!hosts) return;
   FormChooser::Blocks blocks;
   for (const Sequence* sequence : active_) {
@@ -169,7 +170,6 @@ void Conductor::aim_forms() {
     }
   }
   forms_.keep_suffixes(blocks, fixed_host_share_);
-  copy_forms_.set_x_share(best.device);
 }
 
 // What of the sequence's front operation could be computed now; nothing while it waits for a draw or for its client.
