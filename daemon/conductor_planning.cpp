@@ -138,23 +138,36 @@ void Conductor::admit_candidates() {
 }
 
 // New blocks are stored as is best for the step to come in which everybody decodes: of the sequences that run now or did
-// so lately, a row each. A step that reads prompts says nothing of what its tokens will cost to those that follow.
+// so lately, a row each. A step that reads prompts says nothing of what its tokens will cost to those that follow. What has
+// a copy on the device keeps it as it is: the best is that of the others, with the room that is left.
 void Conductor::aim_forms() {
   const StepModel& model = config_.step_model;
   if (config_.recompute.mode != Recompute::automatic || !model.known()) return;
   LayerWork work = model.no_rows();
+  uint64_t copied_units = 0;
   for (const Sequence* sequence : active_) {
     if (!sequence->open || !(sequence->started || is_recent(*sequence))) continue;
     work.rows++;
     const auto length = static_cast<uint32_t>(sequence->tokens.size());
     work.attended += length;
     work.products += length;
-    work.kv_host += length;
+    uint32_t copied = 0;
+    for (const BlockRun& run : sequence->blocks.copies() > 0 ? sequence->blocks.runs() : std::span<const BlockRun>()) {
+      if (!run.resident()) continue;
+      const bool x = run.device_form == BlockForm::x;
+      const uint32_t tokens = std::min(run.blocks * kBlockTokens, length - copied);
+      copied += tokens;
+      if (x) work.x_device += tokens;
+      copied_units += uint64_t{run.blocks} * (x ? config_.staging.x_units : config_.staging.kv_units);
+    }
+    work.kv_host += length - copied;
   }
   work.new_kv = work.rows;
-  const uint64_t device_bytes = !device_pool_ ? 0
-                                              : uint64_t{device_pool_->total_units().value} / config_.staging.kv_units *
-                                                    kBlockTokens * model.shape.kv_bytes * model.shape.layers;
+  uint64_t device_bytes = 0;
+  if (device_pool_) {
+    const uint64_t left = device_pool_->total_units().value - std::min<uint64_t>(device_pool_->total_units().value, copied_units);
+    device_bytes = left * kBlockTokens * model.shape.kv_bytes / config_.staging.kv_units * model.shape.layers;
+  }
   const XShares now{forms_.x_share(), copy_forms_.x_share()};
   const bool hosts = model.profile.host_attends() && !config_.staging.in_place;
   const XShares best = best_shares(model.profile, model.shape, work, device_bytes, now, hosts ? division_.attendable() : 1);
