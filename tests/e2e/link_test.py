@@ -68,6 +68,28 @@ class Link(unittest.TestCase):
                     if "--weights" in setting:  # three layers' in each step
                         self.assertGreater(found["h2d_bytes"], 3 * 100_000 * found["steps"])
 
+    def test_what_the_host_attends_to_gives_the_same_tokens(self) -> None:
+        # A link so slow that attending costs less.
+        link = ("--dtype", "f32", "--max-context", "192", "--link-gbps", "0.02")
+        for name, recompute in (("opt", "auto"), ("llama_gqa", "never")):
+            model = MODEL.parent / name
+            with self.subTest(model=name), Daemon(*link, "--recompute", "never", "--profile", "off", model=model) as daemon:
+                expected = outcome(daemon)
+                self.assertEqual(daemon.status()["host_attended_tokens"], 0)
+            with (
+                self.subTest(model=name),
+                Daemon(*link, "--cpu-attention", "1", "--recompute", recompute, model=model) as daemon,
+            ):
+                found = outcome(daemon)
+                for one, other in zip(found, expected, strict=True):
+                    self.assertEqual([token for token, _ in one], [token for token, _ in other])
+                    for (_, logprob), (_, wanted) in zip(one, other, strict=True):
+                        self.assertAlmostEqual(logprob, wanted, delta=1e-4)
+                status = daemon.status()
+                self.assertGreater(status["host_attended_tokens"], 0)
+                self.assertGreater(status["host_busy_ns"], 0)
+                self.assertEqual(status["h2d_bytes"], status["planned_h2d_bytes"])
+
     def test_long_prompts_in_micro_batches_give_the_tokens_of_short_steps(self) -> None:
         def read(daemon: Daemon) -> tuple[list[tuple[int, float]], int]:
             with iokv.Client(daemon.socket) as client:

@@ -43,6 +43,10 @@ PlanAttend* attend_of(Plan& plan, Random& random) {
   return one_of(plan.attends, random, [](const PlanAttend&) { return true; });
 }
 
+PlanSpan* divided_span(Plan& plan, Random& random) {
+  return one_of(plan.spans, random, [](const PlanSpan& span) { return span.host_from != kAllOnDevice; });
+}
+
 // Into, or out of, the things that operations of some kinds are about.
 template <typename T, typename Kind>
 void insert_at(Plan& plan, std::vector<T>& things, size_t at, const T& thing, const Kind& about) {
@@ -367,6 +371,49 @@ const Damage kDamages[] = {
       return change(one_of(plan.stores, random, [](const PlanStore& store) { return store.kept; }),
                     [&](PlanStore& store) { store.area = shape.kept_blocks; });
     }),
+    IOKV_DAMAGE("host: queries not handed over", { return drop_op(plan, random, OpKind::hand_over); }),
+    IOKV_DAMAGE("host: does not attend", { return drop_op(plan, random, OpKind::attend_host); }),
+    IOKV_DAMAGE("host: not merged", { return drop_op(plan, random, OpKind::merge); }),
+    IOKV_DAMAGE("host: attends before it has queries", { return swap_ops_of(plan, random, OpKind::hand_over, OpKind::attend_host); }),
+    IOKV_DAMAGE("host: merged before the last round", {
+      PlanOp* op = op_like(plan, random, OpKind::merge);
+      if (op == nullptr) return false;
+      swap_ops(plan, static_cast<size_t>(op - plan.ops.data()) - 1);
+      return true;
+    }),
+    IOKV_DAMAGE("host: queries of fewer rows", { return change(op_like(plan, random, OpKind::hand_over), [](PlanOp& op) { --op.count; }); }),
+    IOKV_DAMAGE("host: attends for fewer rows", { return change(op_like(plan, random, OpKind::attend_host), [](PlanOp& op) { --op.count; }); }),
+    IOKV_DAMAGE("host: fewer rows merged", { return change(op_like(plan, random, OpKind::merge), [](PlanOp& op) { --op.count; }); }),
+    IOKV_DAMAGE("host: another row", {
+      if (plan.divided.empty()) return false;
+      plan.divided[random() % plan.divided.size()] ^= 1;
+      return true;
+    }),
+    IOKV_DAMAGE("host: from another block", {
+      return change(divided_span(plan, random), [](PlanSpan& span) { span.host_from += kBlockTokens; });
+    }),
+    IOKV_DAMAGE("host: from within a block", {
+      return change(divided_span(plan, random), [](PlanSpan& span) { span.host_from += 1; });
+    }),
+    IOKV_DAMAGE("host: no part of a divided row", {
+      return change(divided_span(plan, random), [](PlanSpan& span) { span.host_from = kAllOnDevice; });
+    }),
+    IOKV_DAMAGE("host: of blocks that are X", {
+      PlanSpan* span = divided_span(plan, random);
+      if (span == nullptr) return false;
+      uint32_t block = 0;
+      for (uint32_t r = span->first_run; r < span->first_run + span->runs; block += plan.runs[r++].blocks) {
+        if ((block + plan.runs[r].blocks) * kBlockTokens <= span->host_from) continue;
+        plan.runs[r].form = BlockForm::x;
+        return true;
+      }
+      return false;
+    }),
+    IOKV_DAMAGE("host: other tokens in the work", {
+      if (plan.divided.empty()) return false;
+      --(random() % 2 == 0 ? plan.work.kv_attended : plan.work.divided);
+      return true;
+    }),
     IOKV_DAMAGE("queue: another one", {
       PlanOp& op = plan.ops[random() % plan.ops.size()];
       op.queue = static_cast<Queue>((static_cast<uint32_t>(op.queue) + 1 + random() % 3) % kQueues);
@@ -440,8 +487,8 @@ using For = PlanWait::For;
 
 // Removes each wait that `removes` names of each Plan from `first` on, one at a time.
 void remove_waits(const std::vector<Plan>& plans, size_t first, const StagingShape& shape, WaitCounts& counts,
-                  const std::function<bool(OpKind, For)>& removes) {
-  assert_string_equal(check_plans(pointers_to(plans), shape, kLayers).c_str(), "");
+                  const std::function<bool(OpKind, For)>& removes, uint32_t layers = kLayers) {
+  assert_string_equal(check_plans(pointers_to(plans), shape, layers).c_str(), "");
   for (size_t p = first; p < plans.size(); ++p) {
     for (size_t i = 0; i < plans[p].ops.size(); ++i) {
       const PlanOp& op = plans[p].ops[i];
@@ -458,7 +505,7 @@ void remove_waits(const std::vector<Plan>& plans, size_t first, const StagingSha
                                : weights                ? "weights"
                                                         : name_of(op.after[w].what))];
         ++count.tried;
-        count.found += !check_plans(issued, shape, kLayers).empty();
+        count.found += !check_plans(issued, shape, layers).empty();
       }
     }
   }
@@ -560,6 +607,30 @@ void waits_for_weights_matter(void**) {
   expect_all_found("one slot of weights", counts, 4);
 }
 
+// Of rows whose last cached tokens are the host's, which an earlier Plan has written back.
+void waits_for_the_host_matter(void**) {
+  WaitCounts counts;
+  const StagingShape shape = ring(kEndless, kEndless, 2, 64);
+  World world(7, shape);
+  PlanBuilder builder(shape);
+  Plan ignored;
+  for (uint32_t context : {100u, 64u, 200u}) world.add(ignored, world.open(), context, false);
+  std::vector<Plan> plans(4);
+  for (Plan& plan : plans) {
+    plan.id = static_cast<uint64_t>(&plan - plans.data()) + 1;
+    for (WorldSequence& sequence : world.sequences) {
+      world.add(plan, sequence, 1, false);
+      plan.spans.back().host_from = plan.spans.back().first_position / kBlockTokens * kBlockTokens;
+      if (plan.spans.back().host_tokens() == 0) plan.spans.back().host_from = 0;
+    }
+    builder.build(plan);
+  }
+  auto of_host = [](OpKind kind, For) { return kind == OpKind::hand_over || kind == OpKind::attend_host || kind == OpKind::merge; };
+  // Of more than one layer what is projected for waits for the write-back of kept X, which comes later still.
+  remove_waits(plans, 1, shape, counts, of_host, 1);
+  expect_all_found("rows that are divided", counts, 3);
+}
+
 // Prompts of 200 rows in micro-batches of 64, of which the second part is a sequence's first again.
 std::vector<Plan> cut_plans(const StagingShape& shape, bool x_form, uint32_t residents_percent) {
   World world(6, shape);
@@ -616,6 +687,7 @@ int main() {
       cmocka_unit_test(waits_for_write_backs_matter),
       cmocka_unit_test(waits_for_weights_matter),
       cmocka_unit_test(waits_for_micro_batches_matter),
+      cmocka_unit_test(waits_for_the_host_matter),
       cmocka_unit_test(waits_are_found_in_random_plans_too),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);

@@ -235,7 +235,7 @@ inline uint32_t first_of_end(const Plan& plan, const PlanSpan& span) {
 inline void divide_some(Plan& plan, World& world) {
   for (PlanSpan& span : plan.spans) {
     const uint32_t from = first_of_end(plan, span);
-    if (span.rows != 1 || from == kAllOnDevice || world.chance(30)) continue;
+    if (span.rows != 1 || from == kAllOnDevice || world.chance(15)) continue;
     const uint32_t blocks = blocks_for(Tokens(span.first_position - from)).value;
     span.host_from = from + world.below(world.chance(50) ? 1 : blocks) * kBlockTokens;
   }
@@ -247,7 +247,7 @@ inline std::vector<Plan> random_plans(uint64_t seed, const StagingShape& shape, 
   if (world.chance(50)) world.residents_percent = 20;
   if (world.chance(50)) world.twins_percent = 20;
   world.loads = true;
-  const bool neighbours = world.chance(70), divides = !shape.in_place && world.chance(50);
+  const bool neighbours = world.chance(70), divides = !shape.in_place && world.chance(80);
   const uint32_t forms = world.below(4);  // K,V; X; X in front of K,V; any
   for (uint32_t i = 0; i < 1 + world.below(4); ++i) world.open();
   PlanBuilder builder(shape);
