@@ -194,6 +194,14 @@ class Conductor {
     uint64_t plan = 0;                       // the latest with spans of it
     uint32_t parked = 0;                     // sequences with parked outcomes
   };
+  // What shares of forms were last chosen for.
+  struct Aim {
+    uint64_t tokens = 0, rows = 0;
+    double attendable = 0;
+    uint32_t fits = 0;  // of Drift
+    // Whether it is something else now, which it then is.
+    bool has_moved(const LayerWork& work, double attendable_now, uint32_t fits_now);
+  };
   // A block that Plans in flight may still name.
   struct LimboBlock {
     uint64_t plan = 0;
@@ -336,6 +344,7 @@ class Conductor {
   HostDivision division_;
   double fixed_host_share_ = 0;           // of a batch-invariant device, of sequences that begin now
   uint64_t probed_host_ns_ = 0;           // when the host last had a part
+  Aim aim_;
   FormChooser forms_, copy_forms_;        // of blocks that cross the link, and of copies on the device
   std::optional<Drift> drift_;
   std::optional<StepTimer> timer_;

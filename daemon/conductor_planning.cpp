@@ -2,6 +2,7 @@
 // Blocks and Plans: who computes what next, on which blocks, and what is made of the draws when a Plan retires.
 #include <algorithm>
 #include <climits>
+#include <cmath>
 #include <span>
 #include <tuple>
 #include <utility>
@@ -143,7 +144,9 @@ void Conductor::admit_candidates() {
 void Conductor::aim_forms() {
   const StepModel& model = config_.step_model;
   if (config_.recompute.mode != Recompute::automatic || !model.known()) return;
+  const bool hosts = model.profile.host_attends() && !config_.staging.in_place;
   LayerWork work = model.no_rows();
+  FormChooser::Blocks blocks;
   uint64_t copied_units = 0;
   for (const Sequence* sequence : active_) {
     if (!sequence->open || !(sequence->started || is_recent(*sequence))) continue;
@@ -152,8 +155,12 @@ void Conductor::aim_forms() {
     work.attended += length;
     work.products += length;
     uint32_t copied = 0;
-    for (const BlockRun& run : sequence->blocks.copies() > 0 ? sequence->blocks.runs() : std::span<const BlockRun>()) {
-      if (!run.resident()) continue;
+    const bool looks = hosts || sequence->blocks.copies() > 0;
+    for (const BlockRun& run : looks ? sequence->blocks.runs() : std::span<const BlockRun>()) {
+      if (!run.resident()) {
+        (run.form == BlockForm::x ? blocks.x : blocks.kv) += run.blocks;
+        continue;
+      }
       const bool x = run.device_form == BlockForm::x;
       const uint32_t tokens = std::min(run.blocks * kBlockTokens, length - copied);
       copied += tokens;
@@ -161,28 +168,32 @@ void Conductor::aim_forms() {
       copied_units += uint64_t{run.blocks} * (x ? config_.staging.x_units : config_.staging.kv_units);
     }
     work.kv_host += length - copied;
+    blocks.expected += blocks_for(Tokens(length)).value;
   }
   work.new_kv = work.rows;
+  if (hosts) forms_.keep_suffixes(blocks, fixed_host_share_);
+  if (hosts && !aim_.has_moved(work, division_.attendable(), drift_->fits())) return;
   uint64_t device_bytes = 0;
   if (device_pool_) {
     const uint64_t left = device_pool_->total_units().value - std::min<uint64_t>(device_pool_->total_units().value, copied_units);
     device_bytes = left * kBlockTokens * model.shape.kv_bytes / config_.staging.kv_units * model.shape.layers;
   }
   const XShares now{forms_.x_share(), copy_forms_.x_share()};
-  const bool hosts = model.profile.host_attends() && !config_.staging.in_place;
   const XShares best = best_shares(model.profile, model.shape, work, device_bytes, now, hosts ? division_.attendable() : 1);
   forms_.set_x_share(best.host);
   copy_forms_.set_x_share(best.device);
-  if (!hosts) return;
-  FormChooser::Blocks blocks;
-  for (const Sequence* sequence : active_) {
-    if (!sequence->open || !(sequence->started || is_recent(*sequence))) continue;
-    blocks.expected += blocks_for(Tokens(static_cast<uint32_t>(sequence->tokens.size()))).value;
-    for (const BlockRun& run : sequence->blocks.runs()) {
-      if (!run.resident()) (run.form == BlockForm::x ? blocks.x : blocks.kv) += run.blocks;
-    }
-  }
-  forms_.keep_suffixes(blocks, fixed_host_share_);
+}
+
+// Shares that a host has a part in are searched for in two directions, a tenth of a millisecond each time; those of a step
+// that has hardly changed are what they were.
+bool Conductor::Aim::has_moved(const LayerWork& work, double attendable_now, uint32_t fits_now) {
+  constexpr double kHardly = 1.0 / 64;
+  const double most = static_cast<double>(tokens) * kHardly;
+  const bool hardly = fits == fits_now && std::abs(static_cast<double>(work.kv_host) - static_cast<double>(tokens)) <= most &&
+                      std::abs(static_cast<double>(work.rows) - static_cast<double>(rows)) <= static_cast<double>(rows) * kHardly &&
+                      std::abs(attendable_now - attendable) <= kHardly;
+  if (!hardly) *this = {work.kv_host, work.rows, attendable_now, fits_now};
+  return !hardly;
 }
 
 // What of the sequence's front operation could be computed now; nothing while it waits for a draw or for its client.

@@ -58,13 +58,15 @@ class Machine {
   }
 
   // A sequence with `cached` tokens, the first x_blocks blocks of them as X, there with a copy on the device or not, that
-  // computes `rows` more.
-  void add(uint32_t cached, uint32_t rows, uint32_t x_blocks, bool new_x = false, bool copies = false) {
+  // computes `rows` more, of whose cached tokens those from host_from on are the host's.
+  void add(uint32_t cached, uint32_t rows, uint32_t x_blocks, bool new_x = false, bool copies = false,
+           uint32_t host_from = kAllOnDevice) {
     PlanSpan span;
     span.slot = static_cast<uint32_t>(plan_.spans.size());
     span.first_row = static_cast<uint32_t>(plan_.tokens.size());
     span.rows = rows;
     span.first_position = cached;
+    span.host_from = host_from;
     span.first_run = static_cast<uint32_t>(plan_.runs.size());
     const uint32_t blocks = blocks_for(Tokens(cached + rows)).value, cached_blocks = blocks_for(Tokens(cached)).value;
     auto add_run = [&](BlockForm form, uint32_t count) {
@@ -275,6 +277,39 @@ void a_long_prompt_brings_weights_once(void**) {
   assert_true(whole_ns * 3 < chunks_ns);
 }
 
+// Rows that the host has a part in, beside others and prompts, in micro-batches and with weights on the link: bound by the
+// link, by the device and by the host's chain.
+void steps_that_the_host_has_a_part_in_take_what_is_predicted(void**) {
+  std::mt19937_64 random(4);
+  auto below = [&](uint32_t end) { return static_cast<uint32_t>(random() % end); };
+  double worst = 0, sum = 0;
+  uint32_t by_host = 0;
+  for (int round = 0; round < 60; ++round) {
+    Hardware hardware = must(find_hardware("h200"));
+    hardware.host_attend_bytes_per_s *= 0.1 * (1 + below(20));
+    hardware.host_slows_link = 1 + 0.05 * below(5);
+    StagingShape staging = staging_of(1 + below(16), 2 + below(4));
+    if (below(3) == 0) staging.batch_rows = kBlockTokens + below(600);
+    Machine machine(hardware, staging, below(3) == 0 ? 1 + below(6) : 0);
+    bool divided = false;
+    for (uint32_t spans = 1 + below(6); spans > 0; --spans) {
+      const bool decode = below(4) != 0;
+      const uint32_t cached = 1 + below(3000), blocks = blocks_for(Tokens(cached)).value, x_blocks = below(2) * below(blocks);
+      const bool host = decode && below(4) != 0;
+      divided |= host;
+      machine.add(cached, decode ? 1 : 1 + below(700), x_blocks, false, false,
+                  host ? (x_blocks + below(blocks - x_blocks)) * kBlockTokens : kAllOnDevice);
+    }
+    const double predicted_ns = machine.predicted_ns(), executed_ns = machine.executed_ns();
+    if (!divided) continue;
+    worst = std::max(worst, std::abs(executed_ns / predicted_ns - 1));
+    sum += executed_ns / predicted_ns;
+    ++by_host;
+  }
+  std::printf("%u with a part for the host: %.3f of what is predicted, %.3f %% off at worst\n", by_host, sum / by_host, worst * 100);
+  assert_true(by_host > 30 && worst < 0.03);
+}
+
 // Prompts and decodes of any kind, on rings of any size.
 void steps_with_prompts_take_what_is_predicted(void**) {
   std::mt19937_64 random(1);
@@ -308,6 +343,7 @@ int main() {
       cmocka_unit_test(steps_of_several_micro_batches_take_what_is_predicted),
       cmocka_unit_test(a_long_prompt_brings_weights_once),
       cmocka_unit_test(steps_with_prompts_take_what_is_predicted),
+      cmocka_unit_test(steps_that_the_host_has_a_part_in_take_what_is_predicted),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

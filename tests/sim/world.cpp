@@ -34,6 +34,14 @@ World::World(uint64_t seed) : random_(seed) {
     config_.step_model.profile.dense = {1.0 * below(50'000), 0, 1.0 + below(2'000)};
     config_.step_model.shape.layers = 1;
     config_.tuning.prefill_delay = 0.1 * below(20);
+    if (below(2) == 0) {
+      config_.step_model.shape = {1, 64, 128, 2};
+      config_.step_model.profile.h2d = {0, 1.0 * below(1'000), 1.0 * below(20)};
+      config_.step_model.profile.recompute = {0, 0, 1.0 * below(500)};
+      config_.step_model.profile.host_attend = {0, 1.0 * below(1'000), 1.0 + below(500)};
+      config_.batch_invariant = below(2) == 0;
+      if (below(2) == 0) config_.recompute.mode = Recompute::automatic;
+    }
   }
   if (below(2) == 0) {
     config_.audit.share = 0.01 * (1 + below(100));
