@@ -90,12 +90,12 @@ class Run:
 
     def state_of(self, settings: Settings) -> Path:
         """Profiles with and without the CPU's attention are kept apart, so that each has been measured as it is used."""
-        return self.work / f"state-{settings.shape.name}-{settings.cpu_attention}"
+        return self.work / f"state-{settings.shape.name}-{settings.cpu_attention}-{settings.batch_invariant}"
 
     def options(self, settings: Settings) -> list[str]:
         options = ["--recompute", settings.recompute, "--pool-bytes", str(settings.pool_bytes), "--log-level", "info",
-                   "--random-weights", "1", "--weights", settings.weights, "--max-clients", "128", "--state-directory",
-                   str(self.state_of(settings))]
+                   "--random-weights", "1", "--weights", settings.weights, "--batch-invariant", settings.batch_invariant,
+                   "--max-clients", "128", "--state-directory", str(self.state_of(settings))]
         if settings.budget_bytes:
             options += ["--device-kv-budget", str(settings.budget_bytes)]
         if self.cpu_attention:
@@ -139,7 +139,7 @@ def groups_of(rows: list[Row], run: Run, shape_of: Callable[[Row], Shape]) -> li
     for row in sorted(rows, key=lambda row: models.index(row.model)):
         settings = settings_of(row, shape_of(row), run.effort_of(row), run.rates or USUAL_RATES)
         key = (settings.shape, settings.recompute, row.budget, settings.apart, settings.weights, settings.weights_bytes,
-               settings.cpu_attention)
+               settings.cpu_attention, settings.batch_invariant)
         if key in groups:
             before, members = groups[key]
             larger = {name: max(getattr(before, name), getattr(settings, name)) for name in ("pool_bytes", "budget_bytes")}
@@ -222,7 +222,8 @@ def run_group(run: Run, settings: Settings, rows: list[Row]) -> None:
             found["settings"] = {"recompute": settings.recompute, "device_kv_budget": settings.budget_bytes,
                                  "weights": settings.weights, "device_weights_budget": settings.weights_bytes,
                                  "streamed_layers": settings.streamed_layers, "pool_bytes": settings.pool_bytes,
-                                 "cpu_attention": settings.cpu_attention, "busy_threads": row.busy_threads}
+                                 "cpu_attention": settings.cpu_attention, "batch_invariant": settings.batch_invariant,
+                                 "busy_threads": row.busy_threads}
             found["run"] = {"date": run.begun.isoformat(timespec="seconds"), "commit": commit(),
                             **dataclasses.asdict(run.rates), "link_beside": rates.seen}
             found |= judged(found, row.limit, row.h200_ms, str(run.measured_rates.get("device")), row.predicted_within)

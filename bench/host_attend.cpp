@@ -9,8 +9,10 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <string>
 #include <thread>
 #include <vector>
@@ -26,7 +28,8 @@ using namespace iokv;
 
 constexpr size_t kPassBytes = size_t{1} << 30;
 constexpr int kPasses = 15;
-constexpr int kRoundTrips = 2000;
+constexpr int kRoundTrips = 2000, kWakes = 100;
+constexpr uint32_t kIssues = 64;  // about the layers of a model
 
 struct Setup {
   DType type = DType::f16;
@@ -108,7 +111,8 @@ T median(std::vector<T> values) {
 // From the word being written to the host's word being seen, of a layer of almost nothing, with the lane awake.
 uint64_t round_trip_ns(HostLane& lane, const AttendArgs& args, volatile uint32_t* word, const volatile uint32_t* reached) {
   std::vector<uint64_t> times;
-  for (uint32_t trip = 1; trip <= kRoundTrips; ++trip) {
+  const uint32_t begin = __atomic_load_n(word, __ATOMIC_RELAXED);
+  for (uint32_t trip = begin + 1; trip <= begin + kRoundTrips; ++trip) {
     lane.wait(word, trip);
     lane.attend(args);
     const auto ticket = static_cast<uint32_t>(lane.record());
@@ -120,6 +124,39 @@ uint64_t round_trip_ns(HostLane& lane, const AttendArgs& args, volatile uint32_t
     while (static_cast<int32_t>(__atomic_load_n(reached, __ATOMIC_ACQUIRE) - ticket) < 0) {
     }
     times.push_back(monotonic_ns() - written_ns);
+  }
+  return median(times);
+}
+
+// From issue to the host's word, of the same, with the lane asleep.
+uint64_t wake_ns(HostLane& lane, const AttendArgs& args) {
+  std::vector<uint64_t> times;
+  for (int wake = 0; wake < kWakes; ++wake) {
+    std::this_thread::sleep_for(std::chrono::nanoseconds(10 * HostLane::kIdleNanoseconds));
+    const uint64_t issued_ns = monotonic_ns();
+    lane.attend(args);
+    const uint64_t ticket = lane.record();
+    lane.wait_reached(ticket);
+    times.push_back(lane.reached_ns(ticket) - issued_ns);
+  }
+  return median(times);
+}
+
+// What the issuing thread takes for a layer of all sequences, in the second of two steps: the first one takes memory.
+uint64_t issue_ns(HostLane& lane, const AttendArgs& args, volatile uint32_t* word) {
+  std::vector<uint64_t> times;
+  for (int step = 0; step < 2; ++step) {
+    times.clear();
+    const uint32_t begin = __atomic_load_n(word, __ATOMIC_RELAXED) + 1;
+    for (uint32_t layer = 0; layer < kIssues; ++layer) {
+      const uint64_t start_ns = monotonic_ns();
+      lane.wait(word, begin);
+      lane.attend(args);
+      lane.record();
+      times.push_back(monotonic_ns() - start_ns);
+    }
+    __atomic_store_n(word, begin, __ATOMIC_RELEASE);
+    lane.wait_reached(lane.record());
   }
   return median(times);
 }
@@ -182,20 +219,23 @@ int run(const Setup& setup) {
                     static_cast<double>((*lane)->reached_ns(ticket) - start_ns));
     shares.push_back(rates.back() / read_rates.back());
   }
+  const uint64_t issued_ns = issue_ns(**lane, args, &device.value);
   spans.resize(1);
   spans[0].first_position = 1;
   args.spans = spans;
   const uint64_t trip_ns = round_trip_ns(**lane, args, &device.value, &host.value);
+  const uint64_t woken_ns = wake_ns(**lane, args);
 
   const double best = *std::max_element(rates.begin(), rates.end());
   const double read = *std::max_element(read_rates.begin(), read_rates.end());
   std::printf("{\"type\": \"%s\", \"isa\": \"%s\", \"head_dim\": %u, \"heads\": %u, \"kv_heads\": %u, \"sequences\": %u, "
               "\"context\": %u, \"threads\": %u, \"layers\": %zu, \"attend_gb_per_s\": %.2f, \"attend_median_gb_per_s\": %.2f, "
               "\"read_gb_per_s\": %.2f, \"read_median_gb_per_s\": %.2f, \"share\": %.3f, \"median_share\": %.3f, "
-              "\"round_trip_us\": %.2f}\n",
+              "\"round_trip_us\": %.2f, \"wake_us\": %.2f, \"issue_us\": %.2f}\n",
               name_of(setup.type), name_of((*lane)->isa()), shape.head_dim, shape.heads, shape.kv_heads, setup.sequences,
               setup.context, setup.threads, layers, best, median(rates), read, median(read_rates), best / read,
-              median(shares), static_cast<double>(trip_ns) * 1e-3);
+              median(shares), static_cast<double>(trip_ns) * 1e-3,
+              static_cast<double>(woken_ns) * 1e-3, static_cast<double>(issued_ns) * 1e-3);
   return 0;
 }
 

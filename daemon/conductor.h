@@ -342,7 +342,7 @@ class Conductor {
   BatchChooser chooser_;
   PlanBuilder builder_;
   HostDivision division_;
-  double fixed_host_share_ = 0;           // of a batch-invariant device, once it is known
+  double fixed_host_share_ = 0;           // of a batch-invariant device, of sequences that begin now
   uint64_t probed_host_ns_ = 0;           // when the host last had a part
   Aim aim_;
   FormChooser forms_, copy_forms_;        // of blocks that cross the link, and of copies on the device

@@ -81,7 +81,7 @@ void Conductor::divide(Plan& plan) {
   constexpr double kProbeShare = 0.06;  // of the step: a little more than Drift needs to learn from it
   const StepModel& model = config_.step_model;
   if (!model.known() || !model.profile.host_attends()) return;
-  if (config_.batch_invariant) return division_.divide_by_share(plan, drift_->measured(), model.shape, fixed_host_share_);
+  if (config_.batch_invariant) return division_.divide_by_share(plan, drift_->measured(), model.shape);
   const bool probes = drift_->host_factor() > 1 && now_ns_ >= probed_host_ns_ + kProbeNs;
   division_.divide(plan, model, probes ? kProbeShare : 0);
   const bool divided = std::any_of(plan.spans.begin(), plan.spans.end(), [](const PlanSpan& s) { return s.host_tokens() > 0; });
@@ -104,6 +104,8 @@ void Conductor::predict(Plan& plan) {
 void Conductor::plan_with(const Profile& profile) {
   config_.step_model.profile = profile;
   timer_.emplace(profile, config_.step_model.shape, config_.staging);
+  // Of the sequences to come: a host that has become busy gets less of them.
+  if (config_.batch_invariant && !config_.staging.in_place) fixed_host_share_ = fixed_host_share(profile, config_.step_model.shape);
 }
 
 BatchLimits Conductor::limits_of_step() const {
@@ -137,32 +139,45 @@ void Conductor::admit_candidates() {
 }
 
 // New blocks are stored as is best for the step to come in which everybody decodes: of the sequences that run now or did
-// so lately, a row each. A step that reads prompts says nothing of what its tokens will cost to those that follow.
+// so lately, a row each. A step that reads prompts says nothing of what its tokens will cost to those that follow. What has
+// a copy on the device keeps it as it is: the best is that of the others, with the room that is left.
 void Conductor::aim_forms() {
   const StepModel& model = config_.step_model;
   if (config_.recompute.mode != Recompute::automatic || !model.known()) return;
   const bool hosts = model.profile.host_attends() && !config_.staging.in_place;
   LayerWork work = model.no_rows();
   FormChooser::Blocks blocks;
+  uint64_t copied_units = 0;
   for (const Sequence* sequence : active_) {
     if (!sequence->open || !(sequence->started || is_recent(*sequence))) continue;
     work.rows++;
     const auto length = static_cast<uint32_t>(sequence->tokens.size());
     work.attended += length;
     work.products += length;
-    work.kv_host += length;
-    blocks.expected += blocks_for(Tokens(length)).value;
-    if (!hosts) continue;
-    for (const BlockRun& run : sequence->blocks.runs()) {
-      if (!run.resident()) (run.form == BlockForm::x ? blocks.x : blocks.kv) += run.blocks;
+    uint32_t copied = 0;
+    const bool looks = hosts || sequence->blocks.copies() > 0;
+    for (const BlockRun& run : looks ? sequence->blocks.runs() : std::span<const BlockRun>()) {
+      if (!run.resident()) {
+        (run.form == BlockForm::x ? blocks.x : blocks.kv) += run.blocks;
+        continue;
+      }
+      const bool x = run.device_form == BlockForm::x;
+      const uint32_t tokens = std::min(run.blocks * kBlockTokens, length - copied);
+      copied += tokens;
+      if (x) work.x_device += tokens;
+      copied_units += uint64_t{run.blocks} * (x ? config_.staging.x_units : config_.staging.kv_units);
     }
+    work.kv_host += length - copied;
+    blocks.expected += blocks_for(Tokens(length)).value;
   }
   work.new_kv = work.rows;
   if (hosts) forms_.keep_suffixes(blocks, fixed_host_share_);
   if (hosts && !aim_.has_moved(work, division_.attendable(), drift_->fits())) return;
-  const uint64_t device_bytes = !device_pool_ ? 0
-                                              : uint64_t{device_pool_->total_units().value} / config_.staging.kv_units *
-                                                    kBlockTokens * model.shape.kv_bytes * model.shape.layers;
+  uint64_t device_bytes = 0;
+  if (device_pool_) {
+    const uint64_t left = device_pool_->total_units().value - std::min<uint64_t>(device_pool_->total_units().value, copied_units);
+    device_bytes = left * kBlockTokens * model.shape.kv_bytes / config_.staging.kv_units * model.shape.layers;
+  }
   const XShares now{forms_.x_share(), copy_forms_.x_share()};
   const XShares best = best_shares(model.profile, model.shape, work, device_bytes, now, hosts ? division_.attendable() : 1);
   forms_.set_x_share(best.host);
@@ -234,6 +249,8 @@ void Conductor::add_span(Plan& plan, Sequence& sequence, uint32_t rows) {
   span.first_position = sequence.cached;
   span.token_from_draw = from_draw;
   span.decode = rows == 1 && sequence.sampled + sequence.draws_in_flight > 0;
+  if (!sequence.host_share) sequence.host_share = fixed_host_share_;
+  span.host_share = *sequence.host_share;
   for (uint32_t i = 0; i < rows; i++) {
     plan.tokens.push_back(from_draw ? 0 : sequence.tokens[sequence.cached + i]);
     plan.positions.push_back(sequence.cached + i);

@@ -28,7 +28,7 @@ LayerWork with_shares(const CacheShape& shape, const LayerWork& work, uint64_t d
   const uint64_t tokens = work.kv_host;
   const uint64_t on_device = std::min(tokens, static_cast<uint64_t>(static_cast<double>(device_bytes) / of_a_token));
   LayerWork divided = work;  // those that the host attends to are K,V
-  divided.x_device = part_of(shares.device, on_device);
+  divided.x_device += part_of(shares.device, on_device);
   divided.x_host = part_of(shares.host, tokens - on_device);
   divided.kv_host = tokens - on_device - divided.x_host;
   return divided;
@@ -47,7 +47,9 @@ XShares best_shares(const Profile& profile, const CacheShape& shape, const Layer
   }
   if (best_ns * (1 + kLeastGain) >= streaming_cost(profile, shape, kept).total_ns) return now;
   const uint64_t kv_host = best.kv_host + best.kv_attended, on_host = best.x_host + kv_host;
-  XShares shares{now.host, ratio(best.x_device, work.kv_host - on_host - best.x_device)};
+  const uint64_t on_device = work.kv_host - on_host, x_device = best.x_device - work.x_device;
+  XShares shares = now;
+  if (on_device > 0) shares.device = ratio(x_device, on_device - x_device);
   if (on_host > 0) shares.host = ratio(best.x_host, kv_host);
   return shares;
 }

@@ -116,11 +116,11 @@ uint64_t HostDivision::take_longest(uint64_t wanted) {
   return tokens;
 }
 
-void HostDivision::divide_by_share(Plan& plan, const Profile& profile, const CacheShape& shape, double share) {
-  if (staging_.in_place || share == 0) return;
+void HostDivision::divide_by_share(Plan& plan, const Profile& profile, const CacheShape& shape) {
+  if (staging_.in_place) return;
   for (PlanSpan& span : plan.spans) {
-    if (!span.decode || span.rows != 1) continue;
-    const uint32_t from = fixed_host_from(profile, shape, share, span.first_position), first = cached_of(plan, span).from;
+    if (!span.decode || span.rows != 1 || span.host_share == 0) continue;
+    const uint32_t from = fixed_host_from(profile, shape, span.host_share, span.first_position), first = cached_of(plan, span).from;
     if (from != kAllOnDevice && first != kAllOnDevice) give(span, std::max(from, first));
   }
 }

@@ -7,7 +7,7 @@
 // ends, and few rows are divided.
 //
 // Where a row's bits may not depend on who else is in its step, its part is a share of its own context instead, which is
-// the same for all: fixed_host_share.
+// fixed for its sequence: fixed_host_share.
 //
 // Invariants
 //  1. Nothing but host_from and the loads of spans changes. Rows that are not alone in their span are never divided.
@@ -41,8 +41,8 @@ class HostDivision {
   // block at the least, to see how long that takes; 0: nothing that gains less than kLeastGain.
   void divide(Plan& plan, const StepModel& model, double least_share = 0);
 
-  // The same for all: of rows that decode, so that it makes no difference in which parts a prompt was computed.
-  void divide_by_share(Plan& plan, const Profile& profile, const CacheShape& shape, double share);
+  // Each by its host_share: of rows that decode, so that it makes no difference in which parts a prompt was computed.
+  void divide_by_share(Plan& plan, const Profile& profile, const CacheShape& shape);
 
   // Of the cached tokens that lately were brought, or could have been, the share that was of single rows: which the host
   // could attend to.

@@ -93,6 +93,7 @@ struct PlanSpan {
   // A block's start, with rows == 1: cached tokens from here on, in blocks of K,V of the host pool, are attended to by the
   // host. kAllOnDevice: none.
   uint32_t host_from = kAllOnDevice;
+  double host_share = 0;          // of its context, where that is fixed: daemon/sched/host_division.h
 
   uint32_t host_tokens() const { return host_from == kAllOnDevice ? 0 : first_position - host_from; }
 };

@@ -30,7 +30,7 @@ class WholePlacement {
         attendable_(attendable),
         tokens_(work.kv_host),
         room_(device_bytes / shape.layers) {
-    IOKV_ASSERT(work.x_host == 0 && work.x_device == 0);
+    IOKV_ASSERT(work.x_host == 0);
   }
 
   // Bytes of weights that stay.
@@ -58,7 +58,7 @@ class WholePlacement {
 
   LayerWork with_x_on_device(uint64_t x_device) const {
     LayerWork work = work_;
-    work.x_device = x_device;
+    work.x_device += x_device;
     work.kv_host -= x_device + std::min(tokens_ - x_device, (room_ - x_device * shape_.x_bytes) / shape_.kv_bytes);
     return work;
   }

@@ -13,7 +13,7 @@ namespace iokv {
 // The step with its work.kv_host cached tokens, which all have X stored, too, divided over K,V and X that cross the link, K,V
 // that the host attends to, and X on the device, so that streaming_cost is least; those that are in none of the four are on
 // the device as K,V. Of the rows as many are divided as have such tokens if contexts are alike and whole ones go first.
-// `device_bytes` are there for cached tokens of all layers. Needs no X in `work`.
+// `device_bytes` are there for cached tokens of all layers. work.x_device tokens are there besides; needs no other X in `work`.
 // Of what is on the host as K,V the host attends to a share `attendable` at the most: other reads are of rows that it has
 // no part in.
 LayerWork best_whole_placement(const Profile& profile, const CacheShape& shape, const LayerWork& work,

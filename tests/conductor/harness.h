@@ -17,7 +17,7 @@ namespace iokv {
 class Harness : public Effects {
  public:
   explicit Harness(ConductorConfig config = {}, uint32_t pool_units = 64, bool verify_always = true)
-      : pool(PoolShape{pool_units, 1, 1}), conductor(completed(config, verify_always), pool, *this) {}
+      : pool(PoolShape{pool_units, config.staging.kv_units, config.staging.x_units}), conductor(completed(config, verify_always), pool, *this) {}
 
   struct Posted {
     ClientId client;

@@ -52,6 +52,14 @@ class Decoding {
     assert_true(decodes());
   }
 
+  // One more sequence, as soon as it decodes beside the others.
+  void begin_another() {
+    harness_.open(client_, ++sequences_);
+    harness_.submit(client_, Harness::step(sequences_, kContext, 2 * kContext));
+    for (int prompts = 0; prompts < 100 && !decodes(); ++prompts) step();
+    assert_true(decodes());
+  }
+
   bool decodes() {
     harness_.plan();
     const Plan& plan = *harness_.issued.front();
@@ -88,7 +96,7 @@ class Decoding {
   std::function<double()> noise;
 
  private:
-  const uint32_t sequences_;
+  uint32_t sequences_;
   Harness harness_;
   ClientId client_;
 };
@@ -197,6 +205,19 @@ void a_fixed_part_is_everybody_s(void**) {
   }
 }
 
+// What begins while the host is busy is planned for that, and what was there before keeps its part.
+void a_part_is_fixed_when_its_sequence_begins(void**) {
+  Decoding decoding(4, true);
+  decoding.host = 3;
+  for (int i = 0; i < 300; ++i) decoding.step();
+  assert_true(decoding.harness().conductor.drift()->host_factor() > 2);
+  decoding.begin_another();
+  const Plan& plan = decoding.next();
+  const double before = plan.spans[0].host_share, now = plan.spans[4].host_share;
+  assert_true(before > 0.35 && now < before / 2);
+  for (uint32_t i = 0; i < 4; ++i) assert_true(plan.spans[i].host_share == before);
+}
+
 }  // namespace
 }  // namespace iokv
 
@@ -209,6 +230,7 @@ int main() {
       cmocka_unit_test(a_host_that_stands_still_is_looked_at_now_and_then),
       cmocka_unit_test(noise_moves_nothing),
       cmocka_unit_test(a_fixed_part_is_everybody_s),
+      cmocka_unit_test(a_part_is_fixed_when_its_sequence_begins),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

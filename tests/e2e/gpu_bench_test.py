@@ -217,7 +217,7 @@ class Rehearsal(unittest.TestCase):
             "offload_32x1024", "offload_32x1024_never", "offload_64x512", "offload_1x1024", "resident_32x1024",
             "prefill_32x1024", "llama2_7b_4x8192", "llama3_8b_32x4096", "llama3_8b_1x65536", "half_resident_32x1024",
             "fragmented_32x1024", "serving_64", "processes_8x4", "weights_256x512", "weights_256x512_never", "opt30b_32x512",
-            "opt30b_32x512_24g", "opt30b_1x128", *(CPU_CASES if cpu_attends else ())})
+            "opt30b_32x512_24g", "opt30b_1x128", *((*CPU_CASES, "cpu_32x1024_invariant") if cpu_attends else ())})
         for case in CPU_CASES if cpu_attends else ():
             self.assertGreater(rows[case]["off"]["measured_ms"], 0, case)
             self.assertAlmostEqual(rows[case]["over_off"], rows[case]["measured_ms"] / rows[case]["off"]["measured_ms"])

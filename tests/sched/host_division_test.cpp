@@ -225,7 +225,7 @@ void what_the_host_has_is_not_in_the_ring_s_load(void**) {
   }
 }
 
-// Nobody's shares but their own: whoever else is there, and whatever was found of the host since.
+// Nobody's parts but their own: whoever else is there.
 void fixed_shares_depend_on_the_context_alone(void**) {
   const double share = fixed_host_share(h200(), kOpt);
   std::printf("%.1f %% of a context\n", 100 * share);
@@ -234,7 +234,8 @@ void fixed_shares_depend_on_the_context_alone(void**) {
     World world(others, ring());
     Plan plan = decode(world, others + 1, 0, 2000);
     plan.spans[others].decode = others != 1;
-    HostDivision(ring()).divide_by_share(plan, h200(), kOpt, share);
+    for (PlanSpan& span : plan.spans) span.host_share = share;
+    HostDivision(ring()).divide_by_share(plan, h200(), kOpt);
     const uint32_t expected = fixed_host_from(h200(), kOpt, share, 2000);
     assert_int_equal(plan.spans[0].host_from, expected);
     if (others == 1) assert_int_equal(plan.spans[1].host_from, kAllOnDevice);

@@ -131,12 +131,7 @@ class CudaBackend final : public Backend {
   uint64_t reached_ns(Ticket ticket) override {
     return ticket.queue == Queue::host ? host_->reached_ns(ticket.value) : at(ticket.queue).reached_ns(ticket.value);
   }
-  Status attend_on_host(std::span<const int> cpus) override {
-    enter();
-    IOKV_TRY_ASSIGN(host_, HostQueue::make(options_.device, info_.compute, cpus));
-    info_.host_threads = host_->threads();
-    return {};
-  }
+  Status attend_on_host(std::span<const int> cpus) override;
 
   void embed(Queue queue, const EmbedArgs& args) override;
   void norm(Queue queue, const NormArgs& args) override {
@@ -305,6 +300,18 @@ Status CudaBackend::open(Scratch& scratch, cudaStream_t stream) {
   }
   IOKV_CUDA_TRY(cudaMalloc(&scratch.products.bias, Products::kMostColumns * size_of(info_.compute)));
   IOKV_CUDA_TRY(cudaMalloc(reinterpret_cast<void**>(&scratch.originals), kMostAdjustments * sizeof(float)));
+  return {};
+}
+
+// The host waits for a layer's queries, and the next layer for what it finds: dense work is what a step hangs on then, short
+// and far between, and must not wait for a recomputation of half a millisecond that has come before it.
+Status CudaBackend::attend_on_host(std::span<const int> cpus) {
+  enter();
+  IOKV_TRY_ASSIGN(host_, HostQueue::make(options_.device, info_.compute, cpus));
+  info_.host_threads = host_->threads();
+  constexpr auto kDense = static_cast<size_t>(Queue::dense);
+  IOKV_TRY_ASSIGN(queues_[kDense], DeviceQueue::make(*clock_, failure_, true));
+  IOKV_TRY_ASSIGN(scratch_[kDense].tables, TableRing::make(stream(Queue::dense)));
   return {};
 }
 

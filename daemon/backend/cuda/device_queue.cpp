@@ -13,9 +13,11 @@ constexpr uint64_t kSpinNs = 50'000;
 
 }  // namespace
 
-Result<std::unique_ptr<DeviceQueue>> DeviceQueue::make(DeviceClock& clock, Failure& failure) {
+Result<std::unique_ptr<DeviceQueue>> DeviceQueue::make(DeviceClock& clock, Failure& failure, bool first) {
   std::unique_ptr<DeviceQueue> queue(new DeviceQueue(clock, failure));
-  IOKV_CUDA_TRY(cudaStreamCreateWithFlags(&queue->stream_, cudaStreamNonBlocking));
+  int least = 0, greatest = 0;
+  IOKV_CUDA_TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+  IOKV_CUDA_TRY(cudaStreamCreateWithPriority(&queue->stream_, cudaStreamNonBlocking, first ? greatest : least));
   queue->events_.assign(kEvents, nullptr);
   for (cudaEvent_t& event : queue->events_) IOKV_CUDA_TRY(cudaEventCreateWithFlags(&event, cudaEventBlockingSync));
   queue->times_ns_.assign(Backend::kTimedTickets, 0);

@@ -21,7 +21,8 @@ class DeviceQueue {
   // The steps that are under way record some thousand tickets a queue. An event takes some 100 bytes.
   static constexpr uint64_t kEvents = 4096;
 
-  static Result<std::unique_ptr<DeviceQueue>> make(DeviceClock& clock, Failure& failure);
+  // first: its kernels get multiprocessors before those of other queues that wait for some.
+  static Result<std::unique_ptr<DeviceQueue>> make(DeviceClock& clock, Failure& failure, bool first = false);
   ~DeviceQueue();
   DeviceQueue(const DeviceQueue&) = delete;
   DeviceQueue& operator=(const DeviceQueue&) = delete;

@@ -36,11 +36,9 @@ void HostJob::prepare(const AttendArgs& args, DType type) {
   spans_.clear();
   addresses_.clear();
   uint32_t results = 0, counters = 0;
-  items_ = 0;
   for (const AttendSpan& from : args.spans) {
     IOKV_ASSERT(from.rows == 1);
     Span span;
-    span.first_item = items_;
     span.row = from.first_row;
     // Its own token, at `position`, is not the host's; of the `window` tokens that it sees it is the last.
     const uint32_t position = from.first_position;
@@ -59,7 +57,6 @@ void HostJob::prepare(const AttendArgs& args, DType type) {
       while (span.chunk_blocks * kMostChunks < span.blocks) span.chunk_blocks *= 2;
       span.chunks = (span.blocks + span.chunk_blocks - 1) / span.chunk_blocks;
     }
-    items_ += span.chunks * shape_.kv_heads;
     if (span.chunks > 1) {
       span.first_result = results;
       results += span.chunks * shape_.kv_heads;
@@ -67,6 +64,14 @@ void HostJob::prepare(const AttendArgs& args, DType type) {
       counters += shape_.kv_heads;
     }
     spans_.push_back(span);
+  }
+  // Large items first: what threads wait for at the end are then the small ones.
+  auto larger = [](const Span& a, const Span& b) { return a.chunk_blocks > b.chunk_blocks; };
+  if (!std::is_sorted(spans_.begin(), spans_.end(), larger)) std::sort(spans_.begin(), spans_.end(), larger);
+  items_ = 0;
+  for (Span& span : spans_) {
+    span.first_item = items_;
+    items_ += span.chunks * shape_.kv_heads;
   }
   results_.at_least(results * result_floats_);
   if (ended_.size() < counters) ended_ = std::vector<std::atomic<uint32_t>>(counters);

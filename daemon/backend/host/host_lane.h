@@ -67,7 +67,7 @@ class HostLane {
   uint64_t reached_ns(uint64_t ticket) const;
 
   // The device is lost and will not write its words: everything issued, and whatever will be, counts as reached, and nothing
-  // is computed any more. On return no worker touches memory that an operation has named.
+  // is computed any more. On return no worker touches memory that an operation has named, but for words.
   void abandon();
 
   // Operations between issue and completion. A step has three for each layer, and two steps are out at once: 500 layers.

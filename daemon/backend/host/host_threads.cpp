@@ -132,7 +132,8 @@ HostThreads taken(std::vector<int> cpus) {
   chosen.cpus = std::move(cpus);
   std::vector<int> sorted = chosen.cpus;
   std::sort(sorted.begin(), sorted.end());
-  chosen.reason = fmt::format("{} on CPU{} {}", counted(chosen.threads, "thread"), chosen.threads == 1 ? "" : "s", text_of(sorted));
+  chosen.reason =
+      fmt::format("{} on CPU{} {}", counted(chosen.threads, "thread"), chosen.threads == 1 ? "" : "s", text_of(sorted));
   return chosen;
 }
 

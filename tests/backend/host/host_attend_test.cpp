@@ -129,6 +129,26 @@ void a_span_is_cut_by_what_its_row_sees(void**) {
   assert_int_equal(items_of({2, 1, 8}, DType::f16, {4096, 0}), 1);
 }
 
+// Chunks of 8 blocks and of 4: threads take the long sequence's first, wherever it is among the spans.
+void large_items_come_first(void**) {
+  constexpr KvShape shape{1, 1, 128};
+  std::vector<char> blocks(257);  // nothing is read: a byte stands for each
+  std::vector<const void*> addresses;
+  for (char& block : blocks) addresses.push_back(&block);
+  std::vector<AttendSpan> spans;
+  for (uint32_t position : {256u, 64u * 257, 0u, 256u}) {
+    spans.push_back({.rows = 1, .first_position = position, .kv_blocks = addresses, .host_from = 0});
+    spans.back().first_row = static_cast<uint32_t>(spans.size() - 1);
+  }
+  float state = 0;
+  host::HostJob job;
+  job.prepare({.shape = shape, .state = &state, .spans = spans}, DType::f16);
+  assert_int_equal(job.items(), 1 + 33 + 1 + 1);
+  for (uint32_t chunk = 0; chunk < 33; ++chunk) assert_ptr_equal(job.first_read(chunk), addresses[chunk * 8]);
+  for (uint32_t item : {33u, 34u}) assert_ptr_equal(job.first_read(item), addresses[0]);
+  assert_null(job.first_read(35));
+}
+
 // Of more chunks than a hand can count, each is folded where it belongs.
 void a_very_long_sequence_is_the_sum_of_its_chunks(void**) {
   Numbers numbers(35);
@@ -146,6 +166,7 @@ int main() {
       cmocka_unit_test(later_blocks_may_hold_much_larger_scores),
       cmocka_unit_test(threads_and_neighbours_change_no_bit),
       cmocka_unit_test(a_span_is_cut_by_what_its_row_sees),
+      cmocka_unit_test(large_items_come_first),
       cmocka_unit_test(a_very_long_sequence_is_the_sum_of_its_chunks),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
