@@ -285,6 +285,7 @@ wire::SequenceRow Conductor::row_of(const Sequence& sequence) {
   row.steps = std::min(sequence.steps, kTimedSteps);
   for (uint32_t i = 0; i < row.steps; ++i) {
     row.times[i] = sequence.times[(sequence.steps - row.steps + i) % kTimedSteps];
+    row.host_times[i] = sequence.host_times[(sequence.steps - row.steps + i) % kTimedSteps];
   }
   return row;
 }

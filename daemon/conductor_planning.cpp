@@ -418,6 +418,7 @@ void Conductor::note_times(Sequence& sequence, const Plan& plan) {
   times.link_ns = std::max(busy_ns(Queue::h2d), busy_ns(Queue::d2h));
   times.recompute_ns = busy_ns(Queue::recompute);
   times.dense_ns = busy_ns(Queue::dense);
+  sequence.host_times[sequence.steps % kTimedSteps] = wire::pack_duration(busy_ns(Queue::host));
   sequence.times[sequence.steps++ % kTimedSteps] = wire::pack_times(times);
   sequence.ready_ns = plan.ended_ns;
 }

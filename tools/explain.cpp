@@ -31,9 +31,10 @@ const char* text_of(wire::SequenceState state) {
 }
 
 // A sequence that waited longer than anything took was bound by the others.
-const char* bound_of(const wire::SpentTimes& times) {
-  const std::array<std::pair<uint64_t, const char*>, 4> candidates = {{{times.dense_ns, "dense"},
+const char* bound_of(const wire::SpentTimes& times, uint64_t host_ns) {
+  const std::array<std::pair<uint64_t, const char*>, 5> candidates = {{{times.dense_ns, "dense"},
                                                                        {times.recompute_ns, "recompute"},
+                                                                       {host_ns, "host"},
                                                                        {times.link_ns, "link"},
                                                                        {times.queued_ns, "queued"}}};
   return std::max_element(candidates.begin(), candidates.end(),
@@ -62,7 +63,7 @@ Result<std::vector<wire::SequenceRow>> read_sequences(const std::vector<std::byt
   if (!read_part(blob, 0, sizeof header, 0, header)) return malformed;
   std::vector<wire::SequenceRow> rows;
   for (uint32_t i = 0; i < header.sequences; ++i) {
-    wire::SequenceRow row;
+    wire::SequenceRow row{};
     if (!read_part(blob, header.header_bytes, header.row_bytes, i, row)) return malformed;
     rows.push_back(row);
   }
@@ -91,14 +92,15 @@ std::string sequence_steps(const std::vector<wire::SequenceRow>& rows) {
     text += line_of(row);
     if (steps_of(row) == 0) text += "none of its steps has ended yet\n";
     if (steps_of(row) > 0) {
-      text += fmt::format("{:>12} {:>14} {:>14} {:>14} {:>14}  {}\n", "step", "queued us", "link us", "recompute us",
-                          "dense us", "bound by");
+      text += fmt::format("{:>12} {:>14} {:>14} {:>14} {:>14} {:>14}  {}\n", "step", "queued us", "link us", "recompute us",
+                          "dense us", "host us", "bound by");
     }
     for (uint32_t i = 0; i < steps_of(row); ++i) {
       const wire::SpentTimes times = wire::unpack_times(row.times[i]);
       const std::string step = i + 1 == steps_of(row) ? "last" : fmt::format("last - {}", steps_of(row) - 1 - i);
-      text += fmt::format("{:>12} {:>14} {:>14} {:>14} {:>14}  {}\n", step, us(times.queued_ns), us(times.link_ns),
-                          us(times.recompute_ns), us(times.dense_ns), bound_of(times));
+      const uint64_t host_ns = wire::unpack_duration(row.host_times[i]);
+      text += fmt::format("{:>12} {:>14} {:>14} {:>14} {:>14} {:>14}  {}\n", step, us(times.queued_ns), us(times.link_ns),
+                          us(times.recompute_ns), us(times.dense_ns), us(host_ns), bound_of(times, host_ns));
     }
   }
   return text;
@@ -110,8 +112,9 @@ std::string sequences_json(const std::vector<wire::SequenceRow>& rows) {
     nlohmann::ordered_json steps = nlohmann::ordered_json::array();
     for (uint32_t i = 0; i < steps_of(row); ++i) {
       const wire::SpentTimes times = wire::unpack_times(row.times[i]);
+      const uint64_t host_ns = wire::unpack_duration(row.host_times[i]);
       steps.push_back({{"queued_ns", times.queued_ns}, {"link_ns", times.link_ns}, {"recompute_ns", times.recompute_ns},
-                       {"dense_ns", times.dense_ns}, {"bound", bound_of(times)}});
+                       {"dense_ns", times.dense_ns}, {"host_ns", host_ns}, {"bound", bound_of(times, host_ns)}});
     }
     array.push_back({{"sequence", row.id}, {"client_id", row.client_id}, {"pid", row.pid}, {"client", name_of(row)},
                      {"length", row.length}, {"cached", row.cached}, {"kv_blocks", row.kv_blocks},

@@ -39,8 +39,9 @@ struct SequenceRow {
   uint32_t operations;        // that have not ended
   uint32_t steps;             // in `times`
   uint64_t times[kRowSteps];  // of its last steps, oldest first: wire/times.h
+  uint16_t host_times[kRowSteps];  // attention on the host of these, as pack_duration has it; 0: none
 };
 
-static_assert(sizeof(SequencesHeader) == 16 && sizeof(SequenceRow) == 152);
+static_assert(sizeof(SequencesHeader) == 16 && sizeof(SequenceRow) == 168);
 
 }  // namespace iokv::wire

@@ -41,6 +41,7 @@ struct Sequence {
   uint32_t plans_in_flight = 0;
   uint64_t last_plan = 0;         // id of the latest Plan with a span of this sequence
   std::array<uint64_t, kTimedSteps> times{};  // of the last steps that retired, a ring: wire/times.h
+  std::array<uint16_t, kTimedSteps> host_times{};  // likewise, of attention on the host
   uint32_t steps = 0;             // that have retired; the latest is times[(steps - 1) % kTimedSteps]
   uint64_t ready_ns = 0;          // since when it could be computed
 

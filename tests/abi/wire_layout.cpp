@@ -194,7 +194,7 @@ static_assert(offsetof(SequencesHeader, row_bytes) == 4, "SequencesHeader.row_by
 static_assert(offsetof(SequencesHeader, sequences) == 8, "SequencesHeader.sequences");
 static_assert(offsetof(SequencesHeader, reserved) == 12, "SequencesHeader.reserved");
 
-static_assert(sizeof(SequenceRow) == 152, "SequenceRow");
+static_assert(sizeof(SequenceRow) == 168, "SequenceRow");
 static_assert(offsetof(SequenceRow, client_id) == 0, "SequenceRow.client_id");
 static_assert(offsetof(SequenceRow, id) == 8, "SequenceRow.id");
 static_assert(offsetof(SequenceRow, client_slot) == 16, "SequenceRow.client_slot");
@@ -209,6 +209,7 @@ static_assert(offsetof(SequenceRow, state) == 76, "SequenceRow.state");
 static_assert(offsetof(SequenceRow, operations) == 80, "SequenceRow.operations");
 static_assert(offsetof(SequenceRow, steps) == 84, "SequenceRow.steps");
 static_assert(offsetof(SequenceRow, times) == 88, "SequenceRow.times");
+static_assert(offsetof(SequenceRow, host_times) == 152, "SequenceRow.host_times");
 
 // Durations: by hand from the definition.
 static_assert(pack_duration(0) == 0 && pack_duration(2047) == 2047 && pack_duration(2048) == 2048);

@@ -8,6 +8,7 @@
 
 #include "tests/conductor/harness.h"
 #include "tests/sched/profiles.h"
+#include "wire/times.h"
 
 #include "tests/cmocka_cpp.h"
 
@@ -118,6 +119,14 @@ void thirty_two_contexts_are_shared_as_measured(void**) {
     for (uint32_t r = span.first_run; r + 1 < span.first_run + span.runs; ++r) {
       assert_true(plan.runs[r].form == BlockForm::x || plan.runs[r + 1].form == BlockForm::kv);
     }
+  }
+  // Whoever asks what bound a sequence is told of the host's part, as counters are.
+  const uint64_t attended = plan.work.kv_attended, before = decoding.harness().counter(wire::Counter::host_attended_tokens);
+  decoding.step();
+  assert_int_equal(decoding.harness().counter(wire::Counter::host_attended_tokens) - before, attended);
+  for (const wire::SequenceRow& row : decoding.harness().conductor.rows()) {
+    const double ms = static_cast<double>(wire::unpack_duration(row.host_times[row.steps - 1])) / 1e6;
+    assert_true(ms > 80 && ms < 100);
   }
   // A thousand tokens later it is still so: both kinds grow.
   for (int i = 0; i < 900; ++i) decoding.step();
