@@ -21,6 +21,7 @@
 #include "daemon/base/units.h"
 #include "daemon/pool/block_pool.h"
 #include "daemon/sched/block_table.h"
+#include "daemon/sched/host_division.h"
 #include "daemon/sched/plan_build.h"
 
 #include "tests/counted_allocations.h"
@@ -41,7 +42,8 @@ enum class Cache : uint8_t {
   decoded,   // as K,V; 0 to kAnswerBlocks blocks of an answer are there
   as_both,   // the same, and the first half of every prompt as X
   shared,    // as decoded, and every eight sequences share kPrefixBlocks blocks in front
-  in_place   // as decoded, where the device attends to the pool as it lies
+  in_place,  // as decoded, where the device attends to the pool as it lies
+  divided    // as decoded, and the host attends to its part
 };
 
 struct Live {
@@ -53,7 +55,7 @@ struct Live {
 class Batch {
  public:
   Batch(uint32_t sequences, Cache cache)
-      : pool_({sequences * kPoolBlocksEach, 1, 1}), builder_(shape_of(cache)) {
+      : pool_({sequences * kPoolBlocksEach, 1, 1}), builder_(shape_of(cache)), division_(shape_of(cache)), divides_(cache == Cache::divided) {
     std::mt19937 random(sequences);
     std::uniform_real_distribution<double> exponent(std::log(64.0), std::log(32768.0));
     live_.resize(sequences);
@@ -100,6 +102,7 @@ class Batch {
       if (i + kAhead < live_.size()) live_[i + kAhead].blocks.prefetch();
       add_span(plan, i);
     }
+    if (divides_) division_.divide(plan, model());
     const uint64_t collected_ns = now_ns();
     builder_.build(plan);
     const uint64_t took_ns = now_ns() - start_ns;
@@ -131,6 +134,21 @@ class Batch {
     shape.tile_tokens = shape.slot_blocks * kBlockTokens;
     shape.in_place = cache == Cache::in_place;
     return shape;
+  }
+
+  // A link of 55 GB/s and a host that attends to 84.
+  static const StepModel& model() {
+    static const StepModel known = [] {
+      StepModel made;
+      made.shape = {80, 16384, 4096, 16};
+      made.profile.h2d = {0, 2500, 1 / 55.5};
+      made.profile.dense = {400'000, 0, 2000};
+      made.profile.attend = {3000, 0, 4096 / 3400.0};
+      made.profile.host_attend = {0, 15'000, 4096 / 84.0};
+      made.profile.exchange = {0, 20'000, 300};
+      return made;
+    }();
+    return known;
   }
 
   void push(Live& live, BlockForm form) {
@@ -177,6 +195,8 @@ class Batch {
 
   BlockPool pool_;
   PlanBuilder builder_;
+  HostDivision division_;
+  const bool divides_;
   std::vector<Live> live_;
   std::vector<Gained> gained_;
   std::vector<uint32_t> prefix_;
@@ -252,6 +272,7 @@ int main(int argc, char** argv) {
   print("as_both", measure(10'000, Cache::as_both, steps));
   print("shared", measure(10'000, Cache::shared, steps));
   print("in_place", measure(10'000, Cache::in_place, steps));
+  print("divided", measure(10'000, Cache::divided, steps));
   std::printf("\"growth_exponent\": %.3f, \"allocations\": %lu}\n", exponent(sizes, ms),
               static_cast<unsigned long>(allocated));
   return 0;

@@ -25,6 +25,7 @@ SETTINGS = [
     ("10,000, half of each prompt as X", "as_both"),
     ("10,000, each eight with a common prefix", "shared"),
     ("10,000, read in place", "in_place"),
+    ("10,000, the host attends to a part", "divided"),
 ]
 
 

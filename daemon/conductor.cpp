@@ -69,12 +69,7 @@ void Conductor::know_device(const Profile& profile) {
   if (!config_.step_model.known()) return;
   drift_.emplace(measured);
   if (config_.staging.in_place || !measured.host_attends()) return;
-<<<<<<< HEAD
-  forms_.keep_suffixes({}, fixed_host_share_);
-=======
-  if (config_.batch_invariant) fixed_host_share_ = fixed_host_share(measured, config_.step_model.shape);
   if (stores_both()) forms_.keep_suffixes({}, fixed_host_share_);
->>>>>>> planner
 }
 
 void Conductor::on(const ClientJoined& event) {

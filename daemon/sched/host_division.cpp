@@ -2,8 +2,6 @@
 #include "daemon/sched/host_division.h"
 
 #include <algorithm>
-#include <array>
-#include <bit>
 
 #include "daemon/base/units.h"
 #include "daemon/sched/form_choice.h"
@@ -75,14 +73,14 @@ void HostDivision::divide(Plan& plan, const StepModel& model, double least_share
   const auto least = static_cast<uint64_t>(least_share * whole_ns / model.shape.layers / model.profile.host_attend.each_ns);
   const bool probes = least_share > 0;
   const uint64_t wanted = std::max(best, std::min(tokens_, probes ? std::max<uint64_t>(least, 1) : 0));
-  const uint64_t whole_ends = take_longest(plan, wanted);
+  const uint64_t whole_ends = take_longest(wanted);
   if (taken_.empty()) return;
   // The last one in part: of the two blocks that it could begin at the one with the shorter step, where it has two.
   const uint64_t rows = taken_.size();
   uint64_t tokens = whole_ends;
   if (whole_ends < wanted) {
     End& last = taken_.back();
-    const uint32_t cached = plan.spans[last.span].first_position, left = static_cast<uint32_t>(wanted - whole_ends);
+    const uint32_t cached = last.from + last.tokens, left = static_cast<uint32_t>(wanted - whole_ends);
     const uint32_t first = std::max(last.from, (cached - left) / kBlockTokens * kBlockTokens), second = first + kBlockTokens;
     const uint64_t more = whole_ends + cached - first, less = second < cached ? whole_ends + cached - second : whole_ends;
     const bool shorter = ns_with(less, less == whole_ends ? rows - 1 : rows) < ns_with(more, rows);
@@ -98,23 +96,22 @@ void HostDivision::divide(Plan& plan, const StepModel& model, double least_share
 
 // Into taken_, until they have `wanted` tokens: longer ones first, to within a factor of two. Returns how many there are in
 // those that are needed as a whole: all, or all but the last one.
-uint64_t HostDivision::take_longest(const Plan& plan, uint64_t wanted) {
-  constexpr size_t kSizes = 33;
-  std::array<uint32_t, kSizes> counts{};
-  const auto size_of = [&](const End& end) { return static_cast<size_t>(std::bit_width(plan.spans[end.span].first_position - end.from)); };
-  for (const End& end : ends_) ++counts[size_of(end)];
+uint64_t HostDivision::take_longest(uint64_t wanted) {
   taken_.clear();
-  uint64_t tokens = 0;
-  for (size_t size = kSizes; size-- > 0;) {
-    if (counts[size] == 0) continue;
-    for (const End& end : ends_) {
-      if (tokens == wanted) return tokens;
-      if (size_of(end) != size) continue;
-      const uint32_t here = plan.spans[end.span].first_position - end.from;
-      taken_.push_back(end);
-      if (tokens + here > wanted) return tokens;
-      tokens += here;
-    }
+  size_t size = kSizes;
+  uint64_t longer = 0;  // tokens of ends that are longer than those of `size`
+  while (size > 0 && longer + tokens_by_size_[size - 1] <= wanted) longer += tokens_by_size_[--size];
+  for (const End& end : ends_) {
+    if (size_of(end) >= size) taken_.push_back(end);
+  }
+  uint64_t tokens = longer;
+  if (size == 0 || tokens == wanted) return tokens;
+  for (const End& end : ends_) {
+    if (size_of(end) != size - 1) continue;
+    taken_.push_back(end);
+    if (tokens + end.tokens > wanted) return tokens;
+    tokens += end.tokens;
+    if (tokens == wanted) return tokens;
   }
   return tokens;
 }
@@ -130,22 +127,42 @@ void HostDivision::divide_by_share(Plan& plan, const Profile& profile, const Cac
 
 // The work of the Plan with nothing for the host, and the ends that it could have.
 LayerWork HostDivision::look_at(const Plan& plan, const StepModel& model) {
-  LayerWork work = model.no_rows();
+  LayerWork alone, work = model.no_rows();  // of single rows, most by far; of all
   ends_.clear();
   tokens_ = 0;
+  tokens_by_size_ = {};
   read_ *= kFallOff, read_alone_ *= kFallOff;
   for (uint32_t s = 0; s < plan.spans.size(); ++s) {
     const PlanSpan& span = plan.spans[s];
     const Cached cached = cached_of(plan, span);
-    work = with_prompt(work, {span.rows, span.first_position, cached.x_host, cached.kv_host, cached.new_x, cached.new_kv},
-                       span.rows, model.batch_rows);
     work.x_device += cached.x_device;
-    read_ += cached.x_host + cached.kv_host;
-    if (span.rows == 1) read_alone_ += cached.x_host + cached.kv_host;
-    if (span.rows != 1 || span.slot == kNoSlot || cached.from == kAllOnDevice) continue;
-    ends_.push_back({s, cached.from});
-    tokens_ += span.first_position - cached.from;
+    if (span.rows != 1) {
+      work = with_prompt(work, {span.rows, span.first_position, cached.x_host, cached.kv_host, cached.new_x, cached.new_kv},
+                         span.rows, model.batch_rows);
+      read_ += cached.x_host + cached.kv_host;
+      continue;
+    }
+    ++alone.rows;
+    alone.attended += span.first_position + 1;
+    alone.x_host += cached.x_host;
+    alone.kv_host += cached.kv_host;
+    alone.new_x += cached.new_x ? 1 : 0;
+    alone.new_kv += cached.new_kv ? 1 : 0;
+    if (span.slot == kNoSlot || cached.from == kAllOnDevice) continue;
+    ends_.push_back({s, cached.from, span.first_position - cached.from});
+    tokens_ += ends_.back().tokens;
+    tokens_by_size_[size_of(ends_.back())] += ends_.back().tokens;
   }
+  const auto read_alone = static_cast<double>(alone.x_host + alone.kv_host);
+  read_ += read_alone, read_alone_ += read_alone;
+  work.rows += alone.rows;
+  work.batches = 1 + (work.rows - std::min<uint64_t>(work.rows, 1)) / model.batch_rows;
+  work.attended += alone.attended;
+  work.products += alone.attended;
+  work.x_host += alone.x_host;
+  work.kv_host += alone.kv_host;
+  work.new_x += alone.new_x;
+  work.new_kv += alone.new_kv;
   return work;
 }
 

@@ -14,6 +14,8 @@
 //  2. Time is O(spans + runs); no memory is taken once the largest Plan has been seen.
 #pragma once
 
+#include <array>
+#include <bit>
 #include <cstdint>
 #include <vector>
 
@@ -49,16 +51,20 @@ class HostDivision {
  private:
   // A span whose cached tokens from `from` on the host could attend to.
   struct End {
-    uint32_t span = 0, from = 0;
+    uint32_t span = 0, from = 0, tokens = 0;
   };
+  // Of an end: of those of one size some have up to twice as many tokens as others.
+  static size_t size_of(const End& end) { return static_cast<size_t>(std::bit_width(end.tokens)); }
+  static constexpr size_t kSizes = 33;
 
   LayerWork look_at(const Plan& plan, const StepModel& model);
-  uint64_t take_longest(const Plan& plan, uint64_t wanted);
+  uint64_t take_longest(uint64_t wanted);
   void give(PlanSpan& span, uint32_t host_from) const;
 
   const StagingShape staging_;
   std::vector<End> ends_, taken_;
   uint64_t tokens_ = 0;  // of all ends
+  std::array<uint64_t, kSizes> tokens_by_size_{};
   double read_ = 0, read_alone_ = 0;  // sums that fall off with each Plan
 };
 
