@@ -172,14 +172,17 @@ void Conductor::aim_forms() {
   }
   work.new_kv = work.rows;
   if (hosts) forms_.keep_suffixes(blocks, fixed_host_share_);
-  if (hosts && !aim_.has_moved(work, division_.attendable(), drift_->fits())) return;
+  // While prompts are read, and nobody decodes yet, that says nothing of the many steps in which all will.
+  constexpr double kStepsToCome = 64;
+  const double attendable = hosts ? division_.attendable(kStepsToCome * static_cast<double>(work.kv_host)) : 1;
+  if (hosts && !aim_.has_moved(work, attendable, drift_->fits())) return;
   uint64_t device_bytes = 0;
   if (device_pool_) {
     const uint64_t left = device_pool_->total_units().value - std::min<uint64_t>(device_pool_->total_units().value, copied_units);
     device_bytes = left * kBlockTokens * model.shape.kv_bytes / config_.staging.kv_units * model.shape.layers;
   }
   const XShares now{forms_.x_share(), copy_forms_.x_share()};
-  const XShares best = best_shares(model.profile, model.shape, work, device_bytes, now, hosts ? division_.attendable() : 1);
+  const XShares best = best_shares(model.profile, model.shape, work, device_bytes, now, attendable);
   forms_.set_x_share(best.host);
   copy_forms_.set_x_share(best.device);
 }

@@ -44,9 +44,9 @@ class HostDivision {
   // Each by its host_share: of rows that decode, so that it makes no difference in which parts a prompt was computed.
   void divide_by_share(Plan& plan, const Profile& profile, const CacheShape& shape);
 
-  // Of the cached tokens that lately were brought, or could have been, the share that was of single rows: which the host
-  // could attend to.
-  double attendable() const { return read_ > 0 ? read_alone_ / read_ : 1; }
+  // Of the cached tokens that lately were brought, or could have been, and of `to_come` that will be for single rows, the share
+  // that is of single rows: which the host could attend to.
+  double attendable(double to_come) const { return read_ > 0 ? (read_alone_ + to_come) / (read_ + to_come) : 1; }
 
  private:
   // A span whose cached tokens from `from` on the host could attend to.

@@ -43,11 +43,12 @@ ConductorConfig config(bool batch_invariant = false) {
 // Sequences that decode, on a host that takes `host` times as long as the profile says.
 class Decoding {
  public:
-  explicit Decoding(uint32_t sequences = kSequences, bool batch_invariant = false, uint32_t context = kContext)
+  explicit Decoding(uint32_t sequences = kSequences, bool batch_invariant = false, uint32_t context = kContext, bool one_by_one = false)
       : sequences_(sequences), harness_(config(batch_invariant), 4096, false), client_(harness_.join(0, {256, 4096, 1 << 20, 4096})) {
     for (uint32_t i = 0; i < sequences; ++i) {
       harness_.open(client_, i + 1);
       harness_.submit(client_, Harness::step(i + 1, context, 2 * kContext));
+      if (one_by_one) step(), step();
     }
     for (int prompts = 0; prompts < 1000 && !decodes(); ++prompts) step();
     assert_true(decodes());
@@ -146,6 +147,14 @@ void one_long_context_is_divided_by_position(void**) {
   assert_true(share > 0.2 && share < 0.5);
 }
 
+// Prompts that are read one after the other, each while the one before it is being read in parts.
+void prompts_that_come_one_by_one_leave_the_host_its_part(void**) {
+  Decoding decoding(4, false, 8 * kContext, true);
+  const Plan& plan = decoding.next();
+  std::printf("%lu as X, %lu as K,V over the link, %lu by the host\n", plan.work.x_host, plan.work.kv_host, plan.work.kv_attended);
+  assert_true(plan.work.kv_attended > 10 * kContext && plan.work.kv_host < 2 * kContext);
+}
+
 void a_busy_host_gets_less_at_once_and_more_later(void**) {
   Decoding decoding;
   for (int i = 0; i < 20; ++i) decoding.step();
@@ -235,6 +244,7 @@ int main() {
   const CMUnitTest tests[] = {
       cmocka_unit_test(thirty_two_contexts_are_shared_as_measured),
       cmocka_unit_test(one_long_context_is_divided_by_position),
+      cmocka_unit_test(prompts_that_come_one_by_one_leave_the_host_its_part),
       cmocka_unit_test(a_busy_host_gets_less_at_once_and_more_later),
       cmocka_unit_test(a_host_that_stands_still_is_looked_at_now_and_then),
       cmocka_unit_test(noise_moves_nothing),
