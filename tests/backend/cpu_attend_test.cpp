@@ -300,8 +300,8 @@ void expect_divided(Variant variant, KvShape shape, uint32_t length, uint32_t ho
 void a_row_that_is_divided_with_the_host_is_right(void**) {
   each_variant([](Variant variant) {
     Numbers numbers(21);
-    for (KvShape shape : {KvShape{9, 3, 64}, {2, 2, 20}, {1, 1, 256}}) {
-      for (uint32_t length : {2u, 64u, 65u, 66u, 200u}) {
+    for (KvShape shape : {KvShape{6, 2, 64}, {2, 2, 20}}) {
+      for (uint32_t length : {2u, 65u, 66u, 200u}) {
         for (uint32_t host_from = 0; host_from < length - 1; host_from += kBlockTokens) {
           for (uint32_t run : {1u, 100u}) {
             expect_divided(variant, shape, length, host_from, {}, run, numbers);
