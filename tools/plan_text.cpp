@@ -81,12 +81,13 @@ std::string plan_text(const PlanQuestion& question, const PlanAnswer& answer) {
                  "step\n\n", gib(answer.first_kv_bytes), gib(answer.last_kv_bytes), answer.context);
   text += run_lines(question, answer);
 
-  const PlannedRun& best = *std::find_if(answer.runs.begin(), answer.runs.end(), [](const PlannedRun& run) { return run.name == std::string_view("auto"); });
+  const auto is_auto = [](const PlannedRun& run) { return run.name == std::string_view("auto"); };
+  const PlannedRun& best = *std::find_if(answer.runs.begin(), answer.runs.end(), is_auto);
   fmt::format_to(out, "bound: {:#.4g} s, what the link alone needs; auto takes {:.3f} times that\n", answer.bound_s,
                  best.total_s / answer.bound_s);
   if (const PlannedRun& last = answer.runs.back(); &last != &best) {
-    fmt::format_to(out, "with the CPU's part of attention, which takes {:#.4g} s with what waits for it, {:#.4g} s: {:.3f} times the bound\n",
-                   last.host_s, last.total_s, last.total_s / answer.bound_s);
+    fmt::format_to(out, "with the CPU's part of attention, which takes {:#.4g} s with what waits for it, {:#.4g} s: {:.3f} times "
+                        "the bound\n", last.host_s, last.total_s, last.total_s / answer.bound_s);
   }
   text += placement_lines("auto", answer.placement);
   if (&answer.runs.back() != &best) text += placement_lines("auto, where the CPU attends,", answer.cpu_placement);

@@ -165,11 +165,13 @@ void Probe::attend_host(uint32_t rows, uint32_t tokens) {
 void Probe::exchange(uint32_t rows) {
   IOKV_ASSERT(rows != 0 && rows <= max_exchanged());
   const auto handed_over = std::span<const uint32_t>(rows_).first(rows);
-  backend_.hand_over(Queue::dense, {qkv_->data(), qkv_width_ * element_bytes_, spec_.q_width() * element_bytes_, handed_over, host_q_.data()});
+  const size_t row_bytes = spec_.q_width() * element_bytes_;
+  backend_.hand_over(Queue::dense, {qkv_->data(), qkv_width_ * element_bytes_, row_bytes, handed_over, host_q_.data()});
   backend_.wait(Queue::host, backend_.record(Queue::dense));
   attend_host(rows, rows * kBlockTokens);
   backend_.wait(Queue::dense, backend_.record(Queue::host));
-  backend_.merge(Queue::dense, {spec_.kv_shape(), handed_over, f32(state_), reinterpret_cast<const float*>(host_state_.data()), attended_->data()});
+  const auto* found = reinterpret_cast<const float*>(host_state_.data());
+  backend_.merge(Queue::dense, {spec_.kv_shape(), handed_over, f32(state_), found, attended_->data()});
 }
 
 void Probe::attend_rows(uint32_t products) {
@@ -285,7 +287,8 @@ Probe::Probe(Backend& backend, const ModelSpec& spec, const Weights& weights, co
     // Whole blocks, with which the host's part of a context begins.
     context_ = std::max(kBlockTokens, context_ / kBlockTokens * kBlockTokens);
     max_host_attended_ = std::min(limits.max_attended / kBlockTokens * kBlockTokens, limits.max_rows * context_);
-    host_blocks_ = static_cast<uint32_t>(std::clamp<size_t>(limits.max_host_cache_bytes / block_bytes_, 1, max_host_attended_ / kBlockTokens * kHostRounds));
+    const size_t most = max_host_attended_ / kBlockTokens * kHostRounds;
+    host_blocks_ = static_cast<uint32_t>(std::clamp<size_t>(limits.max_host_cache_bytes / block_bytes_, 1, most));
   }
   if (spec.q_width() % 16 == 0) max_tokens_ = std::min(limits.max_tokens, blocks_ * kBlockTokens);
 }

@@ -42,9 +42,9 @@ XShares best_shares(const Profile& profile, const CacheShape& shape, const Layer
   const LayerWork best = best_whole_placement(profile, shape, work, device_bytes, attendable);
   const double best_ns = streaming_cost(profile, shape, best).total_ns;
   LayerWork kept = with_shares(shape, work, device_bytes, now);
-  if (const uint64_t attended = best_attended(profile, shape, kept, static_cast<uint64_t>(attendable * static_cast<double>(kept.kv_host)), kept.rows); attended > 0) {
-    kept = with_host(kept, attended, kept.rows);
-  }
+  const auto most_attended = static_cast<uint64_t>(attendable * static_cast<double>(kept.kv_host));
+  const uint64_t attended = best_attended(profile, shape, kept, most_attended, kept.rows);
+  if (attended > 0) kept = with_host(kept, attended, kept.rows);
   if (best_ns * (1 + kLeastGain) >= streaming_cost(profile, shape, kept).total_ns) return now;
   const uint64_t kv_host = best.kv_host + best.kv_attended, on_host = best.x_host + kv_host;
   const uint64_t on_device = work.kv_host - on_host, x_device = best.x_device - work.x_device;

@@ -146,8 +146,9 @@ class WholePlacement {
     problem.device_ns = alone.dense_ns;
     problem.link_ns = alone.h2d_ns;
     problem.host_attend_ns = profile_.host_attend.each_ns;
-    problem.host_ns = alone.dense_ns - shape_.layers * profile_.attention_ns(static_cast<double>(work_.attended), static_cast<double>(work_.products)) +
-                      shape_.layers * (profile_.host_attend.fixed_ns + profile_.exchange.at(static_cast<double>(work_.rows)));
+    const double attention_ns = profile_.attention_ns(static_cast<double>(work_.attended), static_cast<double>(work_.products));
+    const double around_ns = profile_.host_attend.fixed_ns + profile_.exchange.at(static_cast<double>(work_.rows)) - attention_ns;
+    problem.host_ns = alone.dense_ns + shape_.layers * around_ns;
     problem.host_contention = profile_.host_contention;
     problem.weight_bytes = weight_bytes;
     problem.device_bytes = device_bytes_;

@@ -80,6 +80,18 @@ void a_file_is_read_in_base_units(void**) {
   assert_near(hardware->memory_bytes_per_s, 200e9);
   assert_near(hardware->launch_ns, 40);
   assert_near(hardware->contention, 0.25);
+  assert_true(hardware->host_attend_bytes_per_s == 0 && hardware->host_slows_link == 1);
+}
+
+void what_the_host_does_may_be_said(void**) {
+  const HardwareFile file(std::string(kComplete) + "[host]\nattend_gb_per_s = 84\nslows_link = 1.5\n");
+  Result<Hardware> hardware = find_hardware(file.path());
+  assert_true(static_cast<bool>(hardware));
+  assert_near(hardware->host_attend_bytes_per_s, 84e9);
+  assert_near(hardware->host_slows_link, 1.5);
+  assert_true(hardware->host_attend_ns == 0);
+  assert_refused(std::string(kComplete) + "[host]\nslows_link = 0.5\n", ":15: ", "host.slows_link must be a number from 1 to 10");
+  assert_refused(std::string(kComplete) + "[host]\ncores = 5\n", ":15: ", "hardware has no \"host.cores\"");
 }
 
 void known_names_have_the_figures_of_their_data_sheets(void**) {
@@ -165,6 +177,7 @@ void a_file_that_is_not_there_is_named(void**) {
 int main() {
   const CMUnitTest tests[] = {
       cmocka_unit_test(a_file_is_read_in_base_units),
+      cmocka_unit_test(what_the_host_does_may_be_said),
       cmocka_unit_test(known_names_have_the_figures_of_their_data_sheets),
       cmocka_unit_test(the_h200s_link_is_as_measured),
       cmocka_unit_test(an_unknown_name_lists_those_that_are_known),

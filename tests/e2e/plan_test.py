@@ -179,6 +179,23 @@ class PaperArithmetic(unittest.TestCase):
             self.assertEqual(plan["streaming"]["auto"]["split_tokens"], 0)
             self.assertEqual(plan["placement_tokens"]["kv_host"], 8000)
 
+    def test_a_cpu_that_attends_takes_its_share_of_the_link(self) -> None:
+        # Link and CPU share K,V by their rates, and X of multi-head attention is half of them: all end together.
+        link, cpu, tokens = 55.5e9, 84e9, 8 * 1000
+        for model, layers, kv_bytes, x_bytes in (("llama-3-8b", 32, 4096, 8192), ("opt-6.7b", 32, 16384, 8192)):
+            smaller = min(kv_bytes, x_bytes)
+            seconds = tokens * layers / (link / smaller + cpu / kv_bytes)
+            with self.subTest(model=model):
+                plan = question(self.bare(55.5, 5000), model, 8, 1000, 1, "--cpu-attention-gbps", "84")
+                auto, placed = plan["streaming"]["auto_cpu"], plan["cpu_placement_tokens"]
+                self.assertAlmostEqual(auto["total_s"] / seconds, 1, delta=0.02)  # products of 8 rows
+                self.assertAlmostEqual(placed["kv_attended"] * layers * kv_bytes / cpu / seconds, 1, delta=0.02)
+                self.assertEqual(sum(placed.values()), tokens)
+                self.assertGreater(plan["streaming"]["auto"]["total_s"], 1.2 * auto["total_s"])
+        # A hardware's file may say the rate; an option takes it away.
+        self.assertIn("auto_cpu", question("h200", "opt-6.7b", 8, 1000, 1)["streaming"])
+        self.assertNotIn("auto_cpu", question("h200", "opt-6.7b", 8, 1000, 1, "--cpu-attention-gbps", "0")["streaming"])
+
 
 class Plan(unittest.TestCase):
     def assert_close(self, value: float, expected: float) -> None:

@@ -120,6 +120,50 @@ void contention_lies_between_beside_and_in_turns(void**) {
   assert_true(streaming_cost(profile, shape, work).bound == Bound::dense);
 }
 
+// Two layers: 100 tokens over the link, 30 that the host attends to, in 3 rows.
+void the_host_s_part_is_a_chain_with_dense_work(void**) {
+  const CacheShape shape = cache_shape(2, 500, 500);  // K,V 2,000 bytes a token
+  Profile profile;
+  profile.h2d.each_ns = 0.1;                 // 200 ns a token
+  profile.dense = {0, 0, 1000};              // 5 rows
+  profile.attend.each_ns = 10;
+  profile.exchange = {0, 400, 20};
+  profile.host_attend = {0, 1000, 500};      // 16,000 ns
+  profile.head.each_ns = 3;
+  LayerWork work;
+  work.rows = 5;
+  work.attended = work.products = 100;
+  work.kv_host = 100;
+  work.kv_attended = 30;
+  work.divided = 3;
+  StepCost cost = streaming_cost(profile, shape, work);
+  assert_near(cost.h2d_ns, 2 * 20000);
+  assert_near(cost.host_ns, 2 * 16000);
+  assert_near(cost.dense_ns, 2 * (5000 + 1000 + 460) + 15);
+  assert_near(cost.chain_ns, 2 * (16000 + 5000 + 460) + 15);  // the device attends beside it
+  assert_near(cost.total_ns, cost.chain_ns);
+  assert_true(cost.bound == Bound::host);
+
+  // The link is slower while the host attends: of 32,000 ns a fifth is lost, which the link makes up for afterwards.
+  profile.host_slows_link = 1.25;
+  cost = streaming_cost(profile, shape, work);
+  assert_near(cost.h2d_ns, 40000 + 32000 / 5.0);
+  assert_near(cost.total_ns, 40000 + 32000 / 5.0);
+  assert_true(cost.bound == Bound::link);
+
+  // One processor for both: they take turns.
+  profile.host_contention = 1;
+  profile.dense.each_ns = 4000;
+  cost = streaming_cost(profile, shape, work);
+  assert_near(cost.total_ns, 2 * (20000 + 1000 + 460) + 15 + 32000);
+  assert_true(cost.bound == Bound::dense);
+
+  work.kv_attended = work.divided = 0;
+  cost = streaming_cost(profile, shape, work);
+  assert_true(cost.chain_ns == 0 && cost.host_ns == 0);
+  assert_near(cost.total_ns, 2 * 21000 + 15);
+}
+
 }  // namespace
 }  // namespace iokv
 
@@ -130,6 +174,7 @@ int main() {
       cmocka_unit_test(small_operations_take_their_least), cmocka_unit_test(copies_count),
       cmocka_unit_test(both_directions_slow_each_other),   cmocka_unit_test(attention_reads_or_computes),
       cmocka_unit_test(contention_lies_between_beside_and_in_turns),
+      cmocka_unit_test(the_host_s_part_is_a_chain_with_dense_work),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }
