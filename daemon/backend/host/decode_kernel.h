@@ -82,6 +82,9 @@ struct Decode {
     }
   }
 
+  static void enter(uint32_t, uint32_t) {}
+  static void leave(uint32_t, uint32_t) {}
+
   static void attend(const DecodeBlock& block) {
     const uint32_t d = block.head_dim, first = block.begin / S::kLanes * S::kLanes;
     const T* k = static_cast<const T*>(block.k);
@@ -92,7 +95,7 @@ struct Decode {
       for (; row + 2 <= block.group; row += 2) score<2>(block, row, t, k);
       if (row < block.group) score<1>(block, row, t, k);
     }
-    Asking asking(block);
+    Asking asking(block, half_bytes(block));
     for (uint32_t row = 0; row < block.group; ++row) weigh(block, row, first, asking);
     asking.divide(block);
     uint32_t row = 0;
@@ -115,20 +118,21 @@ struct Decode {
     }
   }
 
- private:
+ protected:
   static constexpr uint32_t kLine = 64;
   // Lines are asked for so far ahead: three times what memory gives a core (35 GB/s at the most) while it answers (150 ns),
   // and a third of a first-level cache; not farther than half a block, K and V of which are asked for as one.
   static constexpr uint32_t kAheadBytes = 16 << 10;
   static constexpr uint32_t kWeighLines = 4;  // for a vector of scores: its exponentials take as long as 50 products
 
+  static uint32_t half_bytes(const DecodeBlock& block) { return kTokens * block.head_dim * sizeof(T); }
   static uint32_t ahead(const DecodeBlock& block) {
-    const uint32_t half = kTokens * block.head_dim * sizeof(T);
+    const uint32_t half = half_bytes(block);
     return half < kAheadBytes ? half : kAheadBytes;
   }
 
-  // What is asked for after a block's scores: the rest of its own V, then the first of what comes after it up to where that
-  // block itself will begin to ask. Some of it while scores become weights, and the rest evenly between the passes over V and
+  // What is asked for once `computed` bytes of a block have been asked for by other means (its K by its scores): the rest of
+  // it, then the first of what comes after it up to where that block itself will begin to ask. Some of it while scores become weights, and the rest evenly between the passes over V and
   // between a pass's tokens, by steps that need not be whole lines: a loop of as many turns each time is foreseen, as one
   // that makes up for fractions is not. Where nothing is known to come after it, the block's own first lines again, at no cost.
   struct Asking {
@@ -137,13 +141,13 @@ struct Decode {
     const char* next;
     uint32_t left, step;  // bytes
 
-    explicit Asking(const DecodeBlock& block) {
-      const uint32_t half = kTokens * block.head_dim * sizeof(T);
+    Asking(const DecodeBlock& block, uint32_t computed) {
+      const uint32_t bytes = 2 * half_bytes(block);
       const char* own = static_cast<const char*>(block.k);
-      at = own + half + ahead(block);
-      end = own + 2 * half;
+      at = own + computed + ahead(block);
+      end = own + bytes;
       next = block.next != nullptr ? static_cast<const char*>(block.next) : own;
-      left = half;
+      left = bytes - computed;
       step = kWeighLines * kLine;
     }
     void divide(const DecodeBlock& block) {
@@ -169,6 +173,7 @@ struct Decode {
     }
   };
 
+ private:
   // Scores of query rows row.. against the tokens t..t + kLanes - 1. What is ahead of them is asked for with the first rows.
   template <int Queries>
   static void score(const DecodeBlock& block, uint32_t row, uint32_t t, const T* k) {
@@ -238,6 +243,7 @@ struct Decode {
     }
   }
 
+ protected:
   // Scores become weights e^(score − largest so far); the row's sum and largest score go on, and where a weight was, left of
   // `first`, nothing is. The factor of what has been summed before is left in the state's third extra float.
   static void weigh(const DecodeBlock& block, uint32_t row, uint32_t first, Asking& asking) {
@@ -269,6 +275,7 @@ struct Decode {
     tail[2] = factor;
   }
 
+ private:
   // Vectors of V that one pass sums, for so many query rows.
   template <uint32_t Queries>
   static constexpr uint32_t value_vectors() {
@@ -339,7 +346,7 @@ struct Decode {
 template <typename S, typename E, typename Products = WideProducts<S, E>>
 constexpr Kernels kernel_table() {
   using D = Decode<S, E, Products>;
-  return {&D::pack_queries, &D::clear, &D::attend, &D::fold};
+  return {&D::pack_queries, &D::clear, &D::enter, &D::attend, &D::leave, &D::fold};
 }
 
 }  // namespace iokv::host

@@ -56,6 +56,7 @@ class HostJob {
     const Item item = find(index);
     const Span& span = spans_[item.span];
     DecodeBlock block = begin(item, kernels, scratch);
+    kernels.enter(block.group, block.head_dim);
     for (uint32_t b = item.begin_block; b < item.end_block; ++b) {
       block.k = keys(span, b, item.head);
       block.begin = b == 0 ? span.begin_token : 0;
@@ -63,6 +64,7 @@ class HostJob {
       block.next = b + 1 < item.end_block ? keys(span, b + 1, item.head) : next();
       kernels.attend(block);
     }
+    kernels.leave(block.group, block.head_dim);
     end(item, kernels);
   }
 

@@ -35,15 +35,22 @@ struct DecodeBlock {
   float* scores = nullptr;      // [group][64] of scratch memory, 64-byte aligned
 };
 
-// A packed query is at most as many f32, of whole vectors.
-constexpr size_t packed_query_bytes(size_t group, size_t head_dim) { return group * ((head_dim + 31) / 32 * 32) * 4; }
+// A packed query is at most as many f32, of whole vectors; or, in tiles of 16 queries, bf16.
+constexpr size_t packed_query_bytes(size_t group, size_t head_dim) {
+  const size_t wide = group * 4, tiled = (group + 15) / 16 * 16 * 2;
+  return (wide > tiled ? wide : tiled) * ((head_dim + 31) / 32 * 32);
+}
 
 struct Kernels {
   // q: [group][d] elements, contiguous; packed: packed_query_bytes(...), 64-byte aligned.
   void (*pack_queries)(const void* q, uint32_t group, uint32_t head_dim, void* packed);
   // Nothing attended to yet: no sums, no weights and a largest score of minus infinity.
   void (*clear)(float* state, uint32_t group, uint32_t head_dim);
+  // A thread enters before it attends to blocks of a group and head size, and leaves after the last: in between, registers
+  // of its own are set up for them.
+  void (*enter)(uint32_t group, uint32_t head_dim);
   void (*attend)(const DecodeBlock& block);
+  void (*leave)(uint32_t group, uint32_t head_dim);
   // state ⊕ other by log-sum-exp, of each query row; either has seen a token.
   void (*fold)(float* state, const float* other, uint32_t group, uint32_t head_dim);
 };
