@@ -247,7 +247,7 @@ int main(int argc, char** argv) {
   const std::map<std::string, DType> types = {{"f16", DType::f16}, {"bf16", DType::bf16}, {"f32", DType::f32}};
   const std::map<std::string, CpuIsa> isas = {{"automatic", CpuIsa::automatic}, {"portable", CpuIsa::portable},
                                               {"avx2", CpuIsa::avx2}, {"avx512", CpuIsa::avx512},
-                                              {"avx512_bf16", CpuIsa::avx512_bf16}};
+                                              {"avx512_bf16", CpuIsa::avx512_bf16}, {"amx_bf16", CpuIsa::amx_bf16}};
   app.add_option("--type", setup.type)->transform(CLI::CheckedTransformer(types));
   app.add_option("--isa", setup.isa)->transform(CLI::CheckedTransformer(isas));
   app.add_option("--head-dim", setup.shape.head_dim)->check(CLI::Range(1, 1024));

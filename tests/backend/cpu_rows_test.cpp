@@ -248,6 +248,9 @@ void what_cannot_be_made_is_refused_in_one_line(void**) {
   for (CpuIsa isa : {CpuIsa::avx2, CpuIsa::avx512, CpuIsa::avx512_bf16}) {
     if (!cpu_supports(isa)) assert_false(static_cast<bool>(make_cpu_backend({DType::f32, 1, isa})));
   }
+  auto tiles = make_cpu_backend({DType::bf16, 1, CpuIsa::amx_bf16});
+  assert_false(static_cast<bool>(tiles));
+  assert_non_null(std::strstr(tiles.failure().message.c_str(), "use avx512_bf16"));
   Numbers numbers(25);
   Rows rows(1, 1, numbers);
   auto backend = Variant{CpuIsa::portable, DType::bf16}.backend(1);

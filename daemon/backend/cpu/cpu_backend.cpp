@@ -401,6 +401,7 @@ uint32_t allowed_cores() {
 
 Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options) {
   if (options.compute == DType::f16) return error("the CPU backend computes in f32 or bf16, not f16; set one of them");
+  if (options.isa == CpuIsa::amx_bf16) return error("the CPU backend has no amx_bf16 kernels; use avx512_bf16 or automatic");
   if (!cpu_supports(options.isa)) {
     return error("this machine has no " + std::string(name_of(options.isa)) + "; use a lower ISA or automatic");
   }

@@ -7,7 +7,8 @@
 namespace iokv::host {
 
 CpuIsa best_isa(DType type) {
-  // Pair products are of bf16 only, and the name would mislead.
+  // Products of pairs and of tiles are of bf16 only, and the name would mislead.
+  if (type == DType::bf16 && cpu_supports(CpuIsa::amx_bf16)) return CpuIsa::amx_bf16;
   if (type == DType::bf16 && cpu_supports(CpuIsa::avx512_bf16)) return CpuIsa::avx512_bf16;
   if (cpu_supports(CpuIsa::avx512)) return CpuIsa::avx512;
   return cpu_supports(CpuIsa::avx2) ? CpuIsa::avx2 : CpuIsa::portable;
@@ -16,6 +17,7 @@ CpuIsa best_isa(DType type) {
 const Kernels& kernels_for(CpuIsa isa, DType type) {
   const Element element = type == DType::f32 ? Element::f32 : type == DType::f16 ? Element::f16 : Element::bf16;
 #if defined(__x86_64__)
+  if (isa == CpuIsa::amx_bf16) return *amx_bf16_kernels(element);
   if (isa == CpuIsa::avx512_bf16) return *avx512_bf16_kernels(element);
   if (isa == CpuIsa::avx512) return *avx512_kernels(element);
   if (isa == CpuIsa::avx2) return *avx2_kernels(element);

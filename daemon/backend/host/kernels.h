@@ -61,5 +61,6 @@ const Kernels* portable_kernels(Element element);
 const Kernels* avx2_kernels(Element element);
 const Kernels* avx512_kernels(Element element);
 const Kernels* avx512_bf16_kernels(Element element);
+const Kernels* amx_bf16_kernels(Element element);
 
 }  // namespace iokv::host

@@ -4,6 +4,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace iokv {
@@ -15,6 +17,19 @@ namespace {
 bool has_f16c() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
+}
+
+// AMX-BF16 and AMX-TILE, switched on by the system, which saves tiles' configuration and data, and granted to this process.
+bool may_use_tiles() {
+  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kTileStates = 3u << 17;
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & bit_OSXSAVE) == 0) return false;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & kAmxBf16) == 0 || (edx & kAmxTile) == 0) return false;
+  unsigned states = 0, high = 0;
+  asm volatile("xgetbv" : "=a"(states), "=d"(high) : "c"(0));
+  if ((states & kTileStates) != kTileStates) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA: Linux 5.16
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
 }  // namespace
@@ -31,6 +46,10 @@ bool cpu_supports(CpuIsa isa) {
     case CpuIsa::avx2: return avx2;
     case CpuIsa::avx512: return avx512;
     case CpuIsa::avx512_bf16: return avx512 && __builtin_cpu_supports("avx512bf16");
+    case CpuIsa::amx_bf16: {
+      static const bool tiles = may_use_tiles();
+      return avx512 && __builtin_cpu_supports("avx512bf16") && tiles;
+    }
   }
   return false;
 #else
@@ -45,6 +64,7 @@ const char* name_of(CpuIsa isa) {
     case CpuIsa::avx2: return "avx2";
     case CpuIsa::avx512: return "avx512";
     case CpuIsa::avx512_bf16: return "avx512_bf16";
+    case CpuIsa::amx_bf16: return "amx_bf16";
   }
   return "?";
 }

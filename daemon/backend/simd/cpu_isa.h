@@ -12,9 +12,11 @@ enum class CpuIsa : uint8_t {
   avx2,         // with FMA
   avx512,       // F, BW, VL, DQ
   avx512_bf16,  // and products of bf16 pairs
+  amx_bf16,     // and products of bf16 tiles
 };
 
-// Whether this machine can run kernels of the ISA.
+// Whether this process can run kernels of the ISA on this machine. Tiles need the system's leave, which is asked for with the
+// first question about them: it holds for all threads and for good, and makes signal frames 8 KiB larger. Any thread may ask.
 bool cpu_supports(CpuIsa isa);
 const char* name_of(CpuIsa isa);
 

@@ -28,10 +28,11 @@ constexpr Place kPlaces[] = {{0, 0},     {1, 0},     {63, 0},    {64, 0},   {65,
                              {100, 64},  {100, 128}, {100, 512}, {255, 0},  {256, 0},   {257, 0},   {300, 64},
                              {640, 128}, {641, 128}, {703, 0},   {704, 64}, {1100, 0}};
 
-// Groups that make register blocks of 4, 2 and 1 query rows, and all sizes of heads: whole vectors, parts and odd ones.
+// Groups that make register blocks of 4, 2 and 1 query rows, tiles of 16 and parts of them, and all sizes of heads: whole
+// vectors, parts and odd ones.
 constexpr KvShape kShapes[] = {{2, 2, 128}, {8, 2, 128},  {7, 1, 64},  {6, 2, 80}, {3, 1, 96},  {2, 1, 256},
                                {5, 1, 40},  {16, 1, 64},  {3, 3, 8},   {2, 2, 20}, {33, 1, 24}, {1, 1, 7},
-                               {12, 1, 112}, {2, 1, 136}};
+                               {12, 1, 112}, {20, 1, 136}};
 
 // Scores of a deviation of 0.5: no token's weight is lost beside the others'.
 constexpr float kFlat = 0.5f, kPointed = 4.0f;
@@ -58,7 +59,7 @@ void a_window_counts_the_rows_own_token_and_a_cap_bends_scores(void**) {
   for (DType type : kTypes) {
     for (Limits limits : kLimits) {
       for (Place place : {Place{1, 0}, {64, 0}, {65, 0}, {66, 64}, {130, 64}, {300, 0}, {420, 384}}) {
-        expect_row(Row({4, 2, 64}, type, place, limits, kFlat, numbers));
+        expect_row(Row({8, 2, 64}, type, place, limits, kFlat, numbers));
       }
     }
   }

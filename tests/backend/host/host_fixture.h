@@ -12,7 +12,8 @@
 
 namespace iokv::test {
 
-inline constexpr CpuIsa kIsas[] = {CpuIsa::portable, CpuIsa::avx2, CpuIsa::avx512, CpuIsa::avx512_bf16};
+inline constexpr CpuIsa kIsas[] = {CpuIsa::portable, CpuIsa::avx2, CpuIsa::avx512, CpuIsa::avx512_bf16,
+                                   CpuIsa::amx_bf16};
 
 inline constexpr DType kTypes[] = {DType::f32, DType::f16, DType::bf16};
 
@@ -22,7 +23,7 @@ inline std::vector<CpuIsa> isas_for(DType type) {
   for (CpuIsa isa : kIsas) {
     if (!cpu_supports(isa)) {
       std::printf("%s: not on this machine\n", name_of(isa));
-    } else if (isa != CpuIsa::avx512_bf16 || type == DType::bf16) {
+    } else if ((isa != CpuIsa::avx512_bf16 && isa != CpuIsa::amx_bf16) || type == DType::bf16) {
       isas.push_back(isa);
     }
   }
