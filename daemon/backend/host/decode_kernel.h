@@ -132,9 +132,10 @@ struct Decode {
   }
 
   // What is asked for once `computed` bytes of a block have been asked for by other means (its K by its scores): the rest of
-  // it, then the first of what comes after it up to where that block itself will begin to ask. Some of it while scores become weights, and the rest evenly between the passes over V and
-  // between a pass's tokens, by steps that need not be whole lines: a loop of as many turns each time is foreseen, as one
-  // that makes up for fractions is not. Where nothing is known to come after it, the block's own first lines again, at no cost.
+  // it, then the first of what comes after it up to where that block itself will begin to ask. Some of it while scores become
+  // weights, and the rest evenly between the passes over V and between a pass's tokens, by steps that need not be whole lines:
+  // a loop of as many turns each time is foreseen, as one that makes up for fractions is not. Where nothing is known to come
+  // after it, the block's own first lines again, at no cost.
   struct Asking {
     const char* at;
     const char* end;

@@ -220,8 +220,8 @@ struct DecodeTiles : Decode<LanesAvx512, Bf16<LanesAvx512>> {
   // Of 32 columns, of which `left` are V's, to[0] has numbers 0–3, 8–11, 16–19 and 24–27 and to[1] the others, as an instruction
   // gives them; tokens that are not seen are zero, whatever they are.
   template <bool Whole>
-  static void interleave(const DecodeBlock& block, const uint16_t* v, uint32_t half, uint32_t left, uint32_t (*to)[kRows][16],
-                         Asking& asking) {
+  static void interleave(const DecodeBlock& block, const uint16_t* v, uint32_t half, uint32_t left,
+                         uint32_t (*to)[kRows][16], Asking& asking) {
     const __mmask32 columns = left < kUnit ? (__mmask32{1} << left) - 1 : ~__mmask32{0};
     auto load = [&](uint32_t t) __attribute__((always_inline)) {
       const uint16_t* at = v + size_t{t} * block.head_dim;
