@@ -27,8 +27,9 @@ struct DecodeTiles : Decode<LanesAvx512, Bf16<LanesAvx512>> {
   using Base = Decode<S, Bf16<S>>;
   using Asking = typename Base::Asking;
 
-  // Of fewer queries too little of a tile would be used, and a row of K that is shorter than a tile's has no other to overlap.
-  static constexpr uint32_t kLeastGroup = 4, kLeastHeadDim = 32;
+  // A tile takes as long for one query as for eight: of 4 it was slower than vectors (80 to 90 GB/s of 14 threads, 96 to 101), of
+  // 8 faster (70 to 78, 62 to 67). A row of K that is shorter than a tile's has no other to overlap.
+  static constexpr uint32_t kLeastGroup = 5, kLeastHeadDim = 32;
   static bool fits(uint32_t group, uint32_t d) { return group >= kLeastGroup && d >= kLeastHeadDim; }
   static const Kernels& otherwise() { return *avx512_bf16_kernels(Element::bf16); }
 
