@@ -74,7 +74,7 @@ uint32_t FormChooser::x_of_suffix(uint32_t blocks, std::optional<BlockForm> last
   const double all = blocks, there = static_cast<double>(running_.x + running_.kv) + all;
   const double in_use = std::max(static_cast<double>(running_.expected), there);
   const double missing = x_share_ * there - static_cast<double>(running_.x);  // of X, when all are there
-  if (fixed_host_share_ > 0) return static_cast<uint32_t>(std::clamp(missing, 0.0, std::floor((1 - fixed_host_share_) * all)));
+  if (fixed_host_share_ > 0) return static_cast<uint32_t>(std::clamp(missing, 0.0, std::floor((1 - fixed_host_share_) * (all - 1))));
   if (last == BlockForm::x && all < kStretchBlocks) {
     // What has been given back to K,V never becomes X again: not for what goes away by itself.
     const double stretch = std::max(kStretchBlocks, kWholePart / 2 * in_use);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "daemon/base/units.h"
 #include "tests/cmocka_cpp.h"
 
 namespace iokv {
@@ -151,12 +152,18 @@ void with_a_host_short_sequences_are_whole_and_long_ones_are_cut(void**) {
   }
 }
 
+// Whatever the sequence's length within its last block: X never reaches into the host's part, where the cut would then depend
+// on how much X others have.
 void fixed_parts_are_kept_free_of_x(void**) {
-  FormChooser chooser(1);
-  chooser.keep_suffixes({}, 0.4);
-  for (uint32_t blocks : {1u, 2u, 10u, 1000u}) {
-    assert_int_equal(chooser.x_of(blocks, std::nullopt), static_cast<uint32_t>(0.6 * blocks));
-    for (uint32_t i = 0; i < blocks; ++i) chooser.added(BlockForm::kv);
+  for (double share : {0.1, 0.4, 0.43, 0.9}) {
+    FormChooser chooser(1);
+    chooser.keep_suffixes({}, share);
+    for (uint32_t blocks = 1; blocks <= 1000; blocks += blocks < 50 ? 1 : 37) {
+      const uint32_t x = chooser.x_of(blocks, std::nullopt), least_cached = (blocks - 1) * kBlockTokens + 1;
+      assert_true(x <= static_cast<uint32_t>((1 - share) * least_cached) / kBlockTokens);
+      assert_true(x + 1 > (1 - share) * (blocks - 1));
+      for (uint32_t i = 0; i < blocks; ++i) chooser.added(BlockForm::kv);
+    }
   }
 }
 
