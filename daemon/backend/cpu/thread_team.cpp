@@ -11,20 +11,10 @@
 #include <string>
 #include <system_error>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "daemon/base/relax.h"
 
 namespace iokv::cpu {
 namespace {
-
-void relax() {
-#if defined(__x86_64__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 int64_t now_ns() {
   auto now = std::chrono::steady_clock::now().time_since_epoch();

@@ -24,10 +24,7 @@
 
 #include "daemon/backend/host/isa.h"
 #include "daemon/base/monotonic.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "daemon/base/relax.h"
 
 namespace iokv {
 namespace {
@@ -39,14 +36,6 @@ constexpr uint32_t kPollsBetweenTimes = 64;
 constexpr uint64_t kYieldNanoseconds = 50'000;
 // Of the issuing thread, when more than a thousand layers are outstanding.
 constexpr auto kFullPause = std::chrono::microseconds(50);
-
-void relax() {
-#if defined(__x86_64__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 bool word_reached(const volatile uint32_t* word, uint32_t value) {
   return static_cast<int32_t>(__atomic_load_n(word, __ATOMIC_ACQUIRE) - value) >= 0;
