@@ -34,7 +34,8 @@ Status start_host_attention(const Config& config, Backend& backend) {
   const int node = backend.info().numa_node;
   auto chosen = choose_host_threads(read_host_machine(), config.cpu_attention, node);
   if (!chosen) return std::move(chosen.failure()).within("--cpu-attention");
-  spdlog::info("cpu_attention = {}: {}", config.cpu_attention ? "set" : "auto", chosen->reason);
+  const auto setting = config.cpu_attention ? fmt::format("{}", *config.cpu_attention) : std::string("auto");
+  spdlog::info("cpu_attention = {}: {}", setting, chosen->reason);
   if (chosen->threads == 0) return {};
   Status started = backend.attend_on_host(chosen->cpus);
   if (started || config.cpu_attention) return started;

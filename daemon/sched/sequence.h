@@ -37,7 +37,8 @@ struct Sequence {
   std::vector<int32_t> tokens;
   BlockTable blocks;
   uint32_t cached = 0;
-  std::optional<double> host_share; // of its contexts, that the host attends to; fixed with its first Plan where bits may not change
+  // Of its contexts, that the host attends to: fixed with its first Plan, where bits may not depend on others.
+  std::optional<double> host_share;
   uint32_t plans_in_flight = 0;
   uint64_t last_plan = 0;         // id of the latest Plan with a span of this sequence
   std::array<uint64_t, kTimedSteps> times{};  // of the last steps that retired, a ring: wire/times.h
